@@ -1,0 +1,394 @@
+//! Text to message and back: the only place where the wire's JSON is read and written.
+//!
+//! Reading is lenient where that is safe (letter case, missing fields, unknown fields) and bounded in
+//! size and nesting. Writing is strict and by hand, so that a payload which only passes through is
+//! copied once, into the frame it leaves in.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use crate::id::{CallId, SessionId};
+use crate::message::{ActionResult, ClientMessage, Command, ServerMessage};
+use crate::payload::{self, Payload};
+
+/// Largest message either way, in bytes: 100 MiB.
+pub const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
+
+/// Largest message before registration, in bytes: 64 KiB.
+pub const MAX_FIRST_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Deepest nesting of a message to the server, in levels of arrays and objects.
+pub const MAX_DEPTH: usize = 200;
+
+/// How much deeper a message from the server may be nested: what passed at 200 levels in
+/// COMMAND_RESULTS comes back three levels deeper inside a TASK_END.
+pub const OUTCOME_DEPTH: usize = 8;
+
+/// The most characters of an error text that go back to a peer.
+const MAX_ERROR_CHARS: usize = 400;
+
+/// Bounds on what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest text, in bytes.
+    pub bytes: usize,
+    /// Deepest nesting, in levels.
+    pub depth: usize,
+}
+
+impl Limits {
+    /// For messages to the server.
+    pub const CLIENT_MESSAGE: Self = Self { bytes: MAX_MESSAGE_BYTES, depth: MAX_DEPTH };
+    /// For messages from the server.
+    pub const SERVER_MESSAGE: Self =
+        Self { bytes: MAX_MESSAGE_BYTES, depth: MAX_DEPTH + OUTCOME_DEPTH };
+}
+
+/// Why a text is no message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Longer than the limit.
+    #[error("Message of {bytes} bytes is over the limit of {limit} bytes")]
+    TooBig {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Nested deeper than the limit.
+    #[error("Message is nested deeper than {limit} levels (at byte {at})")]
+    TooDeep {
+        /// Where the first level too many opens.
+        at: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Not JSON, or not a message: what is wrong and where.
+    #[error("Invalid message: {0}")]
+    Invalid(String),
+}
+
+/// A message that can be read off a frame and written to one.
+pub trait Wire: DeserializeOwned + Send + 'static {
+    /// The bounds for reading it.
+    const LIMITS: Limits;
+
+    /// Reads the text of one frame. Large payloads share the frame's memory.
+    ///
+    /// # Errors
+    /// When the text is over the limits, no JSON, or not of this message's shape.
+    fn decode(frame: &Bytes) -> Result<Self, DecodeError> {
+        decode(frame, Self::LIMITS)
+    }
+
+    /// Writes the text of one frame, which is UTF-8.
+    fn encode(&self) -> Bytes;
+}
+
+fn decode<M: DeserializeOwned>(frame: &Bytes, limits: Limits) -> Result<M, DecodeError> {
+    if frame.len() > limits.bytes {
+        return Err(DecodeError::TooBig { bytes: frame.len(), limit: limits.bytes });
+    }
+    check_depth(frame, limits.depth)?;
+    check_object(frame)?;
+    payload::within(frame, || serde_json::from_slice(frame)).map_err(|error| explain::<M>(frame, &error))
+}
+
+/// Refuses an array: serde would read one as the fields in their order.
+fn check_object(frame: &[u8]) -> Result<(), DecodeError> {
+    match frame.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') => Err(DecodeError::Invalid("expected an object, not an array".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a broken frame a second time, slower, to name the field that is wrong.
+fn explain<M: DeserializeOwned>(frame: &Bytes, error: &serde_json::Error) -> DecodeError {
+    let mut deserializer = serde_json::Deserializer::from_slice(frame);
+    let path = serde_path_to_error::deserialize::<_, M>(&mut deserializer)
+        .err()
+        .map(|error| error.path().to_string())
+        .filter(|path| path != "." && path != "?");
+    let error: String = error.to_string().chars().take(MAX_ERROR_CHARS).collect();
+    DecodeError::Invalid(path.map_or_else(|| error.clone(), |path| format!("{path}: {error}")))
+}
+
+/// Refuses text that is nested deeper than `limit`. Counts brackets first, which is several times
+/// faster than telling strings apart, and enough for nearly every message.
+fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
+    let open = |byte: &u8| *byte == b'{' || *byte == b'[';
+    if text.iter().filter(|byte| open(byte)).count() <= limit {
+        return Ok(());
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limit {
+            return Err(DecodeError::TooDeep { at, limit });
+        }
+    }
+    Ok(())
+}
+
+/// Writes one JSON string.
+pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+    // Writing a string into a vector has no way to fail.
+    let written = serde_json::to_writer(&mut *out, text);
+    debug_assert!(written.is_ok());
+}
+
+/// Writes the members of one JSON object, the unset ones left out.
+struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    empty: bool,
+}
+
+impl<'a> Object<'a> {
+    fn open(out: &'a mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self { out, empty: true }
+    }
+
+    fn close(self) {
+        self.out.push(b'}');
+    }
+
+    /// `key` is a plain word of the protocol: it needs no escapes.
+    fn key(&mut self, key: &str) -> &mut Vec<u8> {
+        self.out.extend_from_slice(if self.empty { b"\"" } else { b",\"" });
+        self.empty = false;
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.out
+    }
+
+    fn string(&mut self, key: &str, text: &str) {
+        write_string(self.key(key), text);
+    }
+
+    fn word(&mut self, key: &str, word: &str) {
+        let out = self.key(key);
+        out.push(b'"');
+        out.extend_from_slice(word.as_bytes());
+        out.push(b'"');
+    }
+
+    fn maybe(&mut self, key: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.string(key, text);
+        }
+    }
+
+    fn payload(&mut self, key: &str, payload: Option<&Payload>) {
+        if let Some(payload) = payload {
+            self.key(key).extend_from_slice(payload.as_bytes());
+        }
+    }
+
+    fn list<T>(&mut self, key: &str, items: Option<&Vec<T>>, write: impl Fn(&mut Vec<u8>, &T)) {
+        if let Some(items) = items {
+            write_list(self.key(key), items, write);
+        }
+    }
+}
+
+/// Writes a JSON array.
+pub fn write_list<T>(
+    out: &mut Vec<u8>,
+    items: impl IntoIterator<Item = T>,
+    write: impl Fn(&mut Vec<u8>, T),
+) {
+    out.push(b'[');
+    for (n, item) in items.into_iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+    out.push(b']');
+}
+
+fn write_command(out: &mut Vec<u8>, command: &Command) {
+    let mut object = Object::open(out);
+    object.string("tool_name", &command.tool_name);
+    object.payload("parameters", command.parameters.as_ref());
+    object.word("tool_type", command.tool_type.as_str());
+    object.maybe("call_id", command.call_id.as_ref().map(CallId::as_str));
+    object.close();
+}
+
+/// Writes a Result as the wire has it; `result` stands in for the result's own value when it is set.
+pub fn write_result(out: &mut Vec<u8>, result: &ActionResult, instead: Option<&Payload>) {
+    let mut object = Object::open(out);
+    object.word("status", result.status.as_str());
+    object.maybe("error", result.error.as_deref());
+    object.payload("result", instead.or(result.result.as_ref()));
+    object.maybe("namespace", result.namespace.as_deref());
+    object.maybe("call_id", result.call_id.as_ref().map(CallId::as_str));
+    object.close();
+}
+
+/// An outcome's `result`: `[{"request": TEXT, "result": …}]`, the inner value written by `value`.
+pub fn write_outcome(out: &mut Vec<u8>, request: &str, value: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'[');
+    let mut object = Object::open(out);
+    object.string("request", request);
+    value(object.key("result"));
+    object.close();
+    out.push(b']');
+}
+
+/// Room that a message needs beside its payloads.
+const ENVELOPE_BYTES: usize = 384;
+
+fn result_bytes(result: &ActionResult) -> usize {
+    result.result.as_ref().map_or(0, Payload::len)
+        + result.error.as_ref().map_or(0, String::len)
+        + 160
+}
+
+impl Wire for ClientMessage {
+    const LIMITS: Limits = Limits::CLIENT_MESSAGE;
+
+    fn encode(&self) -> Bytes {
+        let results = self.action_results.iter().flatten().map(result_bytes).sum::<usize>();
+        let request = self.request.as_ref().map_or(0, String::len);
+        let metadata = self.metadata.as_ref().map_or(0, Payload::len);
+        let mut out = Vec::with_capacity(ENVELOPE_BYTES + results + request + metadata);
+        let mut object = Object::open(&mut out);
+        object.string("type", self.kind.as_str());
+        object.word("status", self.status.as_str());
+        object.word("client_type", self.client_type.as_str());
+        object.maybe("session_id", self.session_id.as_ref().map(SessionId::as_str));
+        object.maybe("task_name", self.task_name.as_deref());
+        object.maybe("client_id", self.client_id.as_ref().map(|id| id.as_str()));
+        object.maybe("target_id", self.target_id.as_ref().map(|id| id.as_str()));
+        object.maybe("request", self.request.as_deref());
+        object.list("action_results", self.action_results.as_ref(), |out, result| {
+            write_result(out, result, None);
+        });
+        object.maybe("timestamp", self.timestamp.as_deref());
+        object.maybe("request_id", self.request_id.as_ref().map(|id| id.as_str()));
+        object.maybe("prev_response_id", self.prev_response_id.as_ref().map(|id| id.as_str()));
+        object.maybe("error", self.error.as_deref());
+        object.payload("metadata", self.metadata.as_ref());
+        object.close();
+        out.into()
+    }
+}
+
+impl Wire for ServerMessage {
+    const LIMITS: Limits = Limits::SERVER_MESSAGE;
+
+    fn encode(&self) -> Bytes {
+        encode_server(self, self.result.as_ref().map_or(0, Payload::len), |out| {
+            if let Some(result) = &self.result {
+                out.extend_from_slice(result.as_bytes());
+            }
+        })
+    }
+}
+
+/// Writes a server message whose `result` is written by `result` straight into the frame, so that a
+/// large outcome is never held twice. When `result` writes nothing, the field is left out.
+/// `result_bytes` is how much it will write, about.
+pub fn encode_server(
+    message: &ServerMessage,
+    result_bytes: usize,
+    result: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    let actions = message.actions.iter().flatten().map(command_bytes).sum::<usize>();
+    let request = message.user_request.as_ref().map_or(0, String::len);
+    let mut out = Vec::with_capacity(ENVELOPE_BYTES + result_bytes + actions + request);
+    let mut object = Object::open(&mut out);
+    object.word("type", message.kind.as_str());
+    object.word("status", message.status.as_str());
+    object.maybe("user_request", message.user_request.as_deref());
+    object.maybe("agent_name", message.agent_name.as_deref());
+    object.maybe("process_name", message.process_name.as_deref());
+    object.maybe("root_name", message.root_name.as_deref());
+    object.list("actions", message.actions.as_ref(), write_command);
+    object.list("messages", message.messages.as_ref(), |out, line| write_string(out, line));
+    object.maybe("error", message.error.as_deref());
+    object.maybe("session_id", message.session_id.as_ref().map(SessionId::as_str));
+    object.maybe("task_name", message.task_name.as_deref());
+    object.maybe("timestamp", message.timestamp.as_deref());
+    object.maybe("response_id", message.response_id.as_ref().map(|id| id.as_str()));
+    let before = object.out.len();
+    let start = object.key("result").len();
+    result(object.out);
+    if object.out.len() == start {
+        object.out.truncate(before);
+    }
+    object.close();
+    out.into()
+}
+
+fn command_bytes(command: &Command) -> usize {
+    command.parameters.as_ref().map_or(0, Payload::len) + command.tool_name.len() + 128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(text: &str) -> Result<ClientMessage, DecodeError> {
+        ClientMessage::decode(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn why(text: &str) -> String {
+        client(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reading_is_lenient_where_it_is_safe() {
+        let message = client(r#"{"type":"HEARTBEAT","client_id":"","extra":[1]}"#).unwrap();
+        assert_eq!(message.kind.as_str(), "heartbeat");
+        assert_eq!(message.status.as_str(), "ok");
+        assert_eq!(message.client_type.as_str(), "device");
+        assert_eq!(message.client_id, None);
+    }
+
+    #[test]
+    fn an_error_names_what_is_wrong_and_where() {
+        assert_eq!(why("{not json"), "Invalid message: key must be a string at line 1 column 2");
+        assert_eq!(why(""), "Invalid message: EOF while parsing a value at line 1 column 0");
+        assert!(why(r#" ["heartbeat","ok"]"#).contains("expected an object"));
+        assert!(why(r#"{"status":"ok"}"#).contains("missing field `type`"));
+        let nested = r#"{"type":"command_results","action_results":[{"status":"maybe"}]}"#;
+        assert!(why(nested).contains("action_results[0].status"), "{}", why(nested));
+        assert!(why(nested).contains("`success`"), "{}", why(nested));
+        let id = format!(r#"{{"type":"task","session_id":"{}"}}"#, "x".repeat(300));
+        assert!(why(&id).contains("session_id: an id must be"), "{}", why(&id));
+        assert!(why(r#"{"type":"register","metadata":[]}"#).contains("expected an object"));
+        assert!(why(&format!(r#"{{"type":{{}},"x":"{}"}}"#, "y".repeat(9000))).len() < 600);
+    }
+
+    #[test]
+    fn nesting_up_to_the_limit_passes_unchanged() {
+        let frame = |levels: usize| {
+            let value = format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+            format!(r#"{{"type":"error","metadata":{{"a":{value}}}}}"#)
+        };
+        let message = client(&frame(MAX_DEPTH - 2)).unwrap();
+        assert!(std::str::from_utf8(&message.encode()).unwrap().contains(&"[".repeat(MAX_DEPTH - 2)));
+        assert!(why(&frame(MAX_DEPTH - 1)).contains("nested deeper than 200 levels"));
+        let brackets_in_text = format!(r#"{{"type":"error","error":"{}\"["}}"#, "[".repeat(999));
+        assert!(client(&brackets_in_text).is_ok());
+    }
+
+    #[test]
+    fn a_text_over_the_size_limit_is_refused_before_it_is_read() {
+        let frame = Bytes::from_static(b"{\"type\":\"heartbeat\"}");
+        let limits = Limits { bytes: 10, depth: 2 };
+        let error = decode::<ClientMessage>(&frame, limits).unwrap_err();
+        assert_eq!(error, DecodeError::TooBig { bytes: frame.len(), limit: 10 });
+    }
+}

@@ -1,0 +1,14 @@
+//! The state machines that both ends of a connection need. Each takes the time as an argument and
+//! returns what to do; none waits, sends or reads a clock.
+
+mod backoff;
+mod liveness;
+mod peer;
+mod pending;
+mod registration;
+
+pub use backoff::Backoff;
+pub use liveness::{Liveness, Sign};
+pub use peer::{CommandResults, Peer, Rejection, Request, TaskRequest};
+pub use pending::{Full, Pending};
+pub use registration::{Refusal, Registration, confirm, read_confirmation};

@@ -1,0 +1,299 @@
+//! A registered peer, as the server sees it: who it is, and what it may say.
+
+use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
+use crate::message::{ActionResult, ClientMessage, ClientMessageType, ClientType};
+use crate::payload::Payload;
+
+/// The identity that a connection is pinned to by its registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub client_id: ClientId,
+    /// Its role.
+    pub client_type: ClientType,
+    /// The only device that a constellation may work with, if it declared one.
+    pub target_id: Option<ClientId>,
+}
+
+/// What a peer asks for, once it is known that it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// It is alive.
+    Heartbeat,
+    /// It submits a task.
+    Task(TaskRequest),
+    /// A device answers a COMMAND.
+    Results(CommandResults),
+    /// A constellation asks for a device's facts.
+    DeviceInfo {
+        /// Which device.
+        target_id: ClientId,
+        /// The id that the answer shall carry.
+        request_id: Option<RequestId>,
+    },
+    /// A device sends its facts anew: a JSON object.
+    DeviceFacts(Option<Payload>),
+    /// It reports that something was wrong with what it got.
+    Error {
+        /// Its text.
+        text: String,
+        /// The session it names.
+        session_id: Option<SessionId>,
+    },
+}
+
+/// A task as its requester submits it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskRequest {
+    /// The id that the requester chose for the run.
+    pub session_id: Option<SessionId>,
+    /// The label that the requester chose, made safe.
+    pub task_name: Option<TaskName>,
+    /// The device that shall do it.
+    pub target_id: ClientId,
+    /// What to do: never empty.
+    pub request: String,
+}
+
+/// What a device says became of a COMMAND.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandResults {
+    /// The session that it names.
+    pub session_id: Option<SessionId>,
+    /// The COMMAND that it answers, *R*.
+    pub response_id: Option<ResponseId>,
+    /// One result for each action.
+    pub results: Vec<ActionResult>,
+}
+
+/// Why a message is refused. The connection stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The error text that goes back.
+    pub text: String,
+    /// The session that the message named.
+    pub session_id: Option<SessionId>,
+    /// Whether it was a TASK, whose requester waits for a TASK_END.
+    pub is_task: bool,
+}
+
+impl Peer {
+    /// Decides whether this peer may say this.
+    ///
+    /// # Errors
+    /// What to answer instead, when it may not.
+    pub fn admit(&self, message: ClientMessage) -> Result<Request, Rejection> {
+        let session_id = message.session_id.clone();
+        let is_task = message.kind == ClientMessageType::Task;
+        self.check_identity(&message)
+            .and_then(|()| self.read(message))
+            .map_err(|text| Rejection { text, session_id, is_task })
+    }
+
+    fn check_identity(&self, message: &ClientMessage) -> Result<(), String> {
+        if message.client_id.as_ref().is_some_and(|id| *id != self.client_id) {
+            return Err("client_id does not match the registered connection".to_owned());
+        }
+        let pinned = matches!(
+            message.kind,
+            ClientMessageType::Task
+                | ClientMessageType::CommandResults
+                | ClientMessageType::DeviceInfoRequest
+        );
+        if pinned && message.client_type != self.client_type {
+            return Err("client_type does not match the registered connection".to_owned());
+        }
+        Ok(())
+    }
+
+    fn read(&self, message: ClientMessage) -> Result<Request, String> {
+        match message.kind {
+            ClientMessageType::Heartbeat => Ok(Request::Heartbeat),
+            ClientMessageType::Task => self.task(message).map(Request::Task),
+            ClientMessageType::CommandResults => Ok(Request::Results(CommandResults {
+                session_id: message.session_id,
+                response_id: message.prev_response_id,
+                results: message.action_results.unwrap_or_default(),
+            })),
+            ClientMessageType::DeviceInfoRequest => self.device_info(message),
+            ClientMessageType::DeviceInfoResponse if self.client_type == ClientType::Device => {
+                Ok(Request::DeviceFacts(message.metadata))
+            }
+            ClientMessageType::DeviceInfoResponse => {
+                Err("DEVICE_INFO_RESPONSE is permitted only for device clients".to_owned())
+            }
+            ClientMessageType::Error => Ok(Request::Error {
+                text: message
+                    .error
+                    .filter(|text| !text.is_empty())
+                    .unwrap_or_else(|| "Unknown error".to_owned()),
+                session_id: message.session_id,
+            }),
+            // Acknowledgements and cancels are features of the extension that nobody was granted.
+            kind @ (ClientMessageType::Register
+            | ClientMessageType::TaskEnd
+            | ClientMessageType::Unknown(_)) => {
+                let kind: String = kind.as_str().chars().take(64).collect();
+                Err(format!("Unknown message type: {kind}"))
+            }
+        }
+    }
+
+    fn task(&self, message: ClientMessage) -> Result<TaskRequest, String> {
+        let target_id = self.task_target(message.target_id)?;
+        let request = message.request.filter(|request| !request.trim().is_empty());
+        Ok(TaskRequest {
+            session_id: message.session_id,
+            task_name: message.task_name.as_deref().and_then(TaskName::sanitize),
+            target_id,
+            request: request.ok_or("Empty task content")?,
+        })
+    }
+
+    fn task_target(&self, target_id: Option<ClientId>) -> Result<ClientId, String> {
+        match self.client_type {
+            ClientType::Device => match target_id {
+                Some(id) if id != self.client_id => {
+                    Err("Device clients may not target other devices".to_owned())
+                }
+                _ => Ok(self.client_id.clone()),
+            },
+            ClientType::Constellation => {
+                let target = target_id.ok_or("Constellation task requests require target_id")?;
+                if self.may_reach(&target) {
+                    return Ok(target);
+                }
+                Err("Not authorized to run tasks on this device".to_owned())
+            }
+        }
+    }
+
+    fn device_info(&self, message: ClientMessage) -> Result<Request, String> {
+        if self.client_type != ClientType::Constellation {
+            return Err("DEVICE_INFO_REQUEST is permitted only for constellation clients".to_owned());
+        }
+        let target_id = message
+            .target_id
+            .or_else(|| self.target_id.clone())
+            .ok_or("DEVICE_INFO_REQUEST requires target_id")?;
+        if !self.may_reach(&target_id) {
+            return Err("Not authorized to request device info for this device".to_owned());
+        }
+        Ok(Request::DeviceInfo { target_id, request_id: message.request_id })
+    }
+
+    /// A constellation that declared a target at registration reaches that one only.
+    fn may_reach(&self, target: &ClientId) -> bool {
+        self.target_id.as_ref().is_none_or(|declared| declared == target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::codec::Wire;
+
+    fn peer(client_type: ClientType, target: Option<&str>) -> Peer {
+        Peer {
+            client_id: ClientId::new("me").unwrap(),
+            client_type,
+            target_id: target.map(|id| ClientId::new(id).unwrap()),
+        }
+    }
+
+    fn says(peer: &Peer, text: &str) -> Result<Request, String> {
+        let message = ClientMessage::decode(&Bytes::copy_from_slice(text.as_bytes())).unwrap();
+        peer.admit(message).map_err(|rejection| rejection.text)
+    }
+
+    #[test]
+    fn nobody_speaks_for_another() {
+        let device = peer(ClientType::Device, None);
+        for kind in ["heartbeat", "task", "command_results", "error", "device_info_response"] {
+            let text = format!(r#"{{"type":"{kind}","client_id":"you"}}"#);
+            let refused = says(&device, &text).unwrap_err();
+            assert_eq!(refused, "client_id does not match the registered connection", "{kind}");
+        }
+        for kind in ["task", "command_results", "device_info_request"] {
+            let text = format!(r#"{{"type":"{kind}","client_type":"constellation","client_id":"me"}}"#);
+            let refused = says(&device, &text).unwrap_err();
+            assert_eq!(refused, "client_type does not match the registered connection", "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_may_claim_any_role() {
+        let constellation = peer(ClientType::Constellation, None);
+        let galaxy = r#"{"type":"heartbeat","client_type":"device","client_id":"me"}"#;
+        assert_eq!(says(&constellation, galaxy), Ok(Request::Heartbeat));
+    }
+
+    #[test]
+    fn who_may_have_which_task_run() {
+        let device = peer(ClientType::Device, None);
+        let own = r#"{"type":"task","request":"r"}"#;
+        assert!(matches!(says(&device, own), Ok(Request::Task(task)) if task.target_id.as_str() == "me"));
+        let others = r#"{"type":"task","request":"r","target_id":"d"}"#;
+        assert_eq!(says(&device, others).unwrap_err(), "Device clients may not target other devices");
+
+        let task = |target: &str| {
+            format!(r#"{{"type":"task","client_type":"constellation","request":"r"{target}}}"#)
+        };
+        let free = peer(ClientType::Constellation, None);
+        assert!(says(&free, &task(r#","target_id":"d""#)).is_ok());
+        let without = says(&free, &task("")).unwrap_err();
+        assert_eq!(without, "Constellation task requests require target_id");
+        let bound = peer(ClientType::Constellation, Some("d"));
+        assert!(says(&bound, &task(r#","target_id":"d""#)).is_ok());
+        let other = says(&bound, &task(r#","target_id":"e""#)).unwrap_err();
+        assert_eq!(other, "Not authorized to run tasks on this device");
+    }
+
+    #[test]
+    fn a_task_without_content_is_refused() {
+        let device = peer(ClientType::Device, None);
+        for request in ["", r#","request":"""#, r#","request":"  ""#, r#","request":null"#] {
+            let text = format!(r#"{{"type":"task"{request}}}"#);
+            assert_eq!(says(&device, &text).unwrap_err(), "Empty task content");
+        }
+    }
+
+    #[test]
+    fn facts_are_for_constellations_to_ask_and_devices_to_tell() {
+        let device = peer(ClientType::Device, None);
+        let ask = |role: &str| {
+            format!(r#"{{"type":"device_info_request","client_type":"{role}","target_id":"d"}}"#)
+        };
+        let refused = says(&device, &ask("device")).unwrap_err();
+        assert_eq!(refused, "DEVICE_INFO_REQUEST is permitted only for constellation clients");
+        let bound = peer(ClientType::Constellation, Some("e"));
+        let refused = says(&bound, &ask("constellation")).unwrap_err();
+        assert_eq!(refused, "Not authorized to request device info for this device");
+        let tell = r#"{"type":"device_info_response","client_type":"constellation","metadata":{}}"#;
+        assert!(says(&bound, tell).is_err());
+        assert!(says(&device, tell).is_ok());
+    }
+
+    #[test]
+    fn what_is_unknown_is_named() {
+        let device = peer(ClientType::Device, None);
+        for kind in ["register", "teleport", "task_end"] {
+            let text = format!(r#"{{"type":"{kind}"}}"#);
+            assert_eq!(says(&device, &text), Err(format!("Unknown message type: {kind}")));
+        }
+    }
+
+    #[test]
+    fn an_error_without_text_is_an_unknown_error() {
+        let device = peer(ClientType::Device, None);
+        let error = |text: &str| match says(&device, text) {
+            Ok(Request::Error { text, .. }) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(error(r#"{"type":"error","error":"it broke"}"#), "it broke");
+        assert_eq!(error(r#"{"type":"error","error":""}"#), "Unknown error");
+        assert_eq!(error(r#"{"type":"error"}"#), "Unknown error");
+    }
+}

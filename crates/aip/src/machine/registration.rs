@@ -1,0 +1,205 @@
+//! The first exchange on a connection: REGISTER and its confirmation or refusal.
+
+use serde::Deserialize;
+
+use crate::close::CloseCode;
+use crate::codec::DecodeError;
+use crate::id::{ClientId, ResponseId};
+use crate::message::{
+    ClientMessage, ClientMessageType, ClientType, Confirmed, Extension, ServerMessage,
+    ServerMessageType, Status,
+};
+use crate::payload::{self, Payload};
+
+/// The platform of a device that does not say.
+const DEFAULT_PLATFORM: &str = "windows";
+
+/// The most characters of a platform's name; the rest is cut.
+const MAX_PLATFORM_CHARS: usize = 32;
+
+/// Who registers, as read off a valid REGISTER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Who it says it is.
+    pub client_id: ClientId,
+    /// Its role.
+    pub client_type: ClientType,
+    /// The device that a constellation wants to work with.
+    pub target_id: Option<ClientId>,
+    /// A device's platform.
+    pub platform: String,
+    /// A device's facts: a JSON object.
+    pub system_info: Option<Payload>,
+    /// What it asks for of the extension; `None` for a legacy peer.
+    pub extension: Option<Extension>,
+}
+
+/// Why a registration is refused. The texts are the Python server's, where it has one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The first frame could not be read.
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    /// The first frame was binary.
+    #[error("First message must be a registration message, as text")]
+    Binary,
+    /// No `client_id`.
+    #[error("Client ID is required for WebSocket registration")]
+    ClientIdRequired,
+    /// The first message was of another type.
+    #[error("First message must be a registration message")]
+    NotRegistration,
+    /// The metadata has a field of the wrong shape.
+    #[error("Invalid message: metadata: {0}")]
+    Metadata(String),
+    /// A constellation's target is no connected device.
+    #[error("Target device '{0}' is not connected")]
+    TargetNotConnected(ClientId),
+    /// The id is taken by a live connection.
+    #[error("client_id '{0}' is already registered; duplicate registrations are not allowed")]
+    AlreadyRegistered(ClientId),
+    /// Nothing came in time.
+    #[error("No registration within {0} s")]
+    TooLate(u64),
+    /// The server has as many connections as it may.
+    #[error("The server is at its limit of {0} connections; try again later")]
+    Overloaded(usize),
+    /// The server is going away.
+    #[error("The server is shutting down")]
+    ShuttingDown,
+}
+
+impl Refusal {
+    /// How to close the connection after the refusal was told.
+    #[must_use]
+    pub const fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Unreadable(DecodeError::TooBig { .. }) => CloseCode::TOO_BIG,
+            Self::TargetNotConnected(_) => CloseCode::NORMAL,
+            Self::TooLate(_) => CloseCode::NO_REGISTRATION,
+            Self::Overloaded(_) => CloseCode::OVERLOADED,
+            Self::ShuttingDown => CloseCode::GOING_AWAY,
+            _ => CloseCode::POLICY,
+        }
+    }
+}
+
+/// What REGISTER carries in its `metadata`, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    platform: Option<String>,
+    #[serde(default, deserialize_with = "payload::optional_object")]
+    system_info: Option<Payload>,
+}
+
+impl Registration {
+    /// Reads the first message of a connection.
+    ///
+    /// # Errors
+    /// When it is no REGISTER, names no client, or its metadata has the wrong shape.
+    pub fn read(message: ClientMessage) -> Result<Self, Refusal> {
+        let client_id = message.client_id.ok_or(Refusal::ClientIdRequired)?;
+        if message.kind != ClientMessageType::Register {
+            return Err(Refusal::NotRegistration);
+        }
+        let extension = Extension::of(message.metadata.as_ref());
+        let metadata = match message.metadata {
+            Some(metadata) => metadata
+                .parse::<Metadata>()
+                .map_err(|error| Refusal::Metadata(error.to_string().chars().take(200).collect()))?,
+            None => Metadata::default(),
+        };
+        let constellation = message.client_type == ClientType::Constellation;
+        Ok(Self {
+            client_id,
+            client_type: message.client_type,
+            target_id: message.target_id.filter(|_| constellation),
+            platform: platform(metadata.platform),
+            system_info: metadata.system_info,
+            extension,
+        })
+    }
+}
+
+fn platform(given: Option<String>) -> String {
+    let name = given.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_PLATFORM.to_owned());
+    name.to_lowercase().chars().filter(|c| !c.is_control()).take(MAX_PLATFORM_CHARS).collect()
+}
+
+/// The server's answer to a good registration.
+#[must_use]
+pub fn confirm(response_id: ResponseId, timestamp: String, granted: Option<&Confirmed>) -> ServerMessage {
+    ServerMessage {
+        response_id: Some(response_id),
+        timestamp: Some(timestamp),
+        result: granted.and_then(Confirmed::to_result),
+        ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
+    }
+}
+
+/// Reads the server's first reply: what it granted of the extension, `None` from a Python server.
+///
+/// # Errors
+/// The server's text, when it refused.
+pub fn read_confirmation(reply: &ServerMessage) -> Result<Option<Confirmed>, String> {
+    if reply.status == Status::Ok {
+        return Ok(Confirmed::of(reply.result.as_ref()));
+    }
+    Err(reply.error.clone().unwrap_or_else(|| "the server gave no reason".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::codec::Wire;
+    use crate::message::Feature;
+
+    fn read(text: &'static str) -> Result<Registration, Refusal> {
+        Registration::read(ClientMessage::decode(&Bytes::from_static(text.as_bytes()))?)
+    }
+
+    #[test]
+    fn a_python_device_needs_only_its_id() {
+        let registration = read(r#"{"type":"register","client_id":"d"}"#).unwrap();
+        assert_eq!(registration.client_type, ClientType::Device);
+        assert_eq!(registration.platform, "windows");
+        assert_eq!(registration.extension, None);
+    }
+
+    #[test]
+    fn the_order_of_the_checks_is_the_protocols() {
+        assert_eq!(read(r#"{"type":"task"}"#), Err(Refusal::ClientIdRequired));
+        assert_eq!(read(r#"{"type":"task","client_id":"d"}"#), Err(Refusal::NotRegistration));
+        assert_eq!(read(r#"{"type":"teleport","client_id":"d"}"#), Err(Refusal::NotRegistration));
+        let odd = read(r#"{"type":"register","client_id":"d","metadata":{"platform":5}}"#);
+        assert!(matches!(odd, Err(Refusal::Metadata(_))), "{odd:?}");
+    }
+
+    #[test]
+    fn the_extension_is_read_and_what_is_unknown_of_it_is_no_fault() {
+        let text = r#"{"type":"register","client_id":"d","target_id":"x","metadata":{"platform":"Linux",
+            "flightdeck":{"version":3,"features":["progress","telepathy"],"new":1}}}"#;
+        let registration = read(text).unwrap();
+        let features = registration.extension.unwrap().features;
+        assert_eq!(features, [Feature::Progress, Feature::Unknown]);
+        assert_eq!(registration.platform, "linux");
+        assert_eq!(registration.target_id, None, "a device has no target");
+    }
+
+    #[test]
+    fn a_confirmation_is_what_has_status_ok() {
+        let reply = |text: &'static str| {
+            read_confirmation(&ServerMessage::decode(&Bytes::from_static(text.as_bytes())).unwrap())
+        };
+        assert_eq!(reply(r#"{"type":"heartbeat","status":"ok"}"#), Ok(None));
+        assert_eq!(reply(r#"{"type":"error","status":"error","error":"no"}"#), Err("no".to_owned()));
+        let granted =
+            Confirmed { version: 1, features: vec![], server: "s".into(), connection: "c".into() };
+        let message =
+            confirm(ResponseId::new("r").unwrap(), "t".to_owned(), Some(&granted));
+        assert_eq!(read_confirmation(&message), Ok(Some(granted)));
+    }
+}

@@ -1,0 +1,160 @@
+//! The opt-in extension `flightdeck`: what stands under that key in a client's `metadata` and in a
+//! server's `result`. A peer that did not ask for it never sees any of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ActionResult, Command};
+use crate::payload::Payload;
+
+/// The version of the extension.
+pub const VERSION: u32 = 1;
+
+/// One thing that a peer can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feature {
+    /// A line for each step of a task, as it happens.
+    Progress,
+    /// A feature that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a client asks for in REGISTER, as `metadata.flightdeck`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    /// The version that the client speaks.
+    pub version: u32,
+    /// What it asks for.
+    #[serde(default)]
+    pub features: Vec<Feature>,
+}
+
+/// What the server grants, in the confirmation's `result.flightdeck`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// The version that the server speaks.
+    pub version: u32,
+    /// What it grants.
+    #[serde(default)]
+    pub features: Vec<Feature>,
+    /// The server's name and version.
+    #[serde(default)]
+    pub server: String,
+    /// The server's id of this connection.
+    #[serde(default)]
+    pub connection: String,
+}
+
+/// How a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStatus {
+    /// Waiting for its turn on the device.
+    Queued,
+    /// Sent to the device.
+    Running,
+    /// The tool ran.
+    Success,
+    /// The tool could not run, or said that it failed.
+    Failure,
+    /// A step before it failed.
+    Skipped,
+    /// A status that this version does not know.
+    #[serde(other)]
+    None,
+}
+
+/// What a progress message says of a step, as `result.flightdeck.step`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The number of the step, from 1; 0 while the task waits.
+    pub n: u32,
+    /// The tool.
+    #[serde(default)]
+    pub tool_name: String,
+    /// Its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<serde_json::Value>,
+    /// How the step stands.
+    pub status: StepStatus,
+    /// The beginning of what it returned, or its error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_head: Option<String>,
+    /// Milliseconds since the command was sent.
+    pub elapsed_ms: u64,
+}
+
+/// The key under which the extension stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Keyed<T> {
+    flightdeck: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WithStep {
+    step: Step,
+}
+
+impl Extension {
+    /// What a client asks for, read out of its `metadata`; `None` for a legacy peer.
+    #[must_use]
+    pub fn of(metadata: Option<&Payload>) -> Option<Self> {
+        metadata?.parse::<Keyed<Self>>().ok().map(|keyed| keyed.flightdeck)
+    }
+}
+
+impl Confirmed {
+    /// The confirmation's `result`.
+    #[must_use]
+    pub fn to_result(&self) -> Option<Payload> {
+        Payload::from_value(&Keyed { flightdeck: self }).ok()
+    }
+
+    /// What a server granted, read out of its confirmation; `None` from a Python server.
+    #[must_use]
+    pub fn of(result: Option<&Payload>) -> Option<Self> {
+        result?.parse::<Keyed<Self>>().ok().map(|keyed| keyed.flightdeck)
+    }
+}
+
+impl Step {
+    /// A progress message's `result`.
+    #[must_use]
+    pub fn to_result(&self) -> Option<Payload> {
+        Payload::from_value(&Keyed { flightdeck: WithStep { step: self.clone() } }).ok()
+    }
+
+    /// The step of a progress message.
+    #[must_use]
+    pub fn of(result: Option<&Payload>) -> Option<Self> {
+        result?.parse::<Keyed<WithStep>>().ok().map(|keyed| keyed.flightdeck.step)
+    }
+
+    /// A step that was sent just now.
+    #[must_use]
+    pub fn running(n: u32, command: &Command) -> Self {
+        Self {
+            n,
+            tool_name: command.tool_name.clone(),
+            parameters: command.parameters.as_ref().and_then(|p| p.parse().ok()),
+            status: StepStatus::Running,
+            result_head: None,
+            elapsed_ms: 0,
+        }
+    }
+
+    /// The same step with what became of it; at most `head` characters of that are kept.
+    #[must_use]
+    pub fn ended(self, result: &ActionResult, elapsed_ms: u64, head: usize) -> Self {
+        let status = match result.status {
+            super::ResultStatus::Success => StepStatus::Success,
+            super::ResultStatus::Failure => StepStatus::Failure,
+            super::ResultStatus::Skipped => StepStatus::Skipped,
+            super::ResultStatus::None => StepStatus::None,
+        };
+        let text = result.error.as_deref().or(result.result.as_ref().map(Payload::as_str));
+        let result_head = text.map(|text| text.chars().take(head).collect());
+        Self { status, result_head, elapsed_ms, ..self }
+    }
+}

@@ -1,0 +1,19 @@
+//! What the peers can say to each other: [`ClientMessage`] to the server, [`ServerMessage`] from it.
+//!
+//! One flat object each, because that is what the wire is: every type of message uses some of the
+//! fields. Which ones, and who may send them, is for [`crate::machine`] to decide; how they become
+//! text is for [`crate::codec`].
+
+mod client;
+mod enums;
+mod extension;
+mod payloads;
+mod server;
+
+pub use client::ClientMessage;
+pub use enums::{
+    ClientMessageType, ClientType, Platform, ResultStatus, ServerMessageType, Status, ToolType,
+};
+pub use extension::{Confirmed, Extension, Feature, Step, StepStatus, VERSION};
+pub use payloads::{ActionResult, Command, ToolInfo, TruncatedResult};
+pub use server::ServerMessage;

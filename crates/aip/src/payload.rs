@@ -1,0 +1,157 @@
+//! JSON that Flightdeck only carries: results, parameters, metadata. Kept as the text it came as.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{self, DeserializeOwned, Deserializer};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Payloads below this size are copied out of their frame: sharing would keep the connection's read
+/// buffer alive for a few bytes. Larger ones share the frame's memory.
+const SHARE_FROM_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// The frame that is being decoded on this thread, so that a large payload can be a slice of it
+    /// instead of a copy. Set by [`within`] only.
+    static FRAME: RefCell<Option<Bytes>> = const { RefCell::new(None) };
+}
+
+/// One JSON value as its text, byte for byte as its sender wrote it (big integers, key order). Cheap
+/// to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(Bytes);
+
+impl Payload {
+    /// Writes a value as JSON.
+    ///
+    /// # Errors
+    /// When the value cannot be JSON, such as a map whose keys are no strings.
+    pub fn from_value<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_vec(value).map(|text| Self(text.into()))
+    }
+
+    /// Checks that a text is one JSON value and takes it.
+    ///
+    /// # Errors
+    /// When it is not JSON.
+    pub fn from_text(text: impl Into<Bytes>) -> Result<Self, serde_json::Error> {
+        let text = text.into();
+        serde_json::from_slice::<&RawValue>(&text)?;
+        Ok(Self(text))
+    }
+
+    /// A JSON string.
+    #[must_use]
+    pub fn string(text: &str) -> Self {
+        let mut out = Vec::with_capacity(text.len() + 2);
+        crate::codec::write_string(&mut out, text);
+        Self(out.into())
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Every way to make a payload has checked it; a fault here must still not take the server down.
+        std::str::from_utf8(&self.0).unwrap_or("null")
+    }
+
+    /// The JSON text's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Length of the JSON text in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: JSON is at least one byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads the JSON as a type of Rust, to any depth that the codec lets in.
+    ///
+    /// # Errors
+    /// When it does not have the type's shape.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(&self.0);
+        deserializer.disable_recursion_limit();
+        T::deserialize(&mut deserializer)
+    }
+
+    /// Takes the text out of the frame that is being decoded: shares large ones, copies small ones.
+    fn capture(raw: &str) -> Self {
+        if raw.len() < SHARE_FROM_BYTES {
+            return Self(Bytes::copy_from_slice(raw.as_bytes()));
+        }
+        FRAME.with_borrow(|frame| match frame {
+            Some(frame) if frame.as_ptr_range().contains(&raw.as_ptr()) => {
+                Self(frame.slice_ref(raw.as_bytes()))
+            }
+            _ => Self(Bytes::copy_from_slice(raw.as_bytes())),
+        })
+    }
+}
+
+/// Runs `decode` with `frame` as the memory that large payloads may share.
+pub(crate) fn within<T>(frame: &Bytes, decode: impl FnOnce() -> T) -> T {
+    FRAME.set(Some(frame.clone()));
+    let decoded = decode();
+    FRAME.set(None);
+    decoded
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(deserializer).map(|raw| Self::capture(raw.get()))
+    }
+}
+
+impl fmt::Debug for Payload {
+    /// Shows the size only: a payload has no place in a log line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+/// Reads a payload that must be a JSON object, `null` or missing.
+pub(crate) fn optional_object<'de, D>(deserializer: D) -> Result<Option<Payload>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let payload = Option::<Payload>::deserialize(deserializer)?;
+    match payload {
+        Some(payload) if payload.as_bytes().first() != Some(&b'{') => {
+            Err(de::Error::custom("expected an object or null"))
+        }
+        payload => Ok(payload),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_payload_shares_its_frame_and_a_small_one_does_not() {
+        for (len, shared) in [(10, false), (SHARE_FROM_BYTES * 2, true)] {
+            let frame = Bytes::from(format!("[\"{}\"]", "x".repeat(len)));
+            let read = || serde_json::from_slice::<Vec<Payload>>(&frame);
+            let payloads = within(&frame, read).unwrap();
+            let inside = frame.as_ptr_range().contains(&payloads[0].as_bytes().as_ptr());
+            assert_eq!(inside, shared, "{len}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_payload_is_changed() {
+        let text = r#"{"b": 123456789012345678901234567890, "a":1.50,  "é":"\ud83d\ude00"}"#;
+        assert_eq!(Payload::from_text(text).unwrap().as_str(), text);
+    }
+}
