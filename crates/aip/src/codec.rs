@@ -91,7 +91,8 @@ fn decode<M: DeserializeOwned>(frame: &Bytes, limits: Limits) -> Result<M, Decod
     }
     check_depth(frame, limits.depth)?;
     check_object(frame)?;
-    payload::within(frame, || serde_json::from_slice(frame)).map_err(|error| explain::<M>(frame, &error))
+    payload::within(frame, || serde_json::from_slice(frame))
+        .map_err(|error| explain::<M>(frame, &error))
 }
 
 /// Refuses an array: serde would read one as the fields in their order.
@@ -378,7 +379,9 @@ mod tests {
             format!(r#"{{"type":"error","metadata":{{"a":{value}}}}}"#)
         };
         let message = client(&frame(MAX_DEPTH - 2)).unwrap();
-        assert!(std::str::from_utf8(&message.encode()).unwrap().contains(&"[".repeat(MAX_DEPTH - 2)));
+        assert!(
+            std::str::from_utf8(&message.encode()).unwrap().contains(&"[".repeat(MAX_DEPTH - 2))
+        );
         assert!(why(&frame(MAX_DEPTH - 1)).contains("nested deeper than 200 levels"));
         let brackets_in_text = format!(r#"{{"type":"error","error":"{}\"["}}"#, "[".repeat(999));
         assert!(client(&brackets_in_text).is_ok());

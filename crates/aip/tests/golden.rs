@@ -1,6 +1,8 @@
 //! Every frame that real Python peers sent, as recorded, decodes and re-encodes without losing a
 //! field it carried.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,1 +1,23 @@
-//! placeholder
+//! AIP over a wire: the one place that touches frames and sockets.
+//!
+//! - [`socket`]: a stream of frames, over WebSocket or (in tests) an in-memory pair.
+//! - [`outbox`]: the bounded queue through which others hand messages to a connection.
+//! - [`connection`]: what a connection's actor waits on, one event at a time.
+//! - [`client`]: the loop of every client: connect, register, run, back off, come back.
+//! - [`dial`]: where a server is, and how to reach it.
+//!
+//! It decides nothing about tasks or tools: that is for the crates above it.
+
+pub mod client;
+pub mod connection;
+pub mod dial;
+pub mod memory;
+pub mod outbox;
+pub mod socket;
+mod transport;
+
+pub use client::{Client, ClientSettings, Exit, Role};
+pub use connection::{Connection, Direction, Event, Tap};
+pub use dial::{DialError, ServerUrl, UrlError};
+pub use outbox::{Outbox, OutboxLimits, Overflow};
+pub use socket::{Closed, Frame, Incoming, Socket};

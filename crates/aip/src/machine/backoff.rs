@@ -26,7 +26,8 @@ impl Backoff {
 
     /// The next wait; `chance` is a random number from 0 to 1.
     pub fn next_wait(&mut self, chance: f64) -> Duration {
-        let doubled = self.base.saturating_mul(1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX));
+        let doubled =
+            self.base.saturating_mul(1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX));
         self.attempts = self.attempts.saturating_add(1);
         doubled.min(self.cap).mul_f64(chance.clamp(0.0, 1.0))
     }

@@ -85,9 +85,11 @@ impl Peer {
     pub fn admit(&self, message: ClientMessage) -> Result<Request, Rejection> {
         let session_id = message.session_id.clone();
         let is_task = message.kind == ClientMessageType::Task;
-        self.check_identity(&message)
-            .and_then(|()| self.read(message))
-            .map_err(|text| Rejection { text, session_id, is_task })
+        self.check_identity(&message).and_then(|()| self.read(message)).map_err(|text| Rejection {
+            text,
+            session_id,
+            is_task,
+        })
     }
 
     fn check_identity(&self, message: &ClientMessage) -> Result<(), String> {
@@ -170,7 +172,9 @@ impl Peer {
 
     fn device_info(&self, message: ClientMessage) -> Result<Request, String> {
         if self.client_type != ClientType::Constellation {
-            return Err("DEVICE_INFO_REQUEST is permitted only for constellation clients".to_owned());
+            return Err(
+                "DEVICE_INFO_REQUEST is permitted only for constellation clients".to_owned()
+            );
         }
         let target_id = message
             .target_id
@@ -217,7 +221,8 @@ mod tests {
             assert_eq!(refused, "client_id does not match the registered connection", "{kind}");
         }
         for kind in ["task", "command_results", "device_info_request"] {
-            let text = format!(r#"{{"type":"{kind}","client_type":"constellation","client_id":"me"}}"#);
+            let text =
+                format!(r#"{{"type":"{kind}","client_type":"constellation","client_id":"me"}}"#);
             let refused = says(&device, &text).unwrap_err();
             assert_eq!(refused, "client_type does not match the registered connection", "{kind}");
         }
@@ -234,9 +239,14 @@ mod tests {
     fn who_may_have_which_task_run() {
         let device = peer(ClientType::Device, None);
         let own = r#"{"type":"task","request":"r"}"#;
-        assert!(matches!(says(&device, own), Ok(Request::Task(task)) if task.target_id.as_str() == "me"));
+        assert!(
+            matches!(says(&device, own), Ok(Request::Task(task)) if task.target_id.as_str() == "me")
+        );
         let others = r#"{"type":"task","request":"r","target_id":"d"}"#;
-        assert_eq!(says(&device, others).unwrap_err(), "Device clients may not target other devices");
+        assert_eq!(
+            says(&device, others).unwrap_err(),
+            "Device clients may not target other devices"
+        );
 
         let task = |target: &str| {
             format!(r#"{{"type":"task","client_type":"constellation","request":"r"{target}}}"#)

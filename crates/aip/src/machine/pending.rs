@@ -59,8 +59,12 @@ impl<K: Eq + Hash + Clone, V> Pending<K, V> {
     /// Takes out what is due.
     pub fn take_expired(&mut self, now: Instant) -> Vec<(K, V)> {
         let due = |(_, deadline): &(V, Instant)| *deadline <= now;
-        let keys: Vec<K> =
-            self.entries.iter().filter(|(_, entry)| due(entry)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<K> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| due(entry))
+            .map(|(key, _)| key.clone())
+            .collect();
         keys.into_iter().filter_map(|key| self.take(&key).map(|value| (key, value))).collect()
     }
 

@@ -105,9 +105,9 @@ impl Registration {
         }
         let extension = Extension::of(message.metadata.as_ref());
         let metadata = match message.metadata {
-            Some(metadata) => metadata
-                .parse::<Metadata>()
-                .map_err(|error| Refusal::Metadata(error.to_string().chars().take(200).collect()))?,
+            Some(metadata) => metadata.parse::<Metadata>().map_err(|error| {
+                Refusal::Metadata(error.to_string().chars().take(200).collect())
+            })?,
             None => Metadata::default(),
         };
         let constellation = message.client_type == ClientType::Constellation;
@@ -129,7 +129,11 @@ fn platform(given: Option<String>) -> String {
 
 /// The server's answer to a good registration.
 #[must_use]
-pub fn confirm(response_id: ResponseId, timestamp: String, granted: Option<&Confirmed>) -> ServerMessage {
+pub fn confirm(
+    response_id: ResponseId,
+    timestamp: String,
+    granted: Option<&Confirmed>,
+) -> ServerMessage {
     ServerMessage {
         response_id: Some(response_id),
         timestamp: Some(timestamp),
@@ -195,11 +199,13 @@ mod tests {
             read_confirmation(&ServerMessage::decode(&Bytes::from_static(text.as_bytes())).unwrap())
         };
         assert_eq!(reply(r#"{"type":"heartbeat","status":"ok"}"#), Ok(None));
-        assert_eq!(reply(r#"{"type":"error","status":"error","error":"no"}"#), Err("no".to_owned()));
+        assert_eq!(
+            reply(r#"{"type":"error","status":"error","error":"no"}"#),
+            Err("no".to_owned())
+        );
         let granted =
             Confirmed { version: 1, features: vec![], server: "s".into(), connection: "c".into() };
-        let message =
-            confirm(ResponseId::new("r").unwrap(), "t".to_owned(), Some(&granted));
+        let message = confirm(ResponseId::new("r").unwrap(), "t".to_owned(), Some(&granted));
         assert_eq!(read_confirmation(&message), Ok(Some(granted)));
     }
 }

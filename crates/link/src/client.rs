@@ -1,0 +1,345 @@
+//! The loop of every client: connect, register, run, and when the connection ends, back off and come
+//! back, or stop with a reason.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aip::machine::{Backoff, read_confirmation};
+use aip::message::Confirmed;
+use aip::{ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::{Connection, Event, Tap, Watch, now, timestamp};
+use crate::dial::{DialError, ServerUrl, dial};
+use crate::outbox::{Outbox, OutboxLimits};
+use crate::socket::{Closed, Socket};
+
+/// After a refusal, how long to wait for the close frame that says whether it is final.
+const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// How a client connects, stays connected and comes back.
+#[derive(Clone)]
+pub struct ClientSettings {
+    /// Where the server is.
+    pub server: ServerUrl,
+    /// The key, if the server wants one.
+    pub token: Option<SecretString>,
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Pings, and how long silence is borne.
+    pub watch: Watch,
+    /// Longest wait for the connection, and then for the confirmation.
+    pub connect_timeout: Duration,
+    /// How many times in a row to try again before giving up; `None` means for ever.
+    pub max_retries: Option<u32>,
+    /// First wait before trying again; it doubles up to [`Self::backoff_cap`].
+    pub backoff_base: Duration,
+    /// Longest wait before trying again.
+    pub backoff_cap: Duration,
+    /// How often a client without a limit on retries tries again after a final refusal.
+    pub final_retry: Duration,
+    /// Bounds of the outgoing queue.
+    pub outbox: OutboxLimits,
+    /// Sees every frame.
+    pub tap: Option<Tap>,
+}
+
+impl ClientSettings {
+    /// A device's: pings every 20 s and waits 180 s for the pong, heartbeats every 120 s, comes back
+    /// for ever.
+    #[must_use]
+    pub fn device(server: ServerUrl) -> Self {
+        Self {
+            server,
+            token: None,
+            heartbeat_interval: Duration::from_secs(120),
+            watch: Watch { ping_every: Duration::from_secs(20), timeout: Duration::from_secs(180) },
+            connect_timeout: Duration::from_secs(10),
+            max_retries: None,
+            backoff_base: Duration::from_secs(1),
+            backoff_cap: Duration::from_secs(60),
+            final_retry: Duration::from_secs(300),
+            outbox: OutboxLimits::default(),
+            tap: None,
+        }
+    }
+
+    /// A constellation's: pings and heartbeats every 30 s; does not come back by itself.
+    #[must_use]
+    pub fn constellation(server: ServerUrl) -> Self {
+        Self {
+            heartbeat_interval: Duration::from_secs(30),
+            watch: Watch { ping_every: Duration::from_secs(30), timeout: Duration::from_secs(90) },
+            max_retries: Some(0),
+            ..Self::device(server)
+        }
+    }
+}
+
+/// What a client is, beyond being connected: a device or a constellation. The methods decide and
+/// return at once; what takes longer runs in tasks of its own.
+pub trait Role: Send {
+    /// The REGISTER that opens each connection.
+    fn register(&mut self) -> ClientMessage;
+
+    /// The server took us. Everything for it goes into `outbox` until [`Self::handle_disconnected`].
+    fn handle_connected(&mut self, outbox: &Arc<Outbox>, granted: Option<&Confirmed>);
+
+    /// A message came.
+    fn handle_message(&mut self, message: ServerMessage);
+
+    /// Text came that is no message: what to report of it.
+    fn handle_unreadable(&mut self, error: &DecodeError);
+
+    /// The connection is gone, or could not be made; `retry` is when the next try comes, if any.
+    fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>);
+}
+
+/// Why the loop ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Exit {
+    /// It was asked to.
+    #[error("stopped")]
+    Stopped,
+    /// The server will not take us as we are.
+    #[error("{0}")]
+    Refused(String),
+    /// It tried as often as it was allowed to.
+    #[error("{last} (after {tries} {})", if *.tries == 1 { "try" } else { "tries" })]
+    GaveUp {
+        /// How often it tried.
+        tries: u32,
+        /// What went wrong the last time.
+        last: String,
+    },
+}
+
+/// How one connection, or the attempt at one, ended.
+enum End {
+    Stopped,
+    Dial(DialError),
+    Refused { text: String, code: CloseCode },
+    Closed(Closed),
+}
+
+impl End {
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Stopped => true,
+            Self::Dial(error) => error.is_final(),
+            Self::Refused { code, .. } => code.is_final(),
+            Self::Closed(closed) => closed.code.is_final() && !closed.by_us,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Stopped => "stopped".to_owned(),
+            Self::Dial(error) => error.to_string(),
+            Self::Refused { text, .. } => format!("the server refused: {text}"),
+            Self::Closed(closed) => format!("the connection ended: {closed}"),
+        }
+    }
+}
+
+/// A client that connects, registers, and comes back after a loss.
+pub struct Client<R> {
+    settings: ClientSettings,
+    role: R,
+    backoff: Backoff,
+}
+
+impl<R: Role> Client<R> {
+    /// A client that is not connected yet.
+    pub fn new(settings: ClientSettings, role: R) -> Self {
+        let backoff = Backoff::new(settings.backoff_base, settings.backoff_cap);
+        Self { settings, role, backoff }
+    }
+
+    /// Runs until it is told to stop, is refused for good, or has tried often enough.
+    pub async fn run(mut self, stop: CancellationToken) -> Exit {
+        loop {
+            let end = self.connect_once(&stop).await;
+            if let End::Stopped = end {
+                return Exit::Stopped;
+            }
+            let wait = match self.next_try(&end) {
+                Ok(wait) => wait,
+                Err(exit) => {
+                    self.role.handle_disconnected(&end.text(), None);
+                    return exit;
+                }
+            };
+            self.role.handle_disconnected(&end.text(), Some(wait));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return Exit::Stopped,
+            }
+        }
+    }
+
+    /// When to try again, or why not to.
+    fn next_try(&mut self, end: &End) -> Result<Duration, Exit> {
+        let tries = self.backoff.attempts() + 1;
+        match self.settings.max_retries {
+            None if end.is_final() => Ok(self.settings.final_retry),
+            None => Ok(self.backoff.next_wait(fastrand::f64())),
+            Some(_) if end.is_final() => Err(Exit::Refused(end.text())),
+            Some(limit) if tries > limit => Err(Exit::GaveUp { tries, last: end.text() }),
+            Some(_) => Ok(self.backoff.next_wait(fastrand::f64())),
+        }
+    }
+
+    async fn connect_once(&mut self, stop: &CancellationToken) -> End {
+        let settings = &self.settings;
+        let dialing = dial(
+            &settings.server,
+            settings.token.as_ref(),
+            settings.connect_timeout,
+            aip::codec::MAX_MESSAGE_BYTES,
+        );
+        let socket = tokio::select! {
+            dialed = dialing => match dialed {
+                Ok(socket) => socket,
+                Err(error) => return End::Dial(error),
+            },
+            () = stop.cancelled() => return End::Stopped,
+        };
+        self.run_on(socket, stop).await
+    }
+
+    /// Registers on a fresh socket and runs until the connection ends.
+    async fn run_on(&mut self, socket: Socket, stop: &CancellationToken) -> End {
+        let outbox = Arc::new(Outbox::new(self.settings.outbox));
+        let mut connection =
+            Connection::new(socket, outbox.clone(), self.settings.watch, self.settings.tap.clone());
+        connection.reply(&stamped(self.role.register()));
+        let confirmation = tokio::select! {
+            reply = self.confirmation(&mut connection) => reply,
+            () = stop.cancelled() => return self.stop(connection).await,
+        };
+        match confirmation {
+            Err(end) => return end,
+            Ok(granted) => {
+                self.backoff.reset();
+                self.role.handle_connected(&outbox, granted.as_ref());
+            }
+        }
+        let end = self.serve(&mut connection, stop).await;
+        match end {
+            End::Stopped => self.stop(connection).await,
+            End::Closed(closed) => {
+                // The goodbye may take its time; the next connection need not wait for it.
+                let (code, reason) = (closed.code, closed.reason.clone());
+                tokio::spawn(async move { connection.close(code, &reason).await });
+                End::Closed(closed)
+            }
+            end => end,
+        }
+    }
+
+    async fn stop(&mut self, connection: Connection<ServerMessage>) -> End {
+        connection.close(CloseCode::NORMAL, "the client is done").await;
+        End::Stopped
+    }
+
+    async fn confirmation(
+        &mut self,
+        connection: &mut Connection<ServerMessage>,
+    ) -> Result<Option<Confirmed>, End> {
+        let deadline = now() + self.settings.connect_timeout;
+        match connection.next_event(Some(deadline)).await {
+            Event::Message(reply) => match read_confirmation(&reply) {
+                Ok(granted) => Ok(granted),
+                Err(text) => Err(refused(connection, text).await),
+            },
+            Event::Closed(closed) => Err(End::Closed(closed)),
+            Event::Due => {
+                let waited = self.settings.connect_timeout.as_secs();
+                Err(End::Closed(Closed::lost(format!("no answer to REGISTER within {waited} s"))))
+            }
+            Event::Unreadable(error) => Err(End::Closed(Closed::lost(error.to_string()))),
+            Event::Binary => Err(End::Closed(Closed::lost("the first reply was binary"))),
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        connection: &mut Connection<ServerMessage>,
+        stop: &CancellationToken,
+    ) -> End {
+        let mut heartbeat_at = now() + self.settings.heartbeat_interval;
+        loop {
+            let event = tokio::select! {
+                event = connection.next_event(Some(heartbeat_at)) => event,
+                () = stop.cancelled() => return End::Stopped,
+            };
+            match event {
+                Event::Closed(closed) => return End::Closed(closed),
+                event => self.handle_event(connection, event, &mut heartbeat_at),
+            }
+        }
+    }
+
+    fn handle_event(
+        &mut self,
+        connection: &mut Connection<ServerMessage>,
+        event: Event<ServerMessage>,
+        heartbeat_at: &mut Instant,
+    ) {
+        match event {
+            Event::Message(message) => self.role.handle_message(message),
+            Event::Unreadable(error) => self.role.handle_unreadable(&error),
+            Event::Binary => {
+                let error = DecodeError::Invalid("a binary frame".to_owned());
+                self.role.handle_unreadable(&error);
+            }
+            Event::Due => {
+                *heartbeat_at = now() + self.settings.heartbeat_interval;
+                connection.reply(&self.heartbeat());
+            }
+            Event::Closed(_) => {}
+        }
+    }
+
+    /// A heartbeat has the sender of the REGISTER.
+    fn heartbeat(&mut self) -> ClientMessage {
+        let register = self.role.register();
+        ClientMessage {
+            client_id: register.client_id,
+            timestamp: Some(timestamp()),
+            ..ClientMessage::new(ClientMessageType::Heartbeat, register.client_type)
+        }
+    }
+}
+
+/// Waits for the close that follows a refusal: its code says whether to come back.
+async fn refused(connection: &mut Connection<ServerMessage>, text: String) -> End {
+    let deadline = now() + REFUSAL_CLOSE_WAIT;
+    let code = match connection.next_event(Some(deadline)).await {
+        Event::Closed(closed) => closed.code,
+        _ => CloseCode::NORMAL,
+    };
+    End::Refused { text, code }
+}
+
+fn stamped(message: ClientMessage) -> ClientMessage {
+    ClientMessage { timestamp: Some(timestamp()), ..message }
+}
+
+/// An ERROR of a client, in the name of who it is.
+#[must_use]
+pub fn error_report(
+    client_id: &aip::ClientId,
+    client_type: ClientType,
+    text: String,
+) -> ClientMessage {
+    ClientMessage {
+        status: aip::Status::Error,
+        client_id: Some(client_id.clone()),
+        timestamp: Some(timestamp()),
+        error: Some(text),
+        ..ClientMessage::new(ClientMessageType::Error, client_type)
+    }
+}

@@ -1,0 +1,401 @@
+//! What the actor of a connection waits on.
+//!
+//! The actor owns a [`Connection`] and asks it for one [`Event`] at a time; whatever it decides it
+//! carries out through [`Connection::reply`] and the [`Outbox`]. Meanwhile the connection writes what
+//! is queued, answers pings, watches for silence, and reads large messages off the runtime's threads.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use aip::codec::{DecodeError, Wire};
+use aip::machine::{Liveness, Sign};
+use aip::{CloseCode, Payload};
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
+
+use crate::outbox::{Next, Outbox};
+use crate::socket::{Closed, Frame, Incoming, Socket};
+
+/// Messages over this size are read on a thread of their own, in order, so that no other connection
+/// waits for them.
+pub const OFFLOAD_BYTES: usize = 256 * 1024;
+
+/// Replies that may wait to be written before reading pauses: a peer that asks without reading the
+/// answers must not make us grow.
+const MAX_UNSENT_REPLIES: usize = 128;
+
+/// Messages that are read before what is queued gets its turn to be written.
+const MAX_READS_IN_A_ROW: u8 = 32;
+
+/// The longest goodbye: flushing, our close frame, the peer's.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Which way a frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From us.
+    Out,
+    /// To us.
+    In,
+}
+
+/// Sees every text frame of a connection.
+pub type Tap = Arc<dyn Fn(Direction, &Bytes) + Send + Sync>;
+
+/// What happened on a connection.
+#[derive(Debug)]
+pub enum Event<M> {
+    /// A message came.
+    Message(M),
+    /// Text came that is no message.
+    Unreadable(DecodeError),
+    /// A binary frame came, which AIP has none of.
+    Binary,
+    /// The time that the actor asked to be woken at has come.
+    Due,
+    /// The connection is over; nothing follows.
+    Closed(Closed),
+}
+
+/// One connection, as its actor sees it.
+pub struct Connection<M> {
+    socket: Socket,
+    outbox: Arc<Outbox>,
+    replies: VecDeque<Bytes>,
+    reads_in_a_row: u8,
+    decoding: Option<JoinHandle<Result<M, DecodeError>>>,
+    liveness: Liveness,
+    timer: Pin<Box<Sleep>>,
+    /// When the timer fires; earlier than needed is fine, it is set anew then.
+    armed: Instant,
+    tap: Option<Tap>,
+}
+
+/// How often to ping, and how long to bear silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// Time between pings.
+    pub ping_every: Duration,
+    /// Silence after which the peer counts as gone.
+    pub timeout: Duration,
+}
+
+impl<M: Wire> Connection<M> {
+    /// Takes over a socket.
+    #[must_use]
+    pub fn new(socket: Socket, outbox: Arc<Outbox>, watch: Watch, tap: Option<Tap>) -> Self {
+        let now = now();
+        let liveness = Liveness::new(watch.ping_every, watch.timeout, now);
+        let armed = liveness.deadline();
+        let timer = Box::pin(tokio::time::sleep_until(armed.into()));
+        let replies = VecDeque::new();
+        Self {
+            socket,
+            outbox,
+            replies,
+            reads_in_a_row: 0,
+            decoding: None,
+            liveness,
+            timer,
+            armed,
+            tap,
+        }
+    }
+
+    /// The queue that others send through.
+    #[must_use]
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// When the last byte came in.
+    #[must_use]
+    pub fn heard(&self) -> Instant {
+        self.socket.heard().into_std()
+    }
+
+    /// Sets the size of the largest message that is read, in bytes.
+    pub fn set_max_message(&mut self, bytes: usize) {
+        self.socket.set_max_message(bytes);
+    }
+
+    /// Answers a message: ahead of the outbox, behind the answers before it.
+    pub fn reply(&mut self, message: &impl Wire) {
+        self.replies.push_back(message.encode());
+    }
+
+    /// Waits for the next event; `wake_at` is when [`Event::Due`] is wanted.
+    pub async fn next_event(&mut self, wake_at: Option<Instant>) -> Event<M> {
+        std::future::poll_fn(|cx| self.poll_event(cx, wake_at)).await
+    }
+
+    /// Ends the connection, politely: sends what is queued, then the close, and waits for the peer's.
+    pub async fn close(mut self, code: CloseCode, reason: &str) {
+        while let Some(reply) = self.replies.pop_front() {
+            if self.send(reply).is_err() {
+                break;
+            }
+        }
+        self.socket.close(code, reason, LINGER).await;
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>, wake_at: Option<Instant>) -> Poll<Event<M>> {
+        // Reading goes first: what has arrived counts, also when the peer is gone and writing fails.
+        if self.reads_in_a_row < MAX_READS_IN_A_ROW
+            && let Poll::Ready(event) = self.poll_read(cx)
+        {
+            self.reads_in_a_row += 1;
+            return Poll::Ready(event);
+        }
+        let skipped = std::mem::take(&mut self.reads_in_a_row) == MAX_READS_IN_A_ROW;
+        let paused = self.is_paused();
+        if let Poll::Ready(closed) = self.poll_write(cx) {
+            return Poll::Ready(Event::Closed(closed));
+        }
+        if (skipped || paused)
+            && let Poll::Ready(event) = self.poll_read(cx)
+        {
+            return Poll::Ready(event);
+        }
+        self.poll_timer(cx, wake_at)
+    }
+
+    /// Whether reading waits until answers are written.
+    fn is_paused(&self) -> bool {
+        self.replies.len() >= MAX_UNSENT_REPLIES
+    }
+
+    /// Hands over what is queued, as far as the socket takes it. Ready when the connection is over.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
+        loop {
+            match self.socket.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(closed)) => return Poll::Ready(closed),
+                Poll::Pending => return self.poll_abort(cx),
+            }
+            let next = match self.replies.pop_front() {
+                Some(reply) => Next::Frame(reply),
+                None => match self.outbox.poll_next(cx) {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => break,
+                },
+            };
+            match next {
+                Next::Frame(frame) => {
+                    if let Err(closed) = self.send(frame) {
+                        return Poll::Ready(closed);
+                    }
+                }
+                Next::Close(code, reason) => {
+                    return Poll::Ready(Closed { code, reason, by_us: true });
+                }
+            }
+        }
+        match self.socket.poll_flush(cx) {
+            Poll::Ready(Err(closed)) => Poll::Ready(closed),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// While the socket takes nothing more, only a close that does not wait for it gets through.
+    fn poll_abort(&self, cx: &mut Context<'_>) -> Poll<Closed> {
+        self.outbox.poll_abort(cx).map(|(code, reason)| Closed { code, reason, by_us: true })
+    }
+
+    fn send(&mut self, frame: Bytes) -> Result<(), Closed> {
+        if let Some(tap) = &self.tap {
+            tap(Direction::Out, &frame);
+        }
+        self.socket.start_send(Frame::Text(frame))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event<M>> {
+        if self.decoding.is_some() {
+            return self.poll_decoding(cx);
+        }
+        if self.is_paused() {
+            return Poll::Pending;
+        }
+        match ready!(self.socket.poll_recv(cx)) {
+            Incoming::Text(text) => self.handle_text(cx, text),
+            Incoming::Binary => Poll::Ready(Event::Binary),
+            Incoming::Closed(closed) => Poll::Ready(Event::Closed(closed)),
+        }
+    }
+
+    fn handle_text(&mut self, cx: &mut Context<'_>, text: Bytes) -> Poll<Event<M>> {
+        if let Some(tap) = &self.tap {
+            tap(Direction::In, &text);
+        }
+        if text.len() <= OFFLOAD_BYTES {
+            return Poll::Ready(event(M::decode(&text)));
+        }
+        self.decoding = Some(tokio::task::spawn_blocking(move || M::decode(&text)));
+        self.poll_decoding(cx)
+    }
+
+    fn poll_decoding(&mut self, cx: &mut Context<'_>) -> Poll<Event<M>> {
+        let Some(decoding) = &mut self.decoding else { return Poll::Pending };
+        let decoded = ready!(Pin::new(decoding).poll(cx));
+        self.decoding = None;
+        Poll::Ready(event(decoded.unwrap_or_else(|_| {
+            Err(DecodeError::Invalid("reading the message failed inside the program".to_owned()))
+        })))
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, wake_at: Option<Instant>) -> Poll<Event<M>> {
+        if let Some(wake_at) = wake_at.filter(|wake_at| *wake_at < self.armed) {
+            self.arm(wake_at);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = now();
+            if wake_at.is_some_and(|wake_at| wake_at <= now) {
+                self.arm(self.liveness.deadline());
+                return Poll::Ready(Event::Due);
+            }
+            self.liveness.handle_bytes(self.heard());
+            match self.liveness.poll_sign(now) {
+                Sign::Dead => return Poll::Ready(Event::Closed(self.silent(now))),
+                Sign::Fine => {}
+                Sign::Ping => {
+                    if let Err(closed) = self.socket.start_send(Frame::Ping) {
+                        return Poll::Ready(Event::Closed(closed));
+                    }
+                    if let Poll::Ready(Err(closed)) = self.socket.poll_flush(cx) {
+                        return Poll::Ready(Event::Closed(closed));
+                    }
+                }
+            }
+            let deadline = self.liveness.deadline();
+            self.arm(wake_at.map_or(deadline, |wake_at| wake_at.min(deadline)));
+        }
+        Poll::Pending
+    }
+
+    fn arm(&mut self, at: Instant) {
+        self.armed = at;
+        self.timer.as_mut().reset(at.into());
+    }
+
+    fn silent(&self, now: Instant) -> Closed {
+        let silence = now.saturating_duration_since(self.liveness.heard()).as_secs();
+        let reason = format!("no sign of life for {silence} s");
+        Closed { code: CloseCode::NO_LIFE, reason, by_us: true }
+    }
+}
+
+fn event<M>(decoded: Result<M, DecodeError>) -> Event<M> {
+    match decoded {
+        Ok(message) => Event::Message(message),
+        Err(error) => Event::Unreadable(error),
+    }
+}
+
+/// The runtime's clock, which tests can pause, in the type that the state machines take.
+#[must_use]
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// The time of day, as AIP writes it.
+#[must_use]
+pub fn timestamp() -> String {
+    aip::timestamp::format(jiff::Timestamp::now())
+}
+
+/// Shows a payload's beginning for a log or a person, at most `chars` long.
+#[must_use]
+pub fn head(payload: &Payload, chars: usize) -> String {
+    payload.as_str().chars().take(chars).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aip::{ClientMessage, ClientMessageType, ClientType, ServerMessage};
+
+    use super::*;
+    use crate::memory::{KillSwitch, pair};
+    use crate::outbox::OutboxLimits;
+
+    const WATCH: Watch =
+        Watch { ping_every: Duration::from_secs(30), timeout: Duration::from_secs(90) };
+
+    fn connected() -> (Connection<ClientMessage>, Connection<ServerMessage>, KillSwitch) {
+        let (server, client, switch) = pair();
+        let outbox = || Arc::new(Outbox::new(OutboxLimits::default()));
+        let server = Connection::new(server, outbox(), WATCH, None);
+        (server, Connection::new(client, outbox(), WATCH, None), switch)
+    }
+
+    fn heartbeat() -> ClientMessage {
+        ClientMessage::new(ClientMessageType::Heartbeat, ClientType::Device)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_black_hole_is_noticed_by_both_ends() {
+        let (mut server, mut client, switch) = connected();
+        switch.swallow();
+        let start = now();
+        let (at_server, at_client) = tokio::join!(server.next_event(None), client.next_event(None));
+        let Event::Closed(closed) = at_server else { panic!("{at_server:?}") };
+        assert_eq!((closed.code, closed.by_us), (CloseCode::NO_LIFE, true));
+        assert!(matches!(at_client, Event::Closed(_)));
+        assert_eq!((now() - start).as_secs(), 90);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_keep_an_idle_link_alive() {
+        let (mut server, mut client, _switch) = connected();
+        let wake_at = now() + Duration::from_secs(3600);
+        let client = tokio::spawn(async move { client.next_event(None).await });
+        assert!(matches!(server.next_event(Some(wake_at)).await, Event::Due));
+        assert!(!client.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_actor_is_woken_when_it_asked() {
+        let (mut server, _client, _switch) = connected();
+        let start = now();
+        for seconds in [1, 5, 7] {
+            let wake_at = start + Duration::from_secs(seconds);
+            assert!(matches!(server.next_event(Some(wake_at)).await, Event::Due));
+            assert_eq!((now() - start).as_secs(), seconds);
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_in_order_also_behind_a_large_one() {
+        let (mut server, mut client, _switch) = connected();
+        let mut large = heartbeat();
+        large.error = Some("x".repeat(OFFLOAD_BYTES * 4));
+        for message in [&large, &heartbeat()] {
+            client.reply(message);
+        }
+        let client = tokio::spawn(async move { client.next_event(None).await });
+        for length in [Some(OFFLOAD_BYTES * 4), None] {
+            let Event::Message(message) = server.next_event(None).await else { panic!() };
+            assert_eq!(message.error.map(|text| text.len()), length);
+        }
+        assert!(!client.is_finished());
+    }
+
+    #[tokio::test]
+    async fn a_close_comes_after_what_was_queued_before_it() {
+        let (mut server, mut client, _switch) = connected();
+        client.outbox().push(heartbeat().encode()).unwrap();
+        client.outbox().close(CloseCode::NORMAL, "done");
+        let client = tokio::spawn(async move {
+            if let Event::Closed(closed) = client.next_event(None).await {
+                client.close(closed.code, &closed.reason).await;
+            }
+        });
+        assert!(matches!(server.next_event(None).await, Event::Message(_)));
+        let Event::Closed(closed) = server.next_event(None).await else { panic!() };
+        assert_eq!(closed.to_string(), "1000 (closed normally): done");
+        client.await.unwrap();
+    }
+}

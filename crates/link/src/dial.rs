@@ -1,0 +1,250 @@
+//! Where a server is, and how to reach it.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
+use tokio_websockets::{ClientBuilder, Error, upgrade};
+use url::{Host, Url};
+
+use crate::socket::Socket;
+
+/// The port of a server that does not say, as UFO's.
+pub const DEFAULT_PORT: u16 = 5000;
+
+/// Where a server is. Takes `http(s)://HOST:PORT`, `ws(s)://HOST:PORT[/ws]` or `HOST:PORT`, also with
+/// `?token=KEY`; shows itself without the key.
+#[derive(Debug, Clone)]
+pub struct ServerUrl {
+    host: Host<String>,
+    port: u16,
+    tls: bool,
+    path: String,
+    token: Option<SecretString>,
+}
+
+/// Why a text is no server URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; use ws://HOST:PORT or http://HOST:PORT, such as ws://127.0.0.1:{DEFAULT_PORT}")]
+pub struct UrlError(String);
+
+impl Default for ServerUrl {
+    fn default() -> Self {
+        Self {
+            host: Host::Ipv4(std::net::Ipv4Addr::LOCALHOST),
+            port: DEFAULT_PORT,
+            tls: false,
+            path: "/ws".to_owned(),
+            token: None,
+        }
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let with_scheme =
+            if text.contains("://") { text.to_owned() } else { format!("ws://{text}") };
+        let url = Url::parse(&with_scheme).map_err(|error| UrlError(error.to_string()))?;
+        let tls = match url.scheme() {
+            "ws" | "http" => false,
+            "wss" | "https" => true,
+            scheme => return Err(UrlError(format!("unknown scheme '{scheme}'"))),
+        };
+        // `url` leaves the host of an unknown scheme as text; these four are known to it.
+        let host = url.host().ok_or_else(|| UrlError("no host".to_owned()))?.to_owned();
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(UrlError("a user and password in the URL are not supported".to_owned()));
+        }
+        let token = url.query_pairs().find(|(key, _)| key == "token").map(|(_, token)| token);
+        let path = if url.path().len() > 1 { url.path().to_owned() } else { "/ws".to_owned() };
+        Ok(Self {
+            host,
+            port: explicit_port(&with_scheme).unwrap_or(if tls { 443 } else { DEFAULT_PORT }),
+            tls,
+            path,
+            token: token.map(|token| SecretString::from(token.into_owned())),
+        })
+    }
+}
+
+/// The port that the text names. `Url::port` hides one that is the scheme's own default, which is not
+/// ours.
+fn explicit_port(url: &str) -> Option<u16> {
+    let authority = url.split("://").nth(1)?.split(['/', '?', '#']).next()?;
+    let after_host = authority.rsplit(']').next()?;
+    after_host.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.path)
+    }
+}
+
+impl ServerUrl {
+    /// A server on this machine.
+    #[must_use]
+    pub fn local(port: u16) -> Self {
+        Self { port, ..Self::default() }
+    }
+
+    /// The key that the URL carried.
+    #[must_use]
+    pub fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
+    }
+
+    /// Whether the server is on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match &self.host {
+            Host::Domain(name) => name == "localhost",
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        }
+    }
+
+    /// The address of a route of the server's HTTP API.
+    #[must_use]
+    pub fn http(&self, path: &str) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}{path}", self.host, self.port)
+    }
+}
+
+/// Why a server could not be reached. Texts complete "failed to connect: …".
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// This version speaks no TLS.
+    #[error(
+        "TLS (wss://, https://) is not supported yet; put the server behind a tunnel such as ssh -L"
+    )]
+    Tls,
+    /// The network said no.
+    #[error("no server answers at {0}: {1}")]
+    Unreachable(String, #[source] io::Error),
+    /// Nothing answered in time.
+    #[error("no server answered at {0} within {1} s")]
+    TimedOut(String, u64),
+    /// The server knows no such key.
+    #[error("the server at {0} refused the key (HTTP {1})")]
+    Unauthorized(String, u16),
+    /// Something answered that is no AIP server.
+    #[error("what answers at {0} is no agent server: {1}")]
+    NotAServer(String, String),
+}
+
+impl DialError {
+    /// Whether trying again with the same settings cannot help.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Unauthorized(..) | Self::Tls)
+    }
+}
+
+/// Connects to a server's WebSocket. The key goes into the URL, where every UFO server looks for it.
+///
+/// # Errors
+/// When nothing answers in time, or what answers does not take us.
+pub(crate) async fn dial(
+    server: &ServerUrl,
+    token: Option<&SecretString>,
+    timeout: Duration,
+    max_message: usize,
+) -> Result<Socket, DialError> {
+    if server.tls {
+        return Err(DialError::Tls);
+    }
+    match tokio::time::timeout(timeout, connect(server, token, max_message)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(DialError::TimedOut(server.to_string(), timeout.as_secs())),
+    }
+}
+
+async fn connect(
+    server: &ServerUrl,
+    token: Option<&SecretString>,
+    max_message: usize,
+) -> Result<Socket, DialError> {
+    let unreachable = |error| DialError::Unreachable(server.to_string(), error);
+    let stream = match &server.host {
+        Host::Domain(name) => TcpStream::connect((name.as_str(), server.port)).await,
+        Host::Ipv4(address) => TcpStream::connect((*address, server.port)).await,
+        Host::Ipv6(address) => TcpStream::connect((*address, server.port)).await,
+    }
+    .map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let builder = ClientBuilder::new()
+        .uri(&request_uri(server, token))
+        .map_err(|error| DialError::NotAServer(server.to_string(), error.to_string()))?;
+    Socket::client(stream, builder, max_message).await.map_err(|error| refused(server, error))
+}
+
+fn request_uri(server: &ServerUrl, token: Option<&SecretString>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if let Some(token) = token {
+        query.append_pair("token", token.expose_secret());
+    }
+    let query = query.finish();
+    let separator = if query.is_empty() { "" } else { "?" };
+    format!("{server}{separator}{query}")
+}
+
+fn refused(server: &ServerUrl, error: Error) -> DialError {
+    match error {
+        Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(status @ (401 | 403))) => {
+            DialError::Unauthorized(server.to_string(), status)
+        }
+        Error::Io(error) => DialError::Unreachable(server.to_string(), error),
+        error => DialError::NotAServer(server.to_string(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_server_is_read() {
+        let shown = |text: &str| text.parse::<ServerUrl>().map(|url| url.to_string());
+        for (text, expected) in [
+            ("ws://10.0.0.5:5000/ws", "ws://10.0.0.5:5000/ws"),
+            ("http://10.0.0.5:5000", "ws://10.0.0.5:5000/ws"),
+            ("10.0.0.5:5001", "ws://10.0.0.5:5001/ws"),
+            ("box", "ws://box:5000/ws"),
+            ("ws://box:80", "ws://box:80/ws"),
+            ("[::1]", "ws://[::1]:5000/ws"),
+            ("https://box", "wss://box:443/ws"),
+            ("ws://[::1]:7000/agents/ws", "ws://[::1]:7000/agents/ws"),
+            ("ws://box:5000/ws?token=s%26cret", "ws://box:5000/ws"),
+        ] {
+            assert_eq!(shown(text).as_deref(), Ok(expected), "{text}");
+        }
+        for text in ["", "ftp://box", "ws://", "ws://u:p@box", "ws://box:99999"] {
+            assert!(shown(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_url_is_found_and_not_shown() {
+        let url: ServerUrl = "ws://box/ws?token=hunter%262".parse().unwrap();
+        assert_eq!(url.token().map(ExposeSecret::expose_secret), Some("hunter&2"));
+        assert!(!format!("{url} {url:?}").contains("hunter"));
+        assert!(request_uri(&url, url.token()).ends_with("/ws?token=hunter%262"));
+    }
+
+    #[test]
+    fn it_knows_what_is_on_this_machine() {
+        for (text, local) in
+            [("localhost", true), ("[::1]:1", true), ("127.9.9.9", true), ("box", false)]
+        {
+            assert_eq!(text.parse::<ServerUrl>().unwrap().is_loopback(), local, "{text}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The bounded queue through which everybody else hands messages to a connection's actor.
+//!
+//! It allocates nothing while it is empty. An empty queue takes one message of any legal size; beyond
+//! that its bounds hold, and overflow is a named outcome: progress is dropped first, then the
+//! connection is closed as too slow.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use aip::CloseCode;
+use bytes::Bytes;
+
+/// Bounds of an outgoing queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxLimits {
+    /// Most messages that wait.
+    pub messages: usize,
+    /// Most bytes that wait, beside one message of any size.
+    pub bytes: usize,
+}
+
+impl Default for OutboxLimits {
+    fn default() -> Self {
+        Self { messages: 1024, bytes: 16 * 1024 * 1024 }
+    }
+}
+
+/// The queue is full: the peer reads too slowly. The connection is being closed with 4003.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer reads too slowly: its outgoing queue overflowed")]
+pub struct Overflow;
+
+/// What the actor finds in its queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Send this.
+    Frame(Bytes),
+    /// Close with this, now.
+    Close(CloseCode, String),
+}
+
+/// A connection's outgoing queue. Shared by reference between its actor and everybody who sends.
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    limits: OutboxLimits,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    bytes: usize,
+    close: Option<(CloseCode, String)>,
+    /// How many messages the actor has taken so far.
+    taken: u64,
+    dropped_progress: u64,
+    actor: Option<Waker>,
+}
+
+struct Item {
+    frame: Bytes,
+    progress: bool,
+}
+
+impl Outbox {
+    /// An empty queue.
+    #[must_use]
+    pub const fn new(limits: OutboxLimits) -> Self {
+        let queue = Queue {
+            items: VecDeque::new(),
+            bytes: 0,
+            close: None,
+            taken: 0,
+            dropped_progress: 0,
+            actor: None,
+        };
+        Self { queue: Mutex::new(queue), limits }
+    }
+
+    /// Queues a message. Returns its place, to compare with [`Self::taken`]. What is queued behind a
+    /// close is dropped.
+    ///
+    /// # Errors
+    /// When the queue is full even without its progress messages; the connection closes then.
+    pub fn push(&self, frame: Bytes) -> Result<u64, Overflow> {
+        let mut queue = self.lock();
+        if !queue.has_room(frame.len(), self.limits) {
+            queue.drop_progress();
+        }
+        if !queue.has_room(frame.len(), self.limits) {
+            queue.close_now(CloseCode::TOO_SLOW, &Overflow.to_string());
+            return Err(Overflow);
+        }
+        Ok(queue.append(frame, false))
+    }
+
+    /// Queues a progress message, or drops it when there is no room.
+    pub fn push_progress(&self, frame: Bytes) {
+        let mut queue = self.lock();
+        if queue.has_room(frame.len(), self.limits) {
+            queue.append(frame, true);
+        } else {
+            queue.dropped_progress += 1;
+        }
+    }
+
+    /// Closes the connection after everything that is queued already was sent.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        let mut queue = self.lock();
+        if queue.close.is_none() {
+            queue.close = Some((code, reason.to_owned()));
+            queue.wake();
+        }
+    }
+
+    /// Closes the connection at once: what is queued is dropped.
+    pub fn abort(&self, code: CloseCode, reason: &str) {
+        self.lock().close_now(code, reason);
+    }
+
+    /// Whether the connection is open: neither closed by us nor gone.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lock().close.is_none()
+    }
+
+    /// How many messages were handed to the socket so far. A message whose place is not below it was
+    /// never sent.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.lock().taken
+    }
+
+    /// How many messages wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// For the actor: waits for the next thing to do.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut queue = self.lock();
+        if let Some(item) = queue.items.pop_front() {
+            queue.bytes -= item.frame.len();
+            queue.taken += 1;
+            if queue.items.is_empty() && queue.items.capacity() > 16 {
+                queue.items = VecDeque::new();
+            }
+            return Poll::Ready(Next::Frame(item.frame));
+        }
+        if let Some((code, reason)) = &queue.close {
+            return Poll::Ready(Next::Close(*code, reason.clone()));
+        }
+        queue.register(cx);
+        Poll::Pending
+    }
+
+    /// For the actor, while its socket takes nothing more: waits for a close that does not wait for
+    /// what is queued.
+    pub(crate) fn poll_abort(&self, cx: &mut Context<'_>) -> Poll<(CloseCode, String)> {
+        let mut queue = self.lock();
+        match &queue.close {
+            Some(close) if queue.items.is_empty() => Poll::Ready(close.clone()),
+            _ => {
+                queue.register(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn has_room(&self, bytes: usize, limits: OutboxLimits) -> bool {
+        self.items.is_empty()
+            || (self.items.len() < limits.messages && self.bytes + bytes <= limits.bytes)
+    }
+
+    fn append(&mut self, frame: Bytes, progress: bool) -> u64 {
+        let place = self.taken + self.items.len() as u64;
+        if self.close.is_none() {
+            self.bytes += frame.len();
+            self.items.push_back(Item { frame, progress });
+            self.wake();
+        }
+        place
+    }
+
+    fn drop_progress(&mut self) {
+        let before = self.items.len();
+        self.items.retain(|item| !item.progress);
+        self.bytes = self.items.iter().map(|item| item.frame.len()).sum();
+        self.dropped_progress += (before - self.items.len()) as u64;
+    }
+
+    fn close_now(&mut self, code: CloseCode, reason: &str) {
+        self.items = VecDeque::new();
+        self.bytes = 0;
+        self.close = Some((code, reason.to_owned()));
+        self.wake();
+    }
+
+    fn register(&mut self, cx: &Context<'_>) {
+        if !self.actor.as_ref().is_some_and(|actor| actor.will_wake(cx.waker())) {
+            self.actor = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(actor) = self.actor.take() {
+            actor.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox() -> Outbox {
+        Outbox::new(OutboxLimits { messages: 3, bytes: 10 })
+    }
+
+    fn next(outbox: &Outbox) -> Option<Next> {
+        match outbox.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(next) => Some(next),
+            Poll::Pending => None,
+        }
+    }
+
+    fn frame(bytes: usize) -> Bytes {
+        Bytes::from(vec![b'x'; bytes])
+    }
+
+    #[test]
+    fn an_empty_queue_takes_one_message_of_any_size_and_then_its_bounds_hold() {
+        let outbox = outbox();
+        assert_eq!(outbox.push(frame(1000)), Ok(0));
+        assert_eq!(outbox.push(frame(1)), Err(Overflow));
+        let close = Next::Close(CloseCode::TOO_SLOW, Overflow.to_string());
+        assert_eq!(next(&outbox), Some(close));
+        assert!(!outbox.is_open());
+    }
+
+    #[test]
+    fn it_is_bounded_by_messages_too() {
+        let outbox = outbox();
+        for place in 0..3 {
+            assert_eq!(outbox.push(frame(1)), Ok(place));
+        }
+        assert_eq!(outbox.push(frame(1)), Err(Overflow));
+    }
+
+    #[test]
+    fn progress_goes_first() {
+        let outbox = outbox();
+        outbox.push(frame(1)).unwrap();
+        outbox.push_progress(frame(2));
+        outbox.push_progress(frame(3));
+        outbox.push_progress(frame(4));
+        assert_eq!(outbox.len(), 3, "the fourth found no room");
+        outbox.push(frame(5)).unwrap();
+        assert_eq!(next(&outbox), Some(Next::Frame(frame(1))));
+        assert_eq!(next(&outbox), Some(Next::Frame(frame(5))));
+        assert_eq!(next(&outbox), None);
+    }
+
+    #[test]
+    fn closing_sends_what_is_queued_and_aborting_does_not() {
+        let closing = outbox();
+        closing.push(frame(1)).unwrap();
+        closing.close(CloseCode::GOING_AWAY, "bye");
+        closing.push(frame(2)).unwrap();
+        assert_eq!(next(&closing), Some(Next::Frame(frame(1))));
+        assert_eq!(next(&closing), Some(Next::Close(CloseCode::GOING_AWAY, "bye".to_owned())));
+
+        let aborting = outbox();
+        aborting.push(frame(1)).unwrap();
+        aborting.abort(CloseCode::NO_LIFE, "silent");
+        assert_eq!(next(&aborting), Some(Next::Close(CloseCode::NO_LIFE, "silent".to_owned())));
+    }
+
+    #[test]
+    fn it_is_known_what_was_never_sent() {
+        let outbox = outbox();
+        let (first, second) = (outbox.push(frame(1)).unwrap(), outbox.push(frame(1)).unwrap());
+        next(&outbox);
+        assert!(first < outbox.taken());
+        assert!(second >= outbox.taken());
+    }
+}

@@ -1,0 +1,319 @@
+//! A stream of frames: over WebSocket, or an in-memory pair for tests.
+//!
+//! The only module that knows the WebSocket library. Everything is polled, so that one task can read
+//! and write at once: an actor that waited for its writes would stop reading, and two of them would
+//! stop for ever.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use aip::CloseCode;
+use bytes::Bytes;
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+use tokio_websockets::{
+    ClientBuilder, Config, Error, Limits, Message, ServerBuilder, WebSocketStream,
+};
+
+use crate::memory::MemoryEnd;
+use crate::transport::{self, Transport};
+
+/// Pings that may wait for their pong to be written before reading pauses: a peer that pings without
+/// reading must not make us grow.
+const MAX_UNSENT_PONGS: usize = 64;
+
+/// A message from this size on is kept alive until the next read, so that the WebSocket library
+/// cannot reuse its memory as the connection's read buffer for ever.
+const LARGE_FRAME_BYTES: usize = 64 * 1024;
+
+/// The longest reason that fits a close frame, in bytes.
+const MAX_REASON_BYTES: usize = 123;
+
+/// A frame to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A message: UTF-8.
+    Text(Bytes),
+    /// Are you there?
+    Ping,
+    /// Yes. The WebSocket library sends these by itself.
+    Pong,
+    /// The end, with its reason.
+    Close(CloseCode, String),
+}
+
+/// What came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// A text message.
+    Text(Bytes),
+    /// A binary message, which AIP has none of.
+    Binary,
+    /// Nothing more will come.
+    Closed(Closed),
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The code of the close frame; 1005 when it had none, 1006 when none came.
+    pub code: CloseCode,
+    /// The reason of the close frame, or what broke.
+    pub reason: String,
+    /// Whether we closed, not the peer or the network.
+    pub by_us: bool,
+}
+
+impl Closed {
+    pub(crate) fn lost(reason: impl Into<String>) -> Self {
+        Self { code: CloseCode(1006), reason: reason.into(), by_us: false }
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reason.is_empty() {
+            write!(f, "{}", self.code)
+        } else {
+            write!(f, "{}: {}", self.code, self.reason)
+        }
+    }
+}
+
+/// One end of a connection.
+pub struct Socket {
+    kind: Kind,
+}
+
+enum Kind {
+    WebSocket(Box<WebSocket>),
+    Memory(MemoryEnd),
+}
+
+struct WebSocket {
+    stream: WebSocketStream<Transport>,
+    unsent_pongs: usize,
+    /// See [`LARGE_FRAME_BYTES`].
+    last_large: Bytes,
+}
+
+impl Socket {
+    /// The server's end of a connection whose upgrade is done. `read_ahead` is what was read beyond
+    /// the upgrade request.
+    pub fn server<S>(stream: S, read_ahead: Bytes, max_message: usize) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let stream = ServerBuilder::new()
+            .config(config())
+            .limits(Limits::default().max_payload_len(Some(max_message)))
+            .serve(Transport::new(stream, read_ahead));
+        Self::web_socket(stream)
+    }
+
+    /// Upgrades a client's stream to the server.
+    pub(crate) async fn client(
+        stream: impl transport::Stream + 'static,
+        builder: ClientBuilder<'_>,
+        max_message: usize,
+    ) -> Result<Self, Error> {
+        let (stream, _response) = builder
+            .config(config())
+            .limits(Limits::default().max_payload_len(Some(max_message)))
+            .connect_on(Transport::new(stream, Bytes::new()))
+            .await?;
+        Ok(Self::web_socket(stream))
+    }
+
+    pub(crate) fn memory(end: MemoryEnd) -> Self {
+        Self { kind: Kind::Memory(end) }
+    }
+
+    fn web_socket(stream: WebSocketStream<Transport>) -> Self {
+        let web_socket = WebSocket { stream, unsent_pongs: 0, last_large: Bytes::new() };
+        Self { kind: Kind::WebSocket(Box::new(web_socket)) }
+    }
+
+    /// Sets the size of the largest message that is read, in bytes.
+    pub fn set_max_message(&mut self, bytes: usize) {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => {
+                socket.stream.limits_mut().set_max_payload_len(Some(bytes));
+            }
+            Kind::Memory(end) => end.set_max_message(bytes),
+        }
+    }
+
+    /// When the last byte came in.
+    #[must_use]
+    pub fn heard(&self) -> Instant {
+        match &self.kind {
+            Kind::WebSocket(socket) => socket.stream.get_ref().heard(),
+            Kind::Memory(end) => end.heard(),
+        }
+    }
+
+    /// Waits until a frame can be queued without piling up.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => {
+                ready!(Pin::new(&mut socket.stream).poll_ready(cx))
+                    .map_err(|error| lost(&error))?;
+                socket.unsent_pongs = 0;
+                Poll::Ready(Ok(()))
+            }
+            Kind::Memory(end) => end.poll_ready(cx),
+        }
+    }
+
+    /// Queues a frame; call [`Self::poll_ready`] before and [`Self::poll_flush`] after it.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn start_send(&mut self, frame: Frame) -> Result<(), Closed> {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => Pin::new(&mut socket.stream)
+                .start_send(message(frame))
+                .map_err(|error| lost(&error)),
+            Kind::Memory(end) => end.start_send(frame),
+        }
+    }
+
+    /// Writes out what is queued.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => {
+                Pin::new(&mut socket.stream).poll_flush(cx).map_err(|error| lost(&error))
+            }
+            Kind::Memory(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Waits for what comes in next. Pings are answered on the way.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => socket.poll_recv(cx),
+            Kind::Memory(end) => end.poll_recv(cx),
+        }
+    }
+
+    /// Says goodbye: sends what is queued and a close frame, hangs up, and reads on for at most
+    /// `linger` until the peer has hung up too, so that it sees the close and not a reset.
+    pub async fn close(mut self, code: CloseCode, reason: &str, linger: Duration) {
+        let goodbye = async {
+            // Refused when a close frame is queued already: the answer to the peer's, or the
+            // library's own for a message that was too big.
+            let _queued_already = self.start_send(Frame::Close(code, reason.to_owned()));
+            if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() {
+                self.hang_up().await;
+            }
+        };
+        // Whoever does not answer in time is cut.
+        let _in_time = tokio::time::timeout(linger, goodbye).await;
+    }
+
+    /// Ends our direction, then reads and drops what still comes.
+    async fn hang_up(&mut self) {
+        let Kind::WebSocket(socket) = &mut self.kind else { return };
+        let transport = socket.stream.get_mut();
+        if transport.shutdown().await.is_err() {
+            return;
+        }
+        let mut sink = vec![0_u8; 16 * 1024];
+        while transport.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+    }
+}
+
+impl WebSocket {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        loop {
+            if self.unsent_pongs >= MAX_UNSENT_PONGS {
+                match ready!(Pin::new(&mut self.stream).poll_ready(cx)) {
+                    Ok(()) => self.unsent_pongs = 0,
+                    Err(error) => return Poll::Ready(Incoming::Closed(lost(&error))),
+                }
+            }
+            let polled = Pin::new(&mut self.stream).poll_next(cx);
+            self.last_large = Bytes::new();
+            let message = match ready!(polled) {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Poll::Ready(Incoming::Closed(lost(&error))),
+                None => return Poll::Ready(Incoming::Closed(Closed::lost("connection lost"))),
+            };
+            if let Some(incoming) = self.read(message) {
+                return Poll::Ready(incoming);
+            }
+        }
+    }
+
+    fn read(&mut self, message: Message) -> Option<Incoming> {
+        if let Some((code, reason)) = message.as_close() {
+            let (code, reason) = (CloseCode(code.into()), reason.to_owned());
+            return Some(Incoming::Closed(Closed { code, reason, by_us: false }));
+        }
+        if message.is_text() {
+            let text = Bytes::from(message.into_payload());
+            if text.len() >= LARGE_FRAME_BYTES {
+                self.last_large = text.clone();
+            }
+            return Some(Incoming::Text(text));
+        }
+        if message.is_ping() {
+            self.unsent_pongs += 1;
+        }
+        message.is_binary().then_some(Incoming::Binary)
+    }
+}
+
+/// One frame a message: the peer can then read it into memory of the right size at once.
+fn config() -> Config {
+    Config::default().frame_size(usize::MAX)
+}
+
+fn message(frame: Frame) -> Message {
+    match frame {
+        Frame::Text(text) => Message::text(text),
+        Frame::Ping => Message::ping(Bytes::new()),
+        Frame::Pong => Message::pong(Bytes::new()),
+        Frame::Close(code, reason) => {
+            let code = tokio_websockets::CloseCode::try_from(code.0)
+                .unwrap_or(tokio_websockets::CloseCode::NORMAL_CLOSURE);
+            Message::close(Some(code), cut(&reason, MAX_REASON_BYTES))
+        }
+    }
+}
+
+/// The beginning of a text, at most `bytes` long.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+fn lost(error: &Error) -> Closed {
+    match error {
+        Error::PayloadTooLong { max_len, .. } => Closed {
+            code: CloseCode::TOO_BIG,
+            reason: format!("a message may have at most {max_len} bytes"),
+            by_us: true,
+        },
+        Error::Protocol(error) => {
+            Closed { code: CloseCode(1002), reason: error.to_string(), by_us: true }
+        }
+        error => Closed::lost(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        assert_eq!(cut("ääää", 5), "ää");
+        assert_eq!(cut("short", 123), "short");
+        assert_eq!(cut("", 0), "");
+    }
+}
