@@ -85,6 +85,14 @@ impl Payload {
         T::deserialize(&mut deserializer)
     }
 
+    /// Reads the JSON as a type that carries payloads itself; large ones share this one's memory.
+    ///
+    /// # Errors
+    /// When it does not have the type's shape.
+    pub fn parse_carried<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        within(&self.0, || self.parse())
+    }
+
     /// Takes the text out of the frame that is being decoded: shares large ones, copies small ones.
     fn capture(raw: &str) -> Self {
         if raw.len() < SHARE_FROM_BYTES {
@@ -121,7 +129,10 @@ impl fmt::Debug for Payload {
 }
 
 /// Reads a payload that must be a JSON object, `null` or missing.
-pub(crate) fn optional_object<'de, D>(deserializer: D) -> Result<Option<Payload>, D::Error>
+///
+/// # Errors
+/// When it is something else.
+pub fn optional_object<'de, D>(deserializer: D) -> Result<Option<Payload>, D::Error>
 where
     D: Deserializer<'de>,
 {

@@ -1,1 +1,18 @@
-//! placeholder
+//! The device client: a machine that lends its hands.
+//!
+//! - [`Device`]: connects, registers with the facts of this machine, and comes back after a loss.
+//! - `executor`: takes each COMMAND, runs its actions, answers every one.
+//! - [`tools`]: what can be called, and within which limits.
+//! - `process`, [`watchdog`]: child processes that never outlive the device.
+//! - [`info`]: the facts.
+
+pub mod device;
+mod executor;
+mod group;
+pub mod info;
+pub mod process;
+pub mod tools;
+pub mod watchdog;
+
+pub use device::{Device, DeviceEvent, DeviceSettings};
+pub use tools::Exec;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use aip::machine::{Backoff, read_confirmation};
 use aip::message::Confirmed;
-use aip::{ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage};
+use aip::{
+    ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage,
+};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +82,9 @@ impl ClientSettings {
 /// What a client is, beyond being connected: a device or a constellation. The methods decide and
 /// return at once; what takes longer runs in tasks of its own.
 pub trait Role: Send {
+    /// Who we are, the same for every connection.
+    fn identity(&self) -> (&ClientId, ClientType);
+
     /// The REGISTER that opens each connection.
     fn register(&mut self) -> ClientMessage;
 
@@ -89,7 +94,7 @@ pub trait Role: Send {
     /// A message came.
     fn handle_message(&mut self, message: ServerMessage);
 
-    /// Text came that is no message: what to report of it.
+    /// Text came that is no message.
     fn handle_unreadable(&mut self, error: &DecodeError);
 
     /// The connection is gone, or could not be made; `retry` is when the next try comes, if any.
@@ -303,13 +308,12 @@ impl<R: Role> Client<R> {
         }
     }
 
-    /// A heartbeat has the sender of the REGISTER.
-    fn heartbeat(&mut self) -> ClientMessage {
-        let register = self.role.register();
+    fn heartbeat(&self) -> ClientMessage {
+        let (client_id, client_type) = self.role.identity();
         ClientMessage {
-            client_id: register.client_id,
+            client_id: Some(client_id.clone()),
             timestamp: Some(timestamp()),
-            ..ClientMessage::new(ClientMessageType::Heartbeat, register.client_type)
+            ..ClientMessage::new(ClientMessageType::Heartbeat, client_type)
         }
     }
 }

@@ -112,6 +112,11 @@ impl<M: Wire> Connection<M> {
         &self.outbox
     }
 
+    /// Sends through another queue from now on.
+    pub fn set_outbox(&mut self, outbox: Arc<Outbox>) {
+        self.outbox = outbox;
+    }
+
     /// When the last byte came in.
     #[must_use]
     pub fn heard(&self) -> Instant {

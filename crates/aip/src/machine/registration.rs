@@ -61,9 +61,6 @@ pub enum Refusal {
     /// Nothing came in time.
     #[error("No registration within {0} s")]
     TooLate(u64),
-    /// The server has as many connections as it may.
-    #[error("The server is at its limit of {0} connections; try again later")]
-    Overloaded(usize),
     /// The server is going away.
     #[error("The server is shutting down")]
     ShuttingDown,
@@ -77,7 +74,6 @@ impl Refusal {
             Self::Unreadable(DecodeError::TooBig { .. }) => CloseCode::TOO_BIG,
             Self::TargetNotConnected(_) => CloseCode::NORMAL,
             Self::TooLate(_) => CloseCode::NO_REGISTRATION,
-            Self::Overloaded(_) => CloseCode::OVERLOADED,
             Self::ShuttingDown => CloseCode::GOING_AWAY,
             _ => CloseCode::POLICY,
         }

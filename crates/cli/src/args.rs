@@ -1,0 +1,201 @@
+//! The command line: what can be typed, and the help for it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::{ClientKeys, DeviceKeys, ServerKeys};
+
+/// Let AI agents, and people, work on a fleet of computers.
+#[derive(Debug, Parser)]
+#[command(name = "flightdeck", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  flightdeck demo                              See it work, on this machine alone
+  flightdeck serve                             Start the server
+  flightdeck device                            Make this machine a device of it
+  flightdeck devices                           Who is online
+  flightdeck exec --on mybox -- df -h          Run a command on a device
+
+Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or
+refused. `exec` passes the command's own code on.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The settings file [default: ~/.config/flightdeck/config.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "FLIGHTDECK_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the key is kept [default: ~/.local/state/flightdeck]
+    #[arg(long, global = true, value_name = "FOLDER", env = "FLIGHTDECK_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What to log on stderr: error, warn, info, debug, trace, or a filter such as link=debug
+    #[arg(long, global = true, value_name = "FILTER", env = "FLIGHTDECK_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(Demo),
+    Serve(Serve),
+    Device(Device),
+    Devices(Devices),
+    Exec(Exec),
+    Run(Run),
+    #[command(subcommand)]
+    Key(Key),
+    #[command(subcommand)]
+    Config(Config),
+    Completions(Completions),
+    #[command(hide = true)]
+    Watchdog,
+}
+
+/// Show the whole thing at work on this machine: server, device, task, outcome
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck demo            Run it once
+  flightdeck demo --keep     Stay up afterwards, to play with
+  flightdeck demo --json     Show the AIP frames of both links, one a line")]
+pub(crate) struct Demo {
+    /// Stay up until Ctrl-C, with a server to connect to
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Print the AIP frames of both links instead, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Start the agent server
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck serve
+  flightdeck serve --host 0.0.0.0 --port 7000
+  flightdeck serve --sessions-per-device 4 --queue-per-device 20")]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) server: ServerKeys,
+}
+
+/// Make this machine a device: it takes commands from the server and answers each
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck device
+  flightdeck device --id build-box --server ws://10.0.0.5:5000 --token-file ~/flightdeck.key
+  flightdeck device --exec shell                     Allow any command
+  flightdeck device --root /srv/data                 Let commands read these files
+  flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself")]
+pub(crate) struct Device {
+    #[command(flatten)]
+    pub(crate) device: DeviceKeys,
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+    /// A task to submit for this device itself, once it is connected
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) request: Option<String>,
+    /// The label of that task
+    #[arg(long, value_name = "NAME", requires = "request")]
+    pub(crate) task_name: Option<String>,
+}
+
+/// List the devices that are online
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck devices
+  flightdeck devices --json")]
+pub(crate) struct Devices {
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+    /// Print what the server says of each, one device a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Run a command on one device or several
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck exec --on mybox -- df -h
+  flightdeck exec --on a --on b -- uptime
+  flightdeck exec --all -- uname -r
+  flightdeck exec --on mybox -- 'dmesg | tail'       With a device that runs --exec shell
+
+Several words are passed on as they are; a single one is passed on as a whole command line.")]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+    /// The device; may be repeated
+    #[arg(long, value_name = "ID", required_unless_present = "all")]
+    pub(crate) on: Vec<String>,
+    /// Every device that is online
+    #[arg(long, conflicts_with = "on")]
+    pub(crate) all: bool,
+    /// Longest time for the command, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<f64>,
+    /// The folder to run in
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cwd: Option<String>,
+    /// Print one JSON object for each device, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The command
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// Submit a task to a device and follow it to its outcome
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck run --on mybox '{\"commands\":[{\"tool_name\":\"get_system_info\"}]}'
+  flightdeck run --on mybox - < plan.json
+
+The outcome goes to stdout, the progress to stderr.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+    /// The device
+    #[arg(long, value_name = "ID")]
+    pub(crate) on: String,
+    /// A label for the task
+    #[arg(long, value_name = "NAME")]
+    pub(crate) task_name: Option<String>,
+    /// Print JSON, one event a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// What to do: text, a plan ({"commands":[…]}), or - to read it from standard input
+    pub(crate) text: String,
+}
+
+/// The server's key
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Print the key that the server on this machine generated
+    Show,
+}
+
+/// The settings
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print the settings in force, keys redacted
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the reference of all settings, as Markdown
+    Reference,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  flightdeck completions bash > ~/.local/share/bash-completion/completions/flightdeck")]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}

@@ -1,0 +1,65 @@
+//! `flightdeck config show` and `flightdeck config reference`.
+
+use clap::{Args, FromArgMatches};
+use serde_json::{Map, Value, json};
+
+use crate::args::{Config, Global};
+use crate::settings::{self, ClientKeys, DeviceKeys, File, Row, ServerKeys};
+use crate::{Code, Ended};
+
+pub(crate) fn run(args: &Config, global: &Global) -> Ended {
+    match args {
+        Config::Reference => print!("{}", settings::reference()),
+        Config::Show { json } => {
+            let rows = in_force(global)?;
+            if *json { print_json(&rows) } else { print_toml(&rows) }
+        }
+    }
+    Ok(Code::COMPLETED)
+}
+
+/// The settings that a command without flags would run with.
+fn in_force(global: &Global) -> anyhow::Result<Vec<Row>> {
+    let file = File::load(global.config.as_deref())?;
+    let mut rows = from_environment::<ServerKeys>()?.resolve(file.server).rows();
+    rows.extend(from_environment::<ClientKeys>()?.resolve(file.client).rows());
+    rows.extend(from_environment::<DeviceKeys>()?.resolve(file.device).rows());
+    Ok(rows)
+}
+
+/// What the variables say, read by the same rules as a command line without flags.
+fn from_environment<K: Args + FromArgMatches>() -> anyhow::Result<K> {
+    let command = K::augment_args(clap::Command::new("flightdeck").no_binary_name(true));
+    let matches = command.try_get_matches_from(std::iter::empty::<String>())?;
+    Ok(K::from_arg_matches(&matches)?)
+}
+
+fn print_toml(rows: &[Row]) {
+    let mut section = "";
+    for row in rows {
+        if row.section != section {
+            let gap = if section.is_empty() { "" } else { "\n" };
+            section = row.section;
+            println!("{gap}[{section}]");
+        }
+        println!("{} = {}", row.key, toml_value(&row.value));
+    }
+}
+
+fn print_json(rows: &[Row]) {
+    let mut sections = Map::new();
+    for row in rows {
+        let section = sections.entry(row.section).or_insert_with(|| json!({}));
+        section[row.key] = number(&row.value).unwrap_or_else(|| json!(row.value));
+    }
+    println!("{}", Value::Object(sections));
+}
+
+fn toml_value(value: &str) -> String {
+    number(value).map_or_else(|| toml::Value::from(value).to_string(), |number| number.to_string())
+}
+
+fn number(value: &str) -> Option<Value> {
+    let whole = value.parse::<u64>().ok().map(Value::from);
+    whole.or_else(|| value.parse::<f64>().ok().filter(|n| n.is_finite()).map(Value::from))
+}

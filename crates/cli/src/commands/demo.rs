@@ -1,0 +1,225 @@
+//! `flightdeck demo`: the whole thing on this machine, over real WebSockets: a server on a free port
+//! with a key of its own, this machine as its device, one task from beginning to end.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Context;
+use constellation::{Constellation, NewTask, Outcome, TaskEvent};
+use device::{Device, DeviceEvent};
+use link::{ClientSettings, Direction, ServerUrl, Tap};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use server::{Config, Server};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::follow::{CommandOutput, code, follow, results, show_step, why};
+use crate::args::Demo;
+use crate::commands::device::{settings as device_settings, watchdog};
+use crate::output::{BOLD, CYAN, DIM, GREEN, RED, Spinner, safe};
+use crate::settings::DeviceKeys;
+use crate::state::generate_key;
+use crate::{Ended, Failure, interrupted};
+
+pub(crate) async fn run(args: &Demo) -> Ended {
+    let demo = start(args.json).await?;
+    let say = |text: &str| {
+        if !args.json {
+            anstream::eprintln!("{text}");
+        }
+    };
+    say(&format!("{BOLD}Flightdeck demo{BOLD:#}: server, device and task on this machine"));
+    say(&format!("{DIM}server listens on {} with a key of its own{DIM:#}", demo.server));
+    say(&format!("{DIM}device '{}' has joined it{DIM:#}\n", demo.device_id));
+
+    let outcome = tokio::select! {
+        outcome = demo.task(args.json) => outcome?,
+        () = interrupted() => return demo.end(crate::Code::CANCELLED).await,
+    };
+    if !args.json {
+        print_outcome(&outcome);
+        next_steps();
+    }
+    if args.keep {
+        keep(&demo, args.json).await;
+    }
+    let code = code(&outcome);
+    demo.end(code).await
+}
+
+/// Everything that runs.
+struct Running {
+    server: ServerUrl,
+    key: SecretString,
+    device_id: String,
+    frames: Option<Arc<Frames>>,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    device: JoinHandle<link::Exit>,
+}
+
+async fn start(json: bool) -> Result<Running, Failure> {
+    let frames = json.then(|| Arc::new(Frames::new()));
+    let key = generate_key();
+    let listener =
+        server::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("the demo")?;
+    let port = listener.local_addr().context("the address of the listener")?.port();
+    let stop = CancellationToken::new();
+    let server = Server::new(Config::default(), key.clone());
+    let serving_stop = stop.clone();
+    let serving = tokio::spawn(async move { server.serve(listener, serving_stop).await });
+    let server = ServerUrl::local(port);
+
+    let values = DeviceKeys::default().resolve(DeviceKeys::default());
+    let mut settings = device_settings(&values, &server)?;
+    settings.client.token = Some(key.clone());
+    settings.client.tap = frames.as_ref().map(|frames| frames.tap("device"));
+    let device_id = settings.id.to_string();
+    let (connected, mut is_connected) = mpsc::channel(1);
+    let device = Device::new(settings, watchdog(), move |event| {
+        if event == DeviceEvent::Connected {
+            // A second connection finds the demo long started.
+            let _started_already = connected.try_send(());
+        }
+    });
+    let mut device = tokio::spawn(device.run(stop.clone()));
+    tokio::select! {
+        _ = is_connected.recv() => {}
+        exit = &mut device => {
+            let why = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
+            return Err(Failure::unreachable(anyhow::anyhow!("the device could not join: {why}")));
+        }
+    }
+    Ok(Running { server, key, device_id, frames, stop, serving, device })
+}
+
+impl Running {
+    async fn task(&self, json: bool) -> Result<Outcome, Failure> {
+        let settings = ClientSettings {
+            token: Some(self.key.clone()),
+            tap: self.frames.as_ref().map(|frames| frames.tap("constellation")),
+            ..ClientSettings::constellation(self.server.clone())
+        };
+        let id = "demo".parse().context("the id of this client")?;
+        let constellation =
+            Constellation::connect(settings, id).await.map_err(Failure::unreachable)?;
+        let target = self.device_id.parse().context("the device's id")?;
+        let mut task = NewTask::new(target, plan());
+        task.task_name = Some("demo".to_owned());
+        let task = constellation.submit(task).map_err(Failure::unreachable)?;
+        let outcome = if json { task.outcome().await } else { watch(task).await };
+        constellation.close().await;
+        Ok(outcome)
+    }
+
+    /// Stops everything, and waits until it has.
+    async fn end(self, code: crate::Code) -> Ended {
+        self.stop.cancel();
+        for ended in [self.device.await.map(|_| ()), self.serving.await] {
+            ended.context("a part of the demo failed")?;
+        }
+        Ok(code)
+    }
+}
+
+/// A few commands that show this machine.
+fn plan() -> String {
+    let uptime = ["/usr/bin/uptime", "/bin/uptime"].iter().any(|path| Path::new(path).exists());
+    let lines = ["uname -sr", "df -h /", if uptime { "uptime" } else { "cat /proc/uptime" }];
+    let commands: Vec<Value> = lines
+        .iter()
+        .map(|line| json!({"tool_name": "execute_command", "parameters": {"command": line}}))
+        .collect();
+    json!({"commands": commands, "keep_going": true}).to_string()
+}
+
+async fn watch(task: constellation::Task) -> Outcome {
+    let spinner = Spinner::new("submitted");
+    follow(task, |event| match event {
+        TaskEvent::Accepted => spinner.line(&format!("{DIM}task accepted{DIM:#}")),
+        TaskEvent::Progress { step: Some(step), .. } => {
+            show_step(&spinner, step);
+            let output = step.result_head.as_deref().map(shown_output);
+            for line in output.iter().flat_map(|text| text.lines()) {
+                spinner.line(&format!("    {}", safe(line)));
+            }
+        }
+        _ => {}
+    })
+    .await
+}
+
+/// What a command printed, out of the beginning of its result; the whole comes with the outcome.
+fn shown_output(head: &str) -> String {
+    let output = serde_json::from_str::<CommandOutput>(head);
+    output.map_or_else(|_| head.to_owned(), |output| output.stdout + &output.stderr)
+}
+
+fn print_outcome(outcome: &Outcome) {
+    if !outcome.completed {
+        return anstream::println!("\n{RED}failed{RED:#}: {}", why(outcome));
+    }
+    let steps = results(outcome);
+    let good = steps.iter().flatten().filter_map(CommandOutput::of).filter(|o| o.exit_code == 0);
+    anstream::println!(
+        "\n{GREEN}completed{GREEN:#}: {} of {} steps went well",
+        good.count(),
+        steps.len()
+    );
+}
+
+fn next_steps() {
+    anstream::println!("\nNext:");
+    anstream::println!(
+        "  {BOLD}flightdeck serve{BOLD:#}                      start a server of your own"
+    );
+    anstream::println!(
+        "  {BOLD}flightdeck device{BOLD:#}                     join this machine to it; `serve` says how others join"
+    );
+    anstream::println!(
+        "  {BOLD}flightdeck exec --all -- uname -r{BOLD:#}     send work to all of them"
+    );
+}
+
+async fn keep(demo: &Running, json: bool) {
+    if !json {
+        use secrecy::ExposeSecret;
+        let (server, id) = (&demo.server, &demo.device_id);
+        anstream::println!("\nStaying up until Ctrl-C. In another terminal:");
+        anstream::println!("  export FLIGHTDECK_TOKEN={CYAN}{}{CYAN:#}", demo.key.expose_secret());
+        anstream::println!("  flightdeck exec --server {server} --on {id} -- df -h");
+    }
+    interrupted().await;
+}
+
+/// Prints the frames of both links, one a line, in their order.
+struct Frames {
+    start: Instant,
+    out: Mutex<std::io::Stdout>,
+}
+
+impl Frames {
+    fn new() -> Self {
+        Self { start: Instant::now(), out: Mutex::new(std::io::stdout()) }
+    }
+
+    fn tap(self: &Arc<Self>, link: &'static str) -> Tap {
+        let frames = self.clone();
+        Arc::new(move |direction, frame| {
+            let direction = if direction == Direction::Out { "c2s" } else { "s2c" };
+            let at = frames.start.elapsed().as_secs_f64();
+            let frame = String::from_utf8_lossy(frame);
+            let mut out = frames.out.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whoever closed our standard output wants no more of it.
+            let _closed = writeln!(
+                out,
+                r#"{{"t":{at:.4},"link":"{link}","dir":"{direction}","frame":{frame}}}"#
+            );
+        })
+    }
+}

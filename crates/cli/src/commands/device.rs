@@ -1,0 +1,166 @@
+//! `flightdeck device`: makes this machine a device.
+
+use std::sync::Arc;
+
+use aip::ServerMessage;
+use aip::message::Platform;
+use anyhow::Context;
+use device::tools::ToolSettings;
+use device::watchdog::Watchdog;
+use device::{Device, DeviceEvent, DeviceSettings, Exec};
+use link::{ClientSettings, Exit, ServerUrl};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Device as Args, Global};
+use crate::connect::Target;
+use crate::output::{DIM, GREEN, RED, human, safe, safe_line};
+use crate::settings::{DeviceValues, ExecMode, File};
+use crate::{Code, Ended, Failure, interrupted};
+
+pub(crate) async fn run(args: Args, global: Global) -> Ended {
+    let file = File::load(global.config.as_deref())?;
+    let values = args.device.resolve(file.device);
+    let target = Target::new(args.client, &global)?;
+    let mut settings = settings(&values, &target.server)?;
+    settings.client = target.apply(settings.client);
+    settings.request = args.request;
+    settings.task_name = args.task_name;
+
+    let (id, exec) = (settings.id.clone(), settings.tools.exec);
+    let server = target.server.clone();
+    let device =
+        Device::new(settings, watchdog(), move |event| show(&event, id.as_str(), exec, &server));
+    let stop = CancellationToken::new();
+    let running = device.run(stop.clone());
+    tokio::pin!(running);
+    let exit = tokio::select! {
+        exit = &mut running => exit,
+        () = interrupted() => {
+            eprintln!("Stopping.");
+            stop.cancel();
+            tokio::select! {
+                exit = running => exit,
+                () = interrupted() => Exit::Stopped,
+            }
+        }
+    };
+    match exit {
+        Exit::Stopped => Ok(Code::COMPLETED),
+        exit => Err(target.explain(exit)),
+    }
+}
+
+/// The settings of a device of `server`.
+pub(crate) fn settings(
+    values: &DeviceValues,
+    server: &ServerUrl,
+) -> Result<DeviceSettings, Failure> {
+    let id = if values.id.is_empty() { device::info::host_name() } else { values.id.clone() };
+    let id = id.parse().with_context(|| format!("--id {id:?}"))?;
+    for (name, limit) in [
+        ("parallel_commands", values.parallel_commands),
+        ("max_commands", values.max_commands),
+        ("max_output_bytes", values.max_output_bytes),
+    ] {
+        if limit == 0 {
+            return Err(anyhow::anyhow!("{name} must be at least 1").into());
+        }
+    }
+    if values.heartbeat_interval.0.is_zero() {
+        return Err(anyhow::anyhow!("heartbeat_interval must be more than 0").into());
+    }
+    for root in &values.root.0 {
+        if !root.is_dir() {
+            return Err(
+                anyhow::anyhow!("--root {}: there is no such folder", root.display()).into()
+            );
+        }
+    }
+    let exec = match values.exec {
+        ExecMode::Observe => Exec::Observe,
+        ExecMode::Shell => Exec::Shell,
+        ExecMode::Off => Exec::Off,
+    };
+    Ok(DeviceSettings {
+        client: ClientSettings {
+            heartbeat_interval: values.heartbeat_interval.0,
+            max_retries: values.max_retries.0,
+            ..ClientSettings::device(server.clone())
+        },
+        id,
+        platform: platform(&values.platform)?,
+        tools: ToolSettings {
+            exec,
+            roots: values.root.0.clone(),
+            max_command_time: values.max_command_time.0,
+            max_output_bytes: values.max_output_bytes,
+        },
+        parallel_commands: values.parallel_commands,
+        max_commands: values.max_commands,
+        request: None,
+        task_name: None,
+    })
+}
+
+fn platform(given: &str) -> anyhow::Result<String> {
+    if given.is_empty() {
+        return Ok(device::info::default_platform().to_owned());
+    }
+    let known = Platform::from_word(given).with_context(|| {
+        format!("--platform {given:?}: a server knows windows, linux and mobile")
+    })?;
+    Ok(known.to_string())
+}
+
+/// This program again, watching over what the device starts: it cleans up even after a `kill -9`.
+pub(crate) fn watchdog() -> Option<Arc<Watchdog>> {
+    let started =
+        std::env::current_exe().and_then(|program| Watchdog::start(&program, &["watchdog"]));
+    match started {
+        Ok(watchdog) => Some(Arc::new(watchdog)),
+        Err(error) => {
+            tracing::warn!(%error, "no watchdog: children may outlive a device that is killed");
+            None
+        }
+    }
+}
+
+fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
+    match event {
+        DeviceEvent::Connected => {
+            let may = match exec {
+                Exec::Observe => "commands that only observe",
+                Exec::Shell => "any command",
+                Exec::Off => "no commands",
+            };
+            anstream::eprintln!(
+                "{GREEN}connected{GREEN:#} to {server} as '{}', runs {may}",
+                safe_line(id)
+            );
+        }
+        DeviceEvent::Disconnected { why, retry: Some(wait) } => {
+            let wait = human(*wait);
+            anstream::eprintln!(
+                "{RED}not connected{RED:#}: {}; trying again in {wait}",
+                safe_line(why)
+            );
+        }
+        // The reason comes with the exit.
+        DeviceEvent::Disconnected { retry: None, .. } => {}
+        DeviceEvent::TaskAccepted(session) => {
+            anstream::eprintln!("{DIM}task accepted: {session}{DIM:#}")
+        }
+        DeviceEvent::TaskEnded(end) => show_outcome(end),
+        DeviceEvent::ServerError(error) => {
+            anstream::eprintln!("{RED}the server reports{RED:#}: {}", safe_line(error));
+        }
+    }
+}
+
+fn show_outcome(end: &ServerMessage) {
+    let error = end.error.as_deref().map(|error| format!(": {}", safe_line(error)));
+    anstream::eprintln!("task {}{}", end.status, error.unwrap_or_default());
+    if let Some(result) = &end.result {
+        println!("{}", safe(result.as_str()));
+    }
+}

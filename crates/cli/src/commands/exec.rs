@@ -1,0 +1,162 @@
+//! `flightdeck exec`: runs a command on one device or several.
+
+use std::collections::HashSet;
+use std::io::Write;
+
+use anyhow::Context;
+use constellation::{ClientId, Constellation, NewTask, Outcome, Task, TaskEvent};
+use serde_json::{Map, Value, json};
+
+use super::follow::{CommandOutput, code, follow, results, why};
+use crate::args::{Exec, Global};
+use crate::connect::Target;
+use crate::output::{RED, Spinner, labelled, safe, safe_line};
+use crate::{Code, Ended, Failure, api, interrupted};
+
+pub(crate) async fn run(args: Exec, global: Global) -> Ended {
+    let plan = plan(&args)?;
+    let target = Target::new(args.client.clone(), &global)?;
+    let devices = devices(&args, &target).await?;
+    let constellation = target.connect("exec").await?;
+    if !constellation.is_flightdeck() {
+        return Err(Failure::unreachable(anyhow::anyhow!(
+            "the server at {} is no Flightdeck server: it takes no plans, which `exec` needs. \
+             Send it a task in words with `flightdeck run`",
+            target.server
+        )));
+    }
+    let show = Show { labels: devices.len() > 1, json: args.json };
+    tokio::select! {
+        code = run_all(&constellation, devices, &plan, show) => {
+            let code = code?;
+            constellation.close().await;
+            Ok(code)
+        }
+        () = interrupted() => {
+            eprintln!("Cancelled.");
+            constellation.close().await;
+            Ok(Code::CANCELLED)
+        }
+    }
+}
+
+/// How to print.
+#[derive(Clone, Copy)]
+struct Show {
+    labels: bool,
+    json: bool,
+}
+
+fn plan(args: &Exec) -> anyhow::Result<String> {
+    let command = match args.command.as_slice() {
+        [line] => line.clone(),
+        words => shlex::try_join(words.iter().map(String::as_str))
+            .context("a NUL character cannot be part of a command")?,
+    };
+    if command.trim().is_empty() {
+        anyhow::bail!("the command is empty");
+    }
+    let mut parameters = Map::from_iter([("command".to_owned(), json!(command))]);
+    if let Some(timeout) = args.timeout {
+        anyhow::ensure!(timeout > 0.0 && timeout.is_finite(), "--timeout must be more than 0");
+        parameters.insert("timeout".to_owned(), json!(timeout));
+    }
+    if let Some(cwd) = &args.cwd {
+        parameters.insert("cwd".to_owned(), json!(cwd));
+    }
+    let command =
+        json!({"tool_name": "execute_command", "parameters": parameters, "tool_type": "action"});
+    Ok(json!({"commands": [command]}).to_string())
+}
+
+async fn devices(args: &Exec, target: &Target) -> Result<Vec<ClientId>, Failure> {
+    let names = if args.all {
+        api::devices(target).await?.into_iter().map(|device| device.id).collect()
+    } else {
+        args.on.clone()
+    };
+    if names.is_empty() {
+        return Err(Failure {
+            code: Code::FAILED,
+            error: anyhow::anyhow!("no device is online; make this machine one: flightdeck device"),
+        });
+    }
+    let mut seen = HashSet::new();
+    let ids = names.into_iter().filter(|name| seen.insert(name.clone()));
+    let parsed = ids.map(|id| id.parse().with_context(|| format!("--on {id:?}")));
+    Ok(parsed.collect::<anyhow::Result<Vec<ClientId>>>()?)
+}
+
+/// Runs the plan everywhere at once, and prints each device's output when it has it. Returns the worst
+/// code.
+async fn run_all(
+    constellation: &Constellation,
+    devices: Vec<ClientId>,
+    plan: &str,
+    show: Show,
+) -> Ended {
+    let spinner = Spinner::new(&waiting(devices.len()));
+    let mut left = devices.len();
+    let mut tasks = tokio::task::JoinSet::new();
+    for device in devices {
+        let task = constellation
+            .submit(NewTask::new(device.clone(), plan))
+            .map_err(Failure::unreachable)?;
+        tasks.spawn(one(device, task));
+    }
+    let mut worst = Code::COMPLETED;
+    while let Some(done) = tasks.join_next().await {
+        let (device, outcome) = done.context("a task of this program failed")?;
+        left -= 1;
+        spinner.say(&waiting(left));
+        worst = worst.max(print(&spinner, &device, &outcome, show));
+    }
+    Ok(worst)
+}
+
+fn waiting(devices: usize) -> String {
+    format!("waiting for {devices} {}", if devices == 1 { "device" } else { "devices" })
+}
+
+async fn one(device: ClientId, task: Task) -> (ClientId, Outcome) {
+    let quietly = |_: &TaskEvent| ();
+    (device, follow(task, quietly).await)
+}
+
+/// Prints what a device returned; its exit code becomes ours.
+fn print(spinner: &Spinner, device: &ClientId, outcome: &Outcome, show: Show) -> Code {
+    let output = results(outcome).iter().flatten().next().and_then(CommandOutput::of);
+    if show.json {
+        println!("{}", as_json(device, outcome, output.as_ref()));
+    } else if let Some(output) = &output {
+        print_output(device, output, show);
+    }
+    let Some(output) = output.filter(|_| outcome.completed) else {
+        let device = safe_line(device.as_str());
+        spinner.line(&format!("{RED}{device}{RED:#}: {}", why(outcome)));
+        return code(outcome);
+    };
+    // An exit code is a byte; whatever else a device says is a failure too.
+    u8::try_from(output.exit_code).map_or(Code::FAILED, Code)
+}
+
+fn print_output(device: &ClientId, output: &CommandOutput, show: Show) {
+    let shown = |text: &str| {
+        let text = safe(text);
+        if show.labels { labelled(&safe_line(device.as_str()), &text) } else { text }
+    };
+    // Whoever closed our standard output wants no more of it.
+    let _closed = write!(anstream::stdout().lock(), "{}", shown(&output.stdout));
+    let _closed = write!(anstream::stderr().lock(), "{}", shown(&output.stderr));
+}
+
+fn as_json(device: &ClientId, outcome: &Outcome, output: Option<&CommandOutput>) -> Value {
+    json!({
+        "device": device,
+        "status": if outcome.completed { "completed" } else { "failed" },
+        "error": outcome.error,
+        "exit_code": output.map(|output| output.exit_code),
+        "stdout": output.map(|output| &output.stdout),
+        "stderr": output.map(|output| &output.stderr),
+    })
+}

@@ -1,0 +1,11 @@
+//! One file a command.
+
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod device;
+pub(crate) mod devices;
+pub(crate) mod exec;
+mod follow;
+pub(crate) mod key;
+pub(crate) mod run;
+pub(crate) mod serve;

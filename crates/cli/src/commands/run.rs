@@ -1,0 +1,111 @@
+//! `flightdeck run`: submits a task and follows it to its outcome.
+
+use std::io::Read;
+
+use anyhow::{Context, bail};
+use constellation::{NewTask, Outcome, Task, TaskEvent};
+use serde_json::{Value, json};
+
+use super::follow::{code, follow, show_step, value, why};
+use crate::args::{Global, Run};
+use crate::connect::Target;
+use crate::output::{DIM, GREEN, RED, Spinner, safe, safe_line};
+use crate::{Code, Ended, Failure, interrupted};
+
+/// The longest task text that is read from standard input, in bytes.
+const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
+
+pub(crate) async fn run(args: Run, global: Global) -> Ended {
+    let text = task_text(&args.text)?;
+    let on = args.on.parse().with_context(|| format!("--on {:?}", args.on))?;
+    let target = Target::new(args.client, &global)?;
+    let constellation = target.connect("run").await?;
+    let task = NewTask { target: on, request: text, task_name: args.task_name };
+    let task = constellation.submit(task).map_err(Failure::unreachable)?;
+    let outcome = tokio::select! {
+        outcome = watch(task, args.json) => outcome,
+        () = interrupted() => {
+            eprintln!("Cancelled.");
+            constellation.close().await;
+            return Ok(Code::CANCELLED);
+        }
+    };
+    constellation.close().await;
+    print_outcome(&outcome, args.json);
+    Ok(code(&outcome))
+}
+
+fn task_text(text: &str) -> anyhow::Result<String> {
+    let mut read = text.to_owned();
+    if text == "-" {
+        read.clear();
+        let mut input = std::io::stdin().lock().take(MAX_INPUT_BYTES + 1);
+        input.read_to_string(&mut read).context("cannot read the task from standard input")?;
+        if read.len() as u64 > MAX_INPUT_BYTES {
+            bail!("the task on standard input is longer than {MAX_INPUT_BYTES} bytes");
+        }
+    }
+    if read.trim().is_empty() {
+        bail!("the task is empty; say what to do");
+    }
+    Ok(read)
+}
+
+async fn watch(task: Task, json: bool) -> Outcome {
+    if json {
+        return follow(task, |event| {
+            if let Some(event) = event_json(event) {
+                eprintln!("{event}");
+            }
+        })
+        .await;
+    }
+    let spinner = Spinner::new("submitted");
+    follow(task, |event| match event {
+        TaskEvent::Accepted => spinner.say("accepted"),
+        TaskEvent::Progress { step: Some(step), .. } => show_step(&spinner, step),
+        TaskEvent::Progress { line, step: None } => {
+            spinner.line(&format!("{DIM}{}{DIM:#}", safe_line(line)));
+        }
+        TaskEvent::Ended(_) => {}
+    })
+    .await
+}
+
+/// An event before the outcome, for programs.
+fn event_json(event: &TaskEvent) -> Option<Value> {
+    match event {
+        TaskEvent::Accepted => Some(json!({"event": "accepted"})),
+        TaskEvent::Progress { line, step } => {
+            Some(json!({"event": "progress", "line": line, "step": step}))
+        }
+        TaskEvent::Ended(_) => None,
+    }
+}
+
+fn print_outcome(outcome: &Outcome, json: bool) {
+    if json {
+        let status = if outcome.completed { "completed" } else { "failed" };
+        let result = outcome.result.as_ref().map_or("null", |result| result.as_str());
+        let error = json!(outcome.error);
+        println!(r#"{{"event":"ended","status":"{status}","error":{error},"result":{result}}}"#);
+        return;
+    }
+    if outcome.completed {
+        anstream::eprintln!("{GREEN}completed{GREEN:#}");
+    } else {
+        anstream::eprintln!("{RED}failed{RED:#}: {}", why(outcome));
+    }
+    if let Some(value) = value(outcome) {
+        // A text is printed as it is, anything else as JSON, so that it pipes.
+        let text = value.parse::<String>().unwrap_or_else(|_| pretty(value.as_str()));
+        println!("{}", safe(&text));
+    }
+}
+
+fn pretty(json: &str) -> String {
+    let value = serde_json::from_str::<Value>(json).ok();
+    value
+        .and_then(|value| serde_json::to_string_pretty(&value).ok())
+        .unwrap_or_else(|| json.to_owned())
+}

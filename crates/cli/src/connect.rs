@@ -1,0 +1,123 @@
+//! How the commands find their server: its address and its key, from wherever they were given.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use constellation::Constellation;
+use link::{ClientSettings, Exit, ServerUrl};
+use secrecy::SecretString;
+
+use crate::Failure;
+use crate::args::Global;
+use crate::settings::{ClientKeys, ClientValues, File};
+use crate::state::{StateFolder, read_key};
+
+/// A server and the key to it.
+pub(crate) struct Target {
+    pub(crate) server: ServerUrl,
+    pub(crate) key: Option<SecretString>,
+    values: ClientValues,
+}
+
+impl Target {
+    /// Puts together what flags, variables, file and state folder say.
+    pub(crate) fn new(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
+        let file = File::load(global.config.as_deref())?;
+        let on_command_line = is_on_command_line("--token");
+        let values = keys.resolve(file.client);
+        if on_command_line {
+            eprintln!(
+                "warning: other users of this machine can see a key on the command line; \
+                 use FLIGHTDECK_TOKEN or --token-file"
+            );
+        }
+        let server: ServerUrl = values
+            .server
+            .parse()
+            .with_context(|| format!("{:?} is no server URL", without_query(&values.server)))?;
+        let key = find_key(&values, &server, global)?;
+        Ok(Self { server, key, values })
+    }
+
+    /// The settings of a client of this server.
+    pub(crate) fn apply(&self, settings: ClientSettings) -> ClientSettings {
+        ClientSettings {
+            token: self.key.clone(),
+            connect_timeout: self.values.connect_timeout.0,
+            ..settings
+        }
+    }
+
+    /// Connects as an orchestrator with a name of its own.
+    pub(crate) async fn connect(&self, what: &str) -> Result<Constellation, Failure> {
+        let id = format!("{what}-{}", uuid::Uuid::new_v4().simple());
+        let id = id.parse().context("the id of this client")?;
+        let settings = self.apply(ClientSettings::constellation(self.server.clone()));
+        Constellation::connect(settings, id).await.map_err(|exit| self.explain(exit))
+    }
+
+    /// An exit with what to do about it.
+    pub(crate) fn explain(&self, exit: Exit) -> Failure {
+        let text = exit.to_string();
+        let hint = if text.contains("refused the key") {
+            self.key_hint()
+        } else if text.contains("no server answer") {
+            "start one with `flightdeck serve`, or name another with --server".to_owned()
+        } else {
+            return Failure::unreachable(exit);
+        };
+        Failure::unreachable(anyhow::anyhow!("{exit}\n  {hint}"))
+    }
+
+    fn key_hint(&self) -> String {
+        let shown = "`flightdeck key show` on the server's machine prints the right one";
+        match &self.key {
+            Some(_) => format!("{shown}; give it with FLIGHTDECK_TOKEN or --token-file"),
+            None => {
+                format!("no key was given: {shown}; give it with FLIGHTDECK_TOKEN or --token-file")
+            }
+        }
+    }
+}
+
+/// The key: given, in a file, in the URL, or for a server on this machine the generated one.
+fn find_key(
+    values: &ClientValues,
+    server: &ServerUrl,
+    global: &Global,
+) -> anyhow::Result<Option<SecretString>> {
+    if let Some(key) = values.token.secret() {
+        return Ok(Some(key.clone()));
+    }
+    if !values.token_file.is_empty() {
+        return read_key(Path::new(&expand_home(&values.token_file))).map(Some);
+    }
+    if let Some(key) = server.token() {
+        return Ok(Some(key.clone()));
+    }
+    if server.is_loopback() {
+        return StateFolder::new(global.state_dir.clone())?.key();
+    }
+    Ok(None)
+}
+
+/// A path with `~/` in front, as a settings file may have it, where no shell has expanded it.
+fn expand_home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+/// Whether a flag was typed, rather than its variable set.
+pub(crate) fn is_on_command_line(flag: &str) -> bool {
+    std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| {
+        arg.to_str().is_some_and(|arg| {
+            arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
+    })
+}
+
+fn without_query(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
+}

@@ -1,0 +1,146 @@
+//! The `flightdeck` binary: reads the command line, the environment and the settings, calls the
+//! libraries, prints, and exits with a code that means something.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the crate that prints")]
+
+mod api;
+mod args;
+mod commands;
+mod connect;
+mod output;
+mod settings;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command, Global};
+use output::{RED, safe};
+
+// Gives memory back after a storm, which the system's allocator does not.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How a command ends, as the shell sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Code(u8);
+
+impl Code {
+    const COMPLETED: Self = Self(0);
+    const FAILED: Self = Self(1);
+    const USAGE: Self = Self(2);
+    const CANCELLED: Self = Self(3);
+    const UNREACHABLE: Self = Self(4);
+}
+
+/// An error with the exit code it stands for.
+#[derive(Debug)]
+struct Failure {
+    code: Code,
+    error: anyhow::Error,
+}
+
+impl From<anyhow::Error> for Failure {
+    /// What is wrong on this side of the wire is wrong usage.
+    fn from(error: anyhow::Error) -> Self {
+        Self { code: Code::USAGE, error }
+    }
+}
+
+impl From<settings::FileError> for Failure {
+    fn from(error: settings::FileError) -> Self {
+        anyhow::Error::from(error).into()
+    }
+}
+
+impl Failure {
+    fn unreachable(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: Code::UNREACHABLE, error: error.into() }
+    }
+}
+
+type Ended = Result<Code, Failure>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            let text = safe(&format!("{:#}", failure.error));
+            anstream::eprintln!("{RED}error:{RED:#} {text}");
+            failure.code
+        }
+    };
+    ExitCode::from(code.0)
+}
+
+fn run(cli: Cli) -> Ended {
+    let Cli { global, command } = cli;
+    start_log(&global, &command)?;
+    match command {
+        Command::Demo(args) => block_on(commands::demo::run(&args)),
+        Command::Serve(args) => block_on(commands::serve::run(args, global)),
+        Command::Device(args) => block_on(commands::device::run(args, global)),
+        Command::Devices(args) => block_on(commands::devices::run(args, global)),
+        Command::Exec(args) => block_on(commands::exec::run(args, global)),
+        Command::Run(args) => block_on(commands::run::run(args, global)),
+        Command::Key(args::Key::Show) => commands::key::show(global),
+        Command::Config(args) => commands::config::run(&args, &global),
+        Command::Completions(args) => {
+            clap_complete::generate(
+                args.shell,
+                &mut Cli::command(),
+                "flightdeck",
+                &mut std::io::stdout(),
+            );
+            Ok(Code::COMPLETED)
+        }
+        Command::Watchdog => {
+            device::watchdog::watch(std::io::stdin());
+            Ok(Code::COMPLETED)
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = Ended>) -> Ended {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| anyhow::Error::from(error).context("cannot start the runtime"))?;
+    let ended = runtime.block_on(command);
+    // What is left are connections saying goodbye and threads reading large messages.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Logs go to stderr: the server tells of its life, the others of trouble only.
+fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
+    let usual = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let filter = global.log.as_deref().unwrap_or(usual);
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        anyhow::anyhow!(
+            "--log {filter:?} is no filter: {error}; use one such as info or link=debug"
+        )
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+/// Resolves at Ctrl-C, or when the system asks the program to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    let _asked = tokio::signal::ctrl_c().await;
+}

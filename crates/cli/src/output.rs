@@ -1,0 +1,124 @@
+//! What goes to the terminal: nothing from a device, a model or a peer reaches it with its control
+//! characters alive.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
+
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
+pub(crate) const RED: Style = AnsiColor::Red.on_default();
+pub(crate) const CYAN: Style = AnsiColor::Cyan.on_default();
+
+/// How often the spinner turns.
+const TICK: Duration = Duration::from_millis(90);
+
+/// Text from outside with its control characters escaped, except line breaks and tabs.
+pub(crate) fn safe(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => safe.push(c),
+            c if is_unsafe(c) => safe.extend(c.escape_default()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// The same on one line.
+pub(crate) fn safe_line(text: &str) -> String {
+    safe(text).replace('\n', "\\n").replace('\t', " ")
+}
+
+/// Control characters, and those that change the direction of the text around them.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Puts a label in front of every line.
+pub(crate) fn labelled(label: &str, text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        // Writing into a string cannot fail.
+        let _written = writeln!(out, "{CYAN}[{label}]{CYAN:#} {line}");
+    }
+    out
+}
+
+/// A length of time, for people: the two largest units.
+pub(crate) fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 if duration.as_millis() < 1 => "under 1 ms".to_owned(),
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
+/// A line that shows that something is going on: a spinner on a terminal, nothing elsewhere.
+pub(crate) struct Spinner(Option<ProgressBar>);
+
+impl Spinner {
+    pub(crate) fn new(text: &str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {msg} {elapsed:.dim}") {
+            bar.set_style(style);
+        }
+        bar.set_message(text.to_owned());
+        bar.enable_steady_tick(TICK);
+        Self(Some(bar))
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(text.to_owned());
+        }
+    }
+
+    /// Prints a line on stderr above the spinner.
+    pub(crate) fn line(&self, line: &str) {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| anstream::eprintln!("{line}")),
+            None => anstream::eprintln!("{line}"),
+        }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_cannot_be_driven_from_outside() {
+        assert_eq!(safe("a\x1b[31mred\x07\r\nb\tc"), "a\\u{1b}[31mred\\u{7}\\r\nb\tc");
+        assert_eq!(safe("\u{9b}1m\u{202e}x é 日"), "\\u{9b}1m\\u{202e}x é 日");
+        assert_eq!(safe_line("a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(human(Duration::from_micros(30)), "under 1 ms");
+        assert_eq!(human(Duration::from_millis(30)), "30 ms");
+        assert_eq!(human(Duration::from_secs(3725)), "1 h 2 min");
+    }
+}

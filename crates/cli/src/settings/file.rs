@@ -1,0 +1,115 @@
+//! The settings file: found, read, and its mistakes explained.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{ClientKeys, DeviceKeys, ServerKeys, defaults};
+
+/// The largest settings file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// The whole file; every section and key is optional.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    pub(crate) server: ServerKeys,
+    pub(crate) client: ClientKeys,
+    pub(crate) device: DeviceKeys,
+}
+
+/// What is wrong with the file, and what to do about it.
+#[derive(Debug)]
+pub(crate) struct FileError(String);
+
+impl std::fmt::Display for FileError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FileError {}
+
+impl File {
+    /// Reads the file that was named, else the usual one if it is there.
+    pub(crate) fn load(named: Option<&Path>) -> Result<Self, FileError> {
+        let path = match named {
+            Some(path) => path.to_owned(),
+            None => match usual_path().filter(|path| path.is_file()) {
+                Some(path) => path,
+                None => return Ok(Self::default()),
+            },
+        };
+        let cannot = |error: &dyn std::fmt::Display| {
+            FileError(format!("cannot read the settings file {}: {error}", path.display()))
+        };
+        let metadata = std::fs::metadata(&path).map_err(|error| cannot(&error))?;
+        if metadata.len() > MAX_FILE_BYTES {
+            return Err(cannot(&format!("it is larger than {MAX_FILE_BYTES} bytes")));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+        Self::read(&text).map_err(|error| {
+            FileError(format!("the settings file {} is not valid: {error}", path.display()))
+        })
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| {
+            let hint = nearest(error.message()).unwrap_or_default();
+            format!("{}{hint}", error.to_string().trim_end())
+        })
+    }
+}
+
+/// `$XDG_CONFIG_HOME/flightdeck/config.toml`.
+pub(crate) fn usual_path() -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
+    let folder =
+        named.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".config")))?;
+    Some(folder.join("flightdeck/config.toml"))
+}
+
+/// For a key that does not exist, the one that was meant.
+fn nearest(message: &str) -> Option<String> {
+    let unknown = message.strip_prefix("unknown field `")?.split('`').next()?;
+    let sections = ["server", "client", "device"].map(str::to_owned);
+    let keys = defaults().into_iter().map(|row| row.key.to_owned());
+    let (near, likeness) = keys
+        .chain(sections)
+        .map(|key| (strsim::jaro_winkler(&key, &unknown.replace('-', "_")), key))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(likeness, key)| (key, likeness))?;
+    (likeness > 0.7).then(|| format!("\n  did you mean `{near}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_hold_anything_and_nothing() {
+        assert!(File::read("").is_ok());
+        let text = "[server]\nport = 7000\ncommand_timeout = \"5m\"\nstop_grace = 1.5\n\
+                    [device]\nroot = [\"/srv\"]\nmax_retries = 5\nexec = \"shell\"\n";
+        let file = File::read(text).unwrap();
+        assert_eq!(file.server.port, Some(7000));
+        assert_eq!(file.server.command_timeout.map(|s| s.0.as_secs()), Some(300));
+        assert_eq!(file.device.root.map(|roots| roots.to_string()).as_deref(), Some("/srv"));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_place_and_what_was_meant() {
+        let error = |text| File::read(text).unwrap_err();
+        let typo = error("[server]\nsesions_per_device = 2\n");
+        assert!(
+            typo.contains("line 2") && typo.contains("did you mean `sessions_per_device`"),
+            "{typo}"
+        );
+        assert!(error("[sever]\n").contains("did you mean `server`"));
+        assert!(error("[server]\nport = 99999\n").contains("line 2"));
+        assert!(
+            error("[server]\ncommand_timeout = \"soon\"\n").contains("'soon' is no length of time")
+        );
+        assert!(error("[server\n").contains("line 1"));
+    }
+}

@@ -1,0 +1,187 @@
+//! Every key there is, once.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::Row;
+use super::values::{ApiKey, ExecMode, Retries, Seconds};
+
+/// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
+/// and the rows of the reference.
+macro_rules! keys {
+    ($(
+        $section:literal: $keys:ident => $values:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $(#[arg($($arg:tt)*)])?
+                $key:ident: $type:ty = $default:expr, $variable:literal;
+            )*
+        }
+    )*) => {$(
+        #[doc = concat!("The section `[", $section, "]`, as given by flags and variables, or by the file.")]
+        #[derive(Debug, Clone, Default, Args, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $keys {
+            $(
+                $(#[doc = $doc])+
+                #[arg(long, env = $variable, hide_env_values = true $(, $($arg)*)?)]
+                pub(crate) $key: Option<$type>,
+            )*
+        }
+
+        #[doc = concat!("The values of `[", $section, "]` in force.")]
+        #[derive(Debug, Clone)]
+        pub(crate) struct $values {
+            $(pub(crate) $key: $type,)*
+        }
+
+        impl $keys {
+            /// What is in force: these, else those of the file, else the defaults.
+            pub(crate) fn resolve(self, file: Self) -> $values {
+                $values { $($key: self.$key.or(file.$key).unwrap_or_else(|| $default),)* }
+            }
+        }
+
+        impl $values {
+            pub(crate) fn rows(&self) -> Vec<Row> {
+                vec![$(Row {
+                    section: $section,
+                    key: stringify!($key),
+                    variable: $variable,
+                    value: self.$key.to_string(),
+                    about: [$($doc),+].concat().trim().to_owned(),
+                },)*]
+            }
+        }
+    )*};
+}
+
+fn server() -> server::Config {
+    server::Config::default()
+}
+
+keys! {
+    "server": ServerKeys => ServerValues {
+        /// The address to listen on.
+        host: String = "127.0.0.1".to_owned(), "FLIGHTDECK_HOST";
+        /// The port to listen on; 0 takes any that is free.
+        port: u16 = link::dial::DEFAULT_PORT, "FLIGHTDECK_PORT";
+        /// The key that every peer must show, instead of the generated one. On the command line other users of the machine can see it.
+        api_key: ApiKey = ApiKey::default(), "FLIGHTDECK_API_KEY";
+        /// Tasks that run on one device at the same time.
+        sessions_per_device: usize = server().sessions_per_device, "FLIGHTDECK_SESSIONS_PER_DEVICE";
+        /// Tasks that may wait for one device; a further one is refused at once.
+        queue_per_device: usize = server().queue_per_device, "FLIGHTDECK_QUEUE_PER_DEVICE";
+        /// Longest time for one command.
+        command_timeout: Seconds = Seconds(server().command_timeout), "FLIGHTDECK_COMMAND_TIMEOUT";
+        /// Longest time for one task, from when it starts to run.
+        session_timeout: Seconds = Seconds(server().session_timeout), "FLIGHTDECK_SESSION_TIMEOUT";
+        /// Most steps of one task.
+        max_steps: u32 = server().max_steps, "FLIGHTDECK_MAX_STEPS";
+        /// After a command was cancelled or timed out, how long its device may take to confirm before the next task gets its place.
+        stop_grace: Seconds = Seconds(server().stop_grace), "FLIGHTDECK_STOP_GRACE";
+        /// Longest wait for the first message of a connection.
+        registration_timeout: Seconds = Seconds(server().registration_timeout), "FLIGHTDECK_REGISTRATION_TIMEOUT";
+        /// Silence after which a peer counts as gone.
+        liveness_timeout: Seconds = Seconds(server().liveness_timeout), "FLIGHTDECK_LIVENESS_TIMEOUT";
+        /// Time between pings.
+        ping_interval: Seconds = Seconds(server().ping_interval), "FLIGHTDECK_PING_INTERVAL";
+        /// Longest time for the head of an HTTP request.
+        header_timeout: Seconds = Seconds(server().header_timeout), "FLIGHTDECK_HEADER_TIMEOUT";
+        /// Most WebSocket connections at the same time.
+        max_connections: usize = server().max_connections, "FLIGHTDECK_MAX_CONNECTIONS";
+        /// Most messages that wait to be sent to one peer; one that reads too slowly is cut.
+        outbox_messages: usize = server().outbox_messages, "FLIGHTDECK_OUTBOX_MESSAGES";
+        /// Most bytes that wait to be sent to one peer, beside one message of any size.
+        outbox_bytes: usize = server().outbox_bytes, "FLIGHTDECK_OUTBOX_BYTES";
+        /// At shutdown, how long running commands may take to finish.
+        shutdown_grace: Seconds = Seconds(server().shutdown_grace), "FLIGHTDECK_SHUTDOWN_GRACE";
+        /// Ended tasks that are remembered, newest first.
+        history_tasks: usize = server().history_tasks, "FLIGHTDECK_HISTORY_TASKS";
+        /// Most bytes of ended tasks that are remembered.
+        history_bytes: usize = server().history_bytes, "FLIGHTDECK_HISTORY_BYTES";
+        /// The agent name for Linux devices: the section of a Python device's `mcp.yaml`.
+        agent_name_linux: String = server().agent_name_linux, "FLIGHTDECK_AGENT_NAME_LINUX";
+        /// The agent name for Windows devices.
+        agent_name_windows: String = server().agent_name_windows, "FLIGHTDECK_AGENT_NAME_WINDOWS";
+        /// The agent name for mobile devices.
+        agent_name_mobile: String = server().agent_name_mobile, "FLIGHTDECK_AGENT_NAME_MOBILE";
+    }
+
+    "client": ClientKeys => ClientValues {
+        /// Where the server is: `ws(s)://HOST:PORT[/ws]`, `http(s)://HOST:PORT` or `HOST:PORT`, also with `?token=`.
+        #[arg(visible_alias = "ws-server", value_name = "URL")]
+        server: String = link::ServerUrl::default().to_string(), "FLIGHTDECK_SERVER";
+        /// The key that the server wants. On the command line other users of the machine can see it. For a server on this machine it is found by itself.
+        #[arg(value_name = "KEY")]
+        token: ApiKey = ApiKey::default(), "FLIGHTDECK_TOKEN";
+        /// A file that holds the key.
+        #[arg(value_name = "FILE")]
+        token_file: String = String::new(), "FLIGHTDECK_TOKEN_FILE";
+        /// Longest wait for a connection, and then for the server's confirmation.
+        connect_timeout: Seconds = Seconds(std::time::Duration::from_secs(10)), "FLIGHTDECK_CONNECT_TIMEOUT";
+    }
+
+    "device": DeviceKeys => DeviceValues {
+        /// Who this device says it is; the host name if empty.
+        #[arg(visible_alias = "client-id", value_name = "ID")]
+        id: String = String::new(), "FLIGHTDECK_DEVICE_ID";
+        /// `windows`, `linux` or `mobile`; this machine's own if empty.
+        platform: String = String::new(), "FLIGHTDECK_PLATFORM";
+        /// How often in a row to try again before giving up.
+        #[arg(value_name = "N")]
+        max_retries: Retries = Retries(None), "FLIGHTDECK_MAX_RETRIES";
+        /// Time between heartbeats.
+        heartbeat_interval: Seconds = Seconds(std::time::Duration::from_secs(120)), "FLIGHTDECK_HEARTBEAT_INTERVAL";
+        /// What `execute_command` may run: `observe` (commands that only observe, without a shell), `shell` (everything) or `off`.
+        exec: ExecMode = ExecMode::Observe, "FLIGHTDECK_EXEC";
+        /// Folders whose files may be read by commands that only observe; the home folder without its dot folders if empty. Separated by colons; the flag may be repeated.
+        #[arg(value_name = "FOLDER")]
+        root: Roots = Roots::default(), "FLIGHTDECK_ROOT";
+        /// Longest time for one command, whatever its caller asks for.
+        max_command_time: Seconds = Seconds(std::time::Duration::from_secs(3600)), "FLIGHTDECK_MAX_COMMAND_TIME";
+        /// Most bytes that are kept of each output stream of a command.
+        max_output_bytes: usize = 1024 * 1024, "FLIGHTDECK_MAX_OUTPUT_BYTES";
+        /// Commands that run at the same time.
+        parallel_commands: usize = 8, "FLIGHTDECK_PARALLEL_COMMANDS";
+        /// Commands that may run or wait.
+        max_commands: usize = 256, "FLIGHTDECK_MAX_COMMANDS";
+    }
+}
+
+/// Folders, separated by colons.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Roots(pub(crate) Vec<PathBuf>);
+
+impl std::str::FromStr for Roots {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(std::env::split_paths(text).filter(|path| !path.as_os_str().is_empty()).collect()))
+    }
+}
+
+impl std::fmt::Display for Roots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let paths: Vec<_> = self.0.iter().map(|path| path.display().to_string()).collect();
+        f.write_str(&paths.join(":"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Roots {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            One(String),
+            Many(Vec<PathBuf>),
+        }
+
+        Ok(match Given::deserialize(deserializer)? {
+            Given::One(text) => text.parse().unwrap_or_default(),
+            Given::Many(paths) => Self(paths),
+        })
+    }
+}

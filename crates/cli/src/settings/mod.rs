@@ -1,0 +1,98 @@
+//! The settings: one table of keys for the flags, the variables, the file and the reference.
+//!
+//! Precedence: flag, environment, file, default. A key of the file is a flag with dashes, and the
+//! variable that stands beside it.
+
+mod file;
+mod keys;
+mod values;
+
+pub(crate) use file::{File, FileError};
+pub(crate) use keys::{
+    ClientKeys, ClientValues, DeviceKeys, DeviceValues, ServerKeys, ServerValues,
+};
+pub(crate) use values::{ApiKey, ExecMode, Retries, Seconds};
+
+/// One key, as the reference and `config show` list it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) section: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) variable: &'static str,
+    pub(crate) value: String,
+    pub(crate) about: String,
+}
+
+/// Every key with its default.
+pub(crate) fn defaults() -> Vec<Row> {
+    let mut rows = ServerKeys::default().resolve(ServerKeys::default()).rows();
+    rows.extend(ClientKeys::default().resolve(ClientKeys::default()).rows());
+    rows.extend(DeviceKeys::default().resolve(DeviceKeys::default()).rows());
+    rows
+}
+
+/// `docs/settings.md`, whole.
+pub(crate) fn reference() -> String {
+    let mut text = String::from(REFERENCE_HEAD);
+    let mut section = "";
+    for row in defaults() {
+        if row.section != section {
+            section = row.section;
+            text.push_str(&format!("\n## `[{section}]`\n\n{}\n\n", about(section)));
+            text.push_str(
+                "| key | flag | variable | default | what it is |\n|---|---|---|---|---|\n",
+            );
+        }
+        let flag = row.key.replace('_', "-");
+        let default =
+            if row.value.is_empty() { "–".to_owned() } else { format!("`{}`", row.value) };
+        text.push_str(&format!(
+            "| `{}` | `--{flag}` | `{}` | {default} | {} |\n",
+            row.key, row.variable, row.about
+        ));
+    }
+    text
+}
+
+const REFERENCE_HEAD: &str = "# Settings
+
+Generated from the code (`flightdeck config reference`); a test compares the two.
+
+Each key can be given as a flag, as an environment variable, or in the file, in this order of
+precedence; what is given nowhere has its default. The file is TOML: `--config FILE`, else
+`$XDG_CONFIG_HOME/flightdeck/config.toml` (`~/.config/flightdeck/config.toml`) if it is there.
+Times are seconds (`30`, `0.5`) or carry a unit (`\"90s\"`, `\"5m\"`, `\"1h30m\"`).
+`flightdeck config show` prints what is in force.
+";
+
+fn about(section: &str) -> &'static str {
+    match section {
+        "server" => "For `flightdeck serve`.",
+        "client" => "For everything that connects to a server: `device`, `exec`, `run`, `devices`.",
+        _ => "For `flightdeck device`.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_in_the_docs_is_what_the_code_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/settings.md");
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == reference(),
+            "docs/settings.md is out of date: run `flightdeck config reference > docs/settings.md`"
+        );
+    }
+
+    #[test]
+    fn no_two_keys_share_a_variable() {
+        let mut variables: Vec<_> = defaults().into_iter().map(|row| row.variable).collect();
+        variables.sort_unstable();
+        let all = variables.len();
+        variables.dedup();
+        assert_eq!(variables.len(), all);
+    }
+}

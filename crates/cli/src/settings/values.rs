@@ -1,0 +1,167 @@
+//! The types of the settings' values: each reads from a flag and from TOML, and shows itself.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+
+/// A length of time: `30`, `0.5`, `90s`, `5m`, `1h30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+/// The longest time that a setting may name: a year.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let duration = match text.parse::<f64>() {
+            Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+            Err(_) => text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok()),
+        };
+        match duration {
+            Some(duration) if duration <= LONGEST => Ok(Self(duration)),
+            _ => Err(format!(
+                "'{text}' is no length of time; use seconds (30) or a unit (90s, 5m, 1h)"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.as_secs_f64())
+    }
+}
+
+/// How often to try again: a number, or `unlimited`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retries(pub(crate) Option<u32>);
+
+impl FromStr for Retries {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "unlimited" => Ok(Self(None)),
+            number => number.parse().map(|n| Self(Some(n))).map_err(|_| {
+                format!("'{text}' is no number of retries; use a whole number or 'unlimited'")
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Retries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str("unlimited"),
+        }
+    }
+}
+
+/// What `execute_command` may run on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ExecMode {
+    /// Commands that only observe, without a shell
+    Observe,
+    /// Everything, through sh -c
+    Shell,
+    /// Nothing
+    Off,
+}
+
+impl fmt::Display for ExecMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Observe => "observe",
+            Self::Shell => "shell",
+            Self::Off => "off",
+        })
+    }
+}
+
+/// A key. It never shows itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ApiKey(Option<SecretString>);
+
+impl ApiKey {
+    pub(crate) fn secret(&self) -> Option<&SecretString> {
+        self.0.as_ref()
+    }
+}
+
+impl FromStr for ApiKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err("a key cannot be empty".to_owned());
+        }
+        Ok(Self(Some(SecretString::from(text.to_owned()))))
+    }
+}
+
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(key) if !key.expose_secret().is_empty() => f.write_str("[redacted]"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads a value from TOML in the form a flag has: a string, or a bare number.
+macro_rules! deserialize_as_text {
+    ($($name:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Given {
+                    Text(String),
+                    Whole(i64),
+                    Number(f64),
+                }
+
+                let text = match Given::deserialize(deserializer)? {
+                    Given::Text(text) => text,
+                    Given::Whole(number) => number.to_string(),
+                    Given::Number(number) => number.to_string(),
+                };
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+
+deserialize_as_text!(Seconds, Retries, ApiKey);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_and_without_a_unit() {
+        let read = |text: &str| text.parse::<Seconds>().map(|seconds| seconds.0);
+        assert_eq!(read("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(read("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(read("1h30m"), Ok(Duration::from_secs(5400)));
+        for bad in ["", "-1", "soon", "1e300", "inf", "nan", "-5s"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_never_shows() {
+        let key: ApiKey = "hunter2".parse().unwrap();
+        assert!(!format!("{key} {key:?}").contains("hunter"));
+    }
+}

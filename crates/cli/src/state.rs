@@ -1,0 +1,162 @@
+//! The state folder: where the generated key is kept, for its owner's eyes only.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use secrecy::{ExposeSecret, SecretString};
+
+/// The name of the key's file in the state folder.
+const KEY_FILE: &str = "key";
+
+/// The largest key file that is read, in bytes.
+const MAX_KEY_BYTES: u64 = 4096;
+
+/// The state folder: the one that was named, else `$XDG_STATE_HOME/flightdeck`.
+pub(crate) struct StateFolder(PathBuf);
+
+impl StateFolder {
+    pub(crate) fn new(named: Option<PathBuf>) -> anyhow::Result<Self> {
+        if let Some(folder) = named {
+            return Ok(Self(folder));
+        }
+        let state_home = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty());
+        let state_home = match state_home {
+            Some(path) => PathBuf::from(path),
+            None => std::env::home_dir()
+                .filter(|home| !home.as_os_str().is_empty())
+                .context("there is no home folder for the key; name a folder with --state-dir")?
+                .join(".local/state"),
+        };
+        Ok(Self(state_home.join("flightdeck")))
+    }
+
+    pub(crate) fn key_path(&self) -> PathBuf {
+        self.0.join(KEY_FILE)
+    }
+
+    /// The key, if one was generated here.
+    pub(crate) fn key(&self) -> anyhow::Result<Option<SecretString>> {
+        let path = self.key_path();
+        match read_key(&path) {
+            Ok(key) => Ok(Some(key)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The key, generated now if there is none. `true` when it is new.
+    pub(crate) fn key_or_new(&self) -> anyhow::Result<(SecretString, bool)> {
+        if let Some(key) = self.key()? {
+            return Ok((key, false));
+        }
+        create_private_folder(&self.0)
+            .with_context(|| format!("cannot make the state folder {}", self.0.display()))?;
+        let key = generate_key();
+        let path = self.key_path();
+        match write_private_file(&path, key.expose_secret()) {
+            Ok(()) => Ok((key, true)),
+            // Another server was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok((read_key(&path)?, false))
+            }
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot write the key to {}", path.display()))
+            }
+        }
+    }
+}
+
+/// Reads a key from a file: its text, without white space around it.
+pub(crate) fn read_key(path: &Path) -> anyhow::Result<SecretString> {
+    let shown = path.display();
+    let metadata =
+        fs::metadata(path).with_context(|| format!("cannot read the key file {shown}"))?;
+    if metadata.len() > MAX_KEY_BYTES {
+        bail!("the key file {shown} is larger than {MAX_KEY_BYTES} bytes; is it the right file?");
+    }
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the key file {shown}"))?;
+    let key = text.trim();
+    if key.is_empty() {
+        bail!("the key file {shown} is empty; remove it, and `flightdeck serve` makes a new one");
+    }
+    Ok(SecretString::from(key.to_owned()))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// A fresh key: 244 random bits, in letters and digits.
+pub(crate) fn generate_key() -> SecretString {
+    let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+    SecretString::from(halves.map(|half| half.simple().to_string()).concat())
+}
+
+#[cfg(unix)]
+fn create_private_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
+    }
+}
+
+#[cfg(not(unix))]
+fn create_private_folder(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)
+}
+
+/// Writes a file that nobody else can read, whole or not at all, unless it is there already.
+fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension(uuid::Uuid::new_v4().simple().to_string());
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&draft).and_then(|mut file| {
+        writeln!(file, "{text}")?;
+        file.sync_all()?;
+        // Unlike a rename, a link never replaces what is there.
+        fs::hard_link(&draft, path)
+    });
+    let removed = fs::remove_file(&draft);
+    written.and(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_generated_once_and_only_its_owner_can_read_it() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(Some(home.path().join("state"))).unwrap();
+        assert!(folder.key().unwrap().is_none());
+        let (key, is_new) = folder.key_or_new().unwrap();
+        assert!(is_new && key.expose_secret().len() == 64);
+        let (again, is_new) = folder.key_or_new().unwrap();
+        assert!(!is_new && again.expose_secret() == key.expose_secret());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode(&folder.0), 0o700);
+            assert_eq!(mode(&folder.key_path()), 0o600);
+        }
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "no draft is left behind");
+    }
+
+    #[test]
+    fn an_empty_key_file_is_no_key() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(Some(home.path().to_owned())).unwrap();
+        fs::write(folder.key_path(), "\n").unwrap();
+        assert!(folder.key_or_new().unwrap_err().to_string().contains("is empty"));
+    }
+}

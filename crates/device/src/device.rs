@@ -1,0 +1,289 @@
+//! A device's connection to its server: registers with the facts, hands commands to the executor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aip::codec::Wire;
+use aip::message::{Confirmed, Extension, Feature, VERSION};
+use aip::{
+    ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
+    ServerMessage, ServerMessageType, SessionId, Status,
+};
+use link::client::error_report;
+use link::connection::timestamp;
+use link::{Client, ClientSettings, Exit, Outbox, Role};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::executor::Executor;
+use crate::info::{self, Offers, SystemInfo};
+use crate::tools::{Exec, ToolSettings, Toolbox};
+use crate::watchdog::Watchdog;
+
+/// What a device is and may do.
+#[derive(Clone)]
+pub struct DeviceSettings {
+    /// How to reach the server.
+    pub client: ClientSettings,
+    /// Who this device says it is.
+    pub id: ClientId,
+    /// `windows`, `linux` or `mobile`.
+    pub platform: String,
+    /// The owner's limits on the tools.
+    pub tools: ToolSettings,
+    /// COMMANDs that run at the same time.
+    pub parallel_commands: usize,
+    /// COMMANDs that may run or wait.
+    pub max_commands: usize,
+    /// A task to submit for this device itself, once it is connected.
+    pub request: Option<String>,
+    /// The label of that task.
+    pub task_name: Option<String>,
+}
+
+/// What happens to a device, for whoever shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// The server took it.
+    Connected,
+    /// The connection is gone, or could not be made.
+    Disconnected {
+        /// Why.
+        why: String,
+        /// When the next try comes, if any.
+        retry: Option<Duration>,
+    },
+    /// Its own task was accepted.
+    TaskAccepted(SessionId),
+    /// Its own task is over.
+    TaskEnded(Box<ServerMessage>),
+    /// The server reports an error.
+    ServerError(String),
+}
+
+/// A device that is not connected yet.
+pub struct Device {
+    settings: ClientSettings,
+    role: DeviceRole,
+}
+
+impl Device {
+    /// A device; `on_event` is told what happens to it. `watchdog` outlives it and cleans up after it.
+    pub fn new(
+        settings: DeviceSettings,
+        watchdog: Option<Arc<Watchdog>>,
+        on_event: impl Fn(DeviceEvent) + Send + 'static,
+    ) -> Self {
+        let tools = Toolbox::new(&settings.tools, watchdog);
+        let executor = Executor::new(
+            settings.id.clone(),
+            tools,
+            settings.parallel_commands,
+            settings.max_commands,
+        );
+        let role = DeviceRole {
+            id: settings.id,
+            platform: settings.platform,
+            can_execute: settings.tools.exec != Exec::Off,
+            executor,
+            outbox: None,
+            own_task: OwnTask::None,
+            request: settings.request,
+            task_name: settings.task_name,
+            on_event: Box::new(on_event),
+        };
+        Self { settings: settings.client, role }
+    }
+
+    /// Runs until it is told to stop or the server will not have it. Whatever it runs then is stopped.
+    pub async fn run(self, stop: CancellationToken) -> Exit {
+        let executor = self.role.executor.clone();
+        let exit = Client::new(self.settings, self.role).run(stop).await;
+        executor.stop_all();
+        exit
+    }
+}
+
+/// The task that this device submitted for itself: one at a time.
+enum OwnTask {
+    None,
+    Submitted,
+    Running(SessionId),
+}
+
+struct DeviceRole {
+    id: ClientId,
+    platform: String,
+    can_execute: bool,
+    executor: Executor,
+    outbox: Option<Arc<Outbox>>,
+    own_task: OwnTask,
+    request: Option<String>,
+    task_name: Option<String>,
+    on_event: Box<dyn Fn(DeviceEvent) + Send>,
+}
+
+/// What REGISTER carries of a device.
+#[derive(Serialize)]
+struct Metadata {
+    platform: String,
+    system_info: SystemInfo,
+    registration_time: String,
+    flightdeck: Extension,
+}
+
+impl Role for DeviceRole {
+    fn identity(&self) -> (&ClientId, ClientType) {
+        (&self.id, ClientType::Device)
+    }
+
+    fn register(&mut self) -> ClientMessage {
+        let metadata = Metadata {
+            platform: self.platform.clone(),
+            system_info: self.facts(),
+            registration_time: timestamp(),
+            flightdeck: Extension { version: VERSION, features: vec![Feature::Progress] },
+        };
+        ClientMessage {
+            metadata: Payload::from_value(&metadata).ok(),
+            ..self.message(ClientMessageType::Register)
+        }
+    }
+
+    fn handle_connected(&mut self, outbox: &Arc<Outbox>, _granted: Option<&Confirmed>) {
+        self.outbox = Some(outbox.clone());
+        (self.on_event)(DeviceEvent::Connected);
+        if let Some(request) = self.request.take() {
+            let task_name = self.task_name.take();
+            self.submit(request, task_name);
+        }
+    }
+
+    fn handle_message(&mut self, message: ServerMessage) {
+        match message.kind {
+            ServerMessageType::Command => self.handle_command(message),
+            ServerMessageType::Task => self.handle_pushed_task(message),
+            ServerMessageType::TaskEnd => self.handle_task_end(message),
+            ServerMessageType::Heartbeat => self.handle_heartbeat(&message),
+            ServerMessageType::Error => {
+                let text = message.error.unwrap_or_else(|| "Unknown error".to_owned());
+                if matches!(self.own_task, OwnTask::Submitted) && message.session_id.is_none() {
+                    self.own_task = OwnTask::None;
+                }
+                (self.on_event)(DeviceEvent::ServerError(text));
+            }
+            ServerMessageType::DeviceInfoRequest => self.send_facts(&message),
+            ServerMessageType::DeviceInfoResponse => {}
+        }
+    }
+
+    fn handle_unreadable(&mut self, error: &DecodeError) {
+        self.send(&error_report(&self.id, ClientType::Device, error.to_string()));
+    }
+
+    fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>) {
+        // Without a way to deliver results, going on would only keep the machine busy.
+        self.executor.stop_all();
+        self.outbox = None;
+        self.own_task = OwnTask::None;
+        (self.on_event)(DeviceEvent::Disconnected { why: why.to_owned(), retry });
+    }
+}
+
+impl DeviceRole {
+    fn message(&self, kind: ClientMessageType) -> ClientMessage {
+        ClientMessage {
+            client_id: Some(self.id.clone()),
+            timestamp: Some(timestamp()),
+            ..ClientMessage::new(kind, ClientType::Device)
+        }
+    }
+
+    fn facts(&self) -> SystemInfo {
+        let offers = Offers { commands: self.can_execute, files: false };
+        info::collect(self.id.as_str(), &self.platform, offers)
+    }
+
+    /// Queues a message. When the queue overflows, the connection is cut, and we are told.
+    fn send(&self, message: &ClientMessage) {
+        if let Some(outbox) = &self.outbox {
+            let _cut_if_it_overflows = outbox.push(message.encode());
+        }
+    }
+
+    fn handle_command(&mut self, command: ServerMessage) {
+        let Some(outbox) = &self.outbox else { return };
+        let ends_task = matches!(command.status, Status::Completed | Status::Failed);
+        let (session_id, status) = (command.session_id.clone(), command.status);
+        self.executor.start(command, outbox);
+        if let Some(session_id) = session_id.filter(|_| ends_task) {
+            self.end_own_task(ServerMessage {
+                session_id: Some(session_id),
+                ..ServerMessage::new(ServerMessageType::TaskEnd, status)
+            });
+        }
+    }
+
+    /// A Python server pushes tasks, which the device then submits as its own: one at a time.
+    fn handle_pushed_task(&mut self, task: ServerMessage) {
+        let Some(request) = task.user_request else {
+            return self.refuse("TASK without user_request".to_owned());
+        };
+        if !matches!(self.own_task, OwnTask::None) {
+            return self.refuse("A task of this device is running already".to_owned());
+        }
+        self.submit(request, task.task_name);
+    }
+
+    fn refuse(&self, text: String) {
+        self.send(&error_report(&self.id, ClientType::Device, text));
+    }
+
+    fn submit(&mut self, request: String, task_name: Option<String>) {
+        self.own_task = OwnTask::Submitted;
+        self.send(&ClientMessage {
+            status: Status::Continue,
+            request: Some(request),
+            task_name,
+            request_id: RequestId::new(&uuid::Uuid::new_v4().to_string()).ok(),
+            ..self.message(ClientMessageType::Task)
+        });
+    }
+
+    /// The ACK of our own task names its session.
+    fn handle_heartbeat(&mut self, message: &ServerMessage) {
+        let acknowledged =
+            message.status == Status::Ok && matches!(self.own_task, OwnTask::Submitted);
+        if let Some(session_id) = message.session_id.clone().filter(|_| acknowledged) {
+            self.own_task = OwnTask::Running(session_id.clone());
+            (self.on_event)(DeviceEvent::TaskAccepted(session_id));
+        }
+    }
+
+    fn handle_task_end(&mut self, end: ServerMessage) {
+        let Some(session_id) = &end.session_id else { return };
+        // Nothing of an ended session may go on, however it ended.
+        self.executor.stop_session(session_id);
+        self.end_own_task(end);
+    }
+
+    fn end_own_task(&mut self, end: ServerMessage) {
+        let own = match &self.own_task {
+            OwnTask::Running(session_id) => end.session_id.as_ref() == Some(session_id),
+            OwnTask::Submitted => end.status == Status::Failed,
+            OwnTask::None => false,
+        };
+        if own {
+            self.own_task = OwnTask::None;
+            (self.on_event)(DeviceEvent::TaskEnded(Box::new(end)));
+        }
+    }
+
+    fn send_facts(&self, request: &ServerMessage) {
+        self.send(&ClientMessage {
+            metadata: Payload::from_value(&self.facts()).ok(),
+            prev_response_id: request.response_id.clone(),
+            ..self.message(ClientMessageType::DeviceInfoResponse)
+        });
+    }
+}

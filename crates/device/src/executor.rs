@@ -1,0 +1,183 @@
+//! Takes each COMMAND, runs its actions in order, and answers every one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aip::codec::{MAX_MESSAGE_BYTES, Wire};
+use aip::{
+    ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, Payload,
+    ServerMessage, SessionId,
+};
+use link::Outbox;
+use link::connection::timestamp;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::tools::Toolbox;
+
+/// Room in a message beside the results.
+const ENVELOPE_BYTES: usize = 64 * 1024;
+
+/// Runs COMMANDs: a few at a time, the rest in the order they came.
+#[derive(Clone)]
+pub(crate) struct Executor(Arc<Inner>);
+
+struct Inner {
+    client_id: ClientId,
+    tools: Toolbox,
+    places: Semaphore,
+    /// Most COMMANDs that may run or wait.
+    capacity: usize,
+    jobs: Mutex<Jobs>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    next: u64,
+    running: HashMap<u64, Job>,
+}
+
+struct Job {
+    session_id: Option<SessionId>,
+    stop: CancellationToken,
+}
+
+impl Executor {
+    pub(crate) fn new(client_id: ClientId, tools: Toolbox, places: usize, capacity: usize) -> Self {
+        let places = Semaphore::new(places);
+        Self(Arc::new(Inner { client_id, tools, places, capacity, jobs: Mutex::default() }))
+    }
+
+    /// Takes a COMMAND; its answer goes to `outbox`.
+    pub(crate) fn start(&self, command: ServerMessage, outbox: &Arc<Outbox>) {
+        let (executor, outbox) = (self.clone(), outbox.clone());
+        let Some((number, stop)) = self.lock().add(command.session_id.clone(), self.0.capacity)
+        else {
+            let error = format!("This device has {} commands to do already", self.0.capacity);
+            let results = all_failed(command.actions.as_deref().unwrap_or_default(), &error);
+            return executor.answer(&command, results, &outbox);
+        };
+        tokio::spawn(async move {
+            let results = executor.run(command.actions.as_deref().unwrap_or_default(), &stop).await;
+            executor.lock().running.remove(&number);
+            executor.answer(&command, results, &outbox);
+        });
+    }
+
+    /// Stops what runs or waits for a session. Its COMMANDs are still answered.
+    pub(crate) fn stop_session(&self, session_id: &SessionId) {
+        for job in self.lock().running.values() {
+            if job.session_id.as_ref() == Some(session_id) {
+                job.stop.cancel();
+            }
+        }
+    }
+
+    /// Stops everything: nobody is there to take the results.
+    pub(crate) fn stop_all(&self) {
+        for job in self.lock().running.values() {
+            job.stop.cancel();
+        }
+    }
+
+    /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
+    async fn run(&self, actions: &[Command], stop: &CancellationToken) -> Vec<ActionResult> {
+        let _place = tokio::select! {
+            place = self.0.places.acquire() => place,
+            () = stop.cancelled() => return all_failed(actions, "stopped"),
+        };
+        let (mut results, mut failed) = (Vec::with_capacity(actions.len()), false);
+        for action in actions {
+            let result = match failed {
+                true => ActionResult::skipped(action.call_id.clone()),
+                false => self.call(action, stop).await,
+            };
+            failed |= result.status == aip::ResultStatus::Failure;
+            results.push(result);
+        }
+        results
+    }
+
+    async fn call(&self, action: &Command, stop: &CancellationToken) -> ActionResult {
+        if stop.is_cancelled() {
+            return ActionResult::failure(action.call_id.clone(), "stopped");
+        }
+        let called = self.0.tools.call(&action.tool_name, action.parameters.as_ref(), stop).await;
+        match called {
+            Ok(returned) => {
+                let namespace = returned.namespace.map(str::to_owned);
+                ActionResult::success(action.call_id.clone(), namespace, returned.result)
+            }
+            Err(error) => ActionResult::failure(action.call_id.clone(), error),
+        }
+    }
+
+    fn answer(&self, command: &ServerMessage, results: Vec<ActionResult>, outbox: &Outbox) {
+        let answer = ClientMessage {
+            status: command.status,
+            session_id: command.session_id.clone(),
+            client_id: Some(self.0.client_id.clone()),
+            action_results: Some(within_limit(results)),
+            timestamp: Some(timestamp()),
+            prev_response_id: command.response_id.clone(),
+            ..ClientMessage::new(ClientMessageType::CommandResults, ClientType::Device)
+        };
+        if outbox.push(answer.encode()).is_err() {
+            tracing::warn!("the server reads too slowly; the connection is cut");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Jobs {
+    fn add(
+        &mut self,
+        session_id: Option<SessionId>,
+        capacity: usize,
+    ) -> Option<(u64, CancellationToken)> {
+        if self.running.len() >= capacity {
+            return None;
+        }
+        let (number, stop) = (self.next, CancellationToken::new());
+        self.next += 1;
+        self.running.insert(number, Job { session_id, stop: stop.clone() });
+        Some((number, stop))
+    }
+}
+
+fn all_failed(actions: &[Command], error: &str) -> Vec<ActionResult> {
+    actions.iter().map(|action| ActionResult::failure(action.call_id.clone(), error)).collect()
+}
+
+/// Replaces results that would not fit into one message by failures that name their size.
+fn within_limit(mut results: Vec<ActionResult>) -> Vec<ActionResult> {
+    let mut room = MAX_MESSAGE_BYTES - ENVELOPE_BYTES;
+    for result in &mut results {
+        let bytes = result.result.as_ref().map_or(0, Payload::len);
+        if bytes > room {
+            let error = format!("The result of {bytes} bytes does not fit into a message");
+            *result = ActionResult::failure(result.call_id.clone(), error);
+        } else {
+            room -= bytes;
+        }
+    }
+    results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_fits_no_message_is_a_failure_that_names_its_size() {
+        let result = |bytes| ActionResult::success(None, None, Payload::string(&"x".repeat(bytes)));
+        let results = within_limit(vec![result(5), result(MAX_MESSAGE_BYTES), result(7)]);
+        let texts: Vec<_> = results.iter().map(|result| result.error.as_deref()).collect();
+        let size = MAX_MESSAGE_BYTES + 2;
+        let error = format!("The result of {size} bytes does not fit into a message");
+        assert_eq!(texts, [None, Some(error.as_str()), None]);
+    }
+}

@@ -1,0 +1,390 @@
+//! A child's own session and process group: how a child gets one, and how all in it are ended.
+//!
+//! It must not know of time limits, output, calls or the watchdog: it only sends signals.
+//!
+//! A child leads a *session* rather than only a group. It then has no terminal it could stop and
+//! ask a password on, and the session still finds descendants that moved to a group of their own,
+//! as `timeout`, `set -m` and interactive shells make them.
+//!
+//! Known limit: a descendant that calls `setsid` itself (`setsid cmd`, a classic daemon) has left
+//! both and isn't found. Becoming a child subreaper would hand such strangers to the device, but
+//! with calls side by side nothing says which call a stranger came from, and the device would
+//! have to reap all of them in the place of init. Only a cgroup, or a cookie in each call's
+//! environment, would settle it.
+
+use std::process::Command;
+
+#[cfg(unix)]
+use rustix::process::{Pid, Signal};
+
+/// How many times a session is searched for members that appear while others are being killed.
+#[cfg(target_os = "linux")]
+const MAX_SWEEPS: usize = 8;
+
+/// How long after its leader's start a group counts as young.
+#[cfg(target_os = "linux")]
+const YOUTH: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// More process numbers than the system hands out during a group's youth.
+#[cfg(target_os = "linux")]
+const NUMBERS_IN_YOUTH: i32 = 8192;
+
+/// Close-on-exec, in the flags that `/proc/self/fdinfo` shows.
+#[cfg(target_os = "linux")]
+const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+
+/// What becomes of a child when the device is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tie {
+    /// The kernel kills it too (Linux only; elsewhere it lives on).
+    DiesWithDevice,
+    /// It lives on.
+    Outlives,
+}
+
+/// Makes the child that `command` will start the leader of its own session and group, without
+/// any descriptor but its three standard ones. Without effect where there are no sessions.
+pub(crate) fn set_apart(command: &mut Command, tie: Tie) {
+    #[cfg(unix)]
+    set_apart_from(command, tie, inherited_descriptors());
+    #[cfg(not(unix))]
+    let _ = (command, tie);
+}
+
+/// The session and process group that one child leads: both have the child's process id as
+/// their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    #[cfg(unix)]
+    leader: Pid,
+    /// When the leader was started, if that is known.
+    #[cfg(target_os = "linux")]
+    since: Option<std::time::Instant>,
+    #[cfg(not(unix))]
+    leader: std::convert::Infallible,
+}
+
+#[cfg(unix)]
+impl Group {
+    /// Like [`Group::led_by`], for a process that has only just been started: such a group is
+    /// killed faster while it is young.
+    pub(crate) fn of_new(id: u32) -> Option<Self> {
+        let group = Self::led_by(id)?;
+        #[cfg(target_os = "linux")]
+        let group = Self { since: Some(std::time::Instant::now()), ..group };
+        Some(group)
+    }
+
+    /// Names the group led by process `id`, or nothing if a signal to that number would reach
+    /// more than one group (0, 1 and what is no process id).
+    pub(crate) fn led_by(id: u32) -> Option<Self> {
+        let id = i32::try_from(id).ok().filter(|id| *id > 1)?;
+        Pid::from_raw(id).map(|leader| Self {
+            leader,
+            #[cfg(target_os = "linux")]
+            since: None,
+        })
+    }
+
+    /// Asks every process in it to end (SIGTERM).
+    pub(crate) fn ask_to_end(self) {
+        // An error here and below means that nobody is left, or nobody that we may signal.
+        let _ = rustix::process::kill_process_group(self.leader, Signal::TERM);
+        #[cfg(target_os = "linux")]
+        self.strays().for_each(|stray| self.signal_stray(stray, Signal::TERM));
+    }
+
+    /// Kills every process in it (SIGKILL). They are dead or dying when this returns.
+    pub(crate) fn kill(self) {
+        let _ = rustix::process::kill_process_group(self.leader, Signal::KILL);
+        #[cfg(target_os = "linux")]
+        self.kill_strays();
+    }
+}
+
+#[cfg(not(unix))]
+impl Group {
+    /// There are no process groups here.
+    pub(crate) fn of_new(_: u32) -> Option<Self> {
+        None
+    }
+
+    /// There are no process groups here.
+    pub(crate) fn led_by(_: u32) -> Option<Self> {
+        None
+    }
+
+    /// Never called: there is no group.
+    pub(crate) fn ask_to_end(self) {
+        match self.leader {}
+    }
+
+    /// Never called: there is no group.
+    pub(crate) fn kill(self) {
+        match self.leader {}
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Group {
+    /// Kills the strays until none appears that wasn't there before: one may fork while it dies.
+    fn kill_strays(self) {
+        let mut struck = std::collections::HashSet::new();
+        for _ in 0..MAX_SWEEPS {
+            let fresh: Vec<Pid> = self.strays().filter(|stray| struck.insert(*stray)).collect();
+            if fresh.is_empty() {
+                return;
+            }
+            fresh.into_iter().for_each(|stray| self.signal_stray(stray, Signal::KILL));
+        }
+    }
+
+    /// The processes of this session that have left its group. Costs some microseconds for each
+    /// process looked at, so those that are surely no descendants are left out.
+    fn strays(self) -> impl Iterator<Item = Pid> {
+        let floor = self.lowest_descendant();
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(move |id: &i32| *id >= floor)
+            .filter_map(Pid::from_raw)
+            .filter(move |process| self.has_stray(*process))
+    }
+
+    /// The lowest number a descendant may have. Numbers are handed out in order, up to a highest
+    /// one and then from the bottom again: only soon after its start, and with the highest one
+    /// far away, is a leader surely below its descendants.
+    fn lowest_descendant(self) -> i32 {
+        let young = self.since.is_some_and(|since| since.elapsed() < YOUTH);
+        let leader = self.leader.as_raw_pid();
+        if young && leader < highest_number() - NUMBERS_IN_YOUTH { leader } else { 0 }
+    }
+
+    fn has_stray(self, process: Pid) -> bool {
+        let leader = self.leader.as_raw_pid();
+        group_and_session(process).is_some_and(|ids| ids.0 != leader && ids.1 == leader)
+    }
+
+    /// Signals one stray. It is looked at again once a descriptor holds on to it, so that a
+    /// process that got the same number in between is never hit.
+    fn signal_stray(self, stray: Pid, signal: Signal) {
+        use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+        let Ok(held) = pidfd_open(stray, PidfdFlags::empty()) else { return };
+        if self.has_stray(stray) {
+            let _ = pidfd_send_signal(held, signal);
+        }
+    }
+}
+
+/// The number after which processes are numbered from the bottom again; 0 if that isn't known.
+#[cfg(target_os = "linux")]
+fn highest_number() -> i32 {
+    static FOUND: std::sync::OnceLock<i32> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let found = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+        found.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    })
+}
+
+/// The numbers of a process's group and session, from the kernel's own listing. (The calls
+/// `getpgid` and `getsid` answer 0 for the kernel's threads, which rustix takes for impossible.)
+#[cfg(target_os = "linux")]
+fn group_and_session(process: Pid) -> Option<(i32, i32)> {
+    let status = std::fs::read(format!("/proc/{}/stat", process.as_raw_pid())).ok()?;
+    // The program's name may hold anything, even parentheses and spaces; then come the state,
+    // the parent, the group and the session.
+    let name_end = status.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = str::from_utf8(&status[name_end + 1..]).ok()?.split_ascii_whitespace();
+    let group = fields.nth(2)?.parse().ok()?;
+    Some((group, fields.next()?.parse().ok()?))
+}
+
+/// Like [`set_apart`], closing the given descriptors to the child.
+///
+/// The death signal is tied to the *thread* that starts the child, not to the process. So the
+/// child must be started on a thread that lives as long as the device: a worker of the runtime,
+/// never `spawn_blocking`, and never a worker that `block_in_place` may turn into a blocking one.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn set_apart_from(command: &mut Command, tie: Tie, descriptors: &'static [i32]) {
+    use std::os::unix::process::CommandExt;
+    let device = rustix::process::getpid();
+    let prepare = move || {
+        rustix::process::setsid()?;
+        for descriptor in descriptors {
+            // SAFETY: the number is only passed to fcntl, which refuses one that isn't open; in
+            // the forked child nobody else uses it.
+            let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*descriptor) };
+            let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
+        }
+        if tie == Tie::DiesWithDevice { die_with(device) } else { Ok(()) }
+    };
+    // SAFETY: it runs between fork and exec, where only async-signal-safe calls are sound. It
+    // makes plain system calls; it takes no lock and allocates nothing, nor do its errors.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Has the kernel kill the calling process when the thread that started it ends.
+#[cfg(target_os = "linux")]
+fn die_with(device: Pid) -> std::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The device may have died before the signal was set: then it will never come.
+    if rustix::process::getppid() == Some(device) {
+        Ok(())
+    } else {
+        Err(rustix::io::Errno::SRCH.into())
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn die_with(_: Pid) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// The descriptors the device itself was started with, past the standard three, and would hand
+/// on. Found once: everything Rust opens later is close-on-exec.
+#[cfg(target_os = "linux")]
+fn inherited_descriptors() -> &'static [i32] {
+    static FOUND: std::sync::OnceLock<Vec<i32>> = std::sync::OnceLock::new();
+    FOUND.get_or_init(find_inherited_descriptors)
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn inherited_descriptors() -> &'static [i32] {
+    &[]
+}
+
+#[cfg(target_os = "linux")]
+fn find_inherited_descriptors() -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| std::fs::read_to_string(entry.path()).is_ok_and(|info| passes_on(&info)))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect()
+}
+
+/// Whether a descriptor with this `fdinfo` stays open in a program started by exec.
+#[cfg(target_os = "linux")]
+fn passes_on(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & CLOSE_ON_EXEC == 0)
+}
+
+/// What the tests of this and the neighbouring modules share.
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+pub(crate) mod testing {
+    use std::{
+        fs,
+        path::Path,
+        thread,
+        time::{Duration, Instant},
+    };
+
+    /// How long a test waits for something that should come at once.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Waits until `check` gives something, and fails the test if it never does.
+    pub(crate) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = check() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "waited in vain until {what}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for the process ids in a file: one to a line, the last line being complete.
+    pub(crate) fn ids_in(file: &Path, count: usize) -> Vec<u32> {
+        until("the process ids are written", || {
+            let text = fs::read_to_string(file).ok().filter(|text| text.ends_with('\n'))?;
+            let ids: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+            (ids.len() == count).then_some(ids)
+        })
+    }
+
+    /// Whether a process runs. One that is dead and waits for its parent to notice doesn't.
+    pub(crate) fn runs(id: u32) -> bool {
+        let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let state = status.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+        !matches!(state, None | Some('Z' | 'X'))
+    }
+
+    /// Waits until none of these processes runs.
+    pub(crate) fn all_gone(ids: &[u32]) {
+        until(&format!("{ids:?} are gone"), || ids.iter().all(|id| !runs(*id)).then_some(()));
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        os::fd::AsRawFd,
+        process::{Child, Stdio},
+    };
+
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
+
+    /// Starts a shell apart that prints a process id, and returns both.
+    fn start_apart(script: &str) -> (Child, u32) {
+        let mut command = shell(script);
+        set_apart(&mut command, Tie::DiesWithDevice);
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (child, line.trim().parse().unwrap())
+    }
+
+    #[test]
+    fn a_child_that_moved_to_its_own_group_is_killed_too() {
+        // timeout(1) makes a group of its own and stays in the session.
+        let (mut child, stray) = start_apart("timeout 1000 sleep 1000 & echo $!; wait");
+        let group = Group::led_by(child.id()).unwrap();
+        testing::until("timeout has left the group", || group.strays().next());
+        group.kill();
+        child.wait().unwrap();
+        testing::all_gone(&[child.id(), stray]);
+    }
+
+    #[test]
+    fn descendants_are_looked_for_above_their_leader_only_when_they_must_be_there() {
+        let lowest = |id: i32| Group::of_new(id.cast_unsigned()).unwrap().lowest_descendant();
+        assert_eq!(lowest(2), 2);
+        assert_eq!(lowest(highest_number() - 1), 0, "the next number may be a low one");
+        assert_eq!(Group::led_by(2).unwrap().lowest_descendant(), 0, "it may be old");
+    }
+
+    #[test]
+    fn numbers_that_mean_more_than_one_group_are_refused() {
+        for number in [0, 1, u32::MAX, i32::MAX as u32 + 1] {
+            assert_eq!(Group::led_by(number), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_descriptor_the_device_was_started_with_is_not_handed_on() {
+        // It stays open across exec, as a shell's `9>file` does. Its number is one that the
+        // shell below doesn't use itself.
+        let stray = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 200).unwrap();
+        rustix::io::fcntl_setfd(&stray, rustix::io::FdFlags::empty()).unwrap();
+        let found = find_inherited_descriptors();
+        assert!(found.contains(&stray.as_raw_fd()), "{found:?}");
+
+        let mut command = shell("for file in /proc/self/fd/*; do echo ${file##*/}; done");
+        set_apart_from(&mut command, Tie::Outlives, found.leak());
+        let shown = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert!(!shown.lines().any(|line| line == stray.as_raw_fd().to_string()), "{shown}");
+    }
+}

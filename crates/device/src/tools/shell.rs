@@ -1,0 +1,176 @@
+//! `execute_command`: one command line, run within the owner's limits.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::observe::Observe;
+use super::{Exec, ToolSettings};
+use crate::process::{self, Output, RunError, Spec};
+use crate::watchdog::Watchdog;
+
+/// The time limit of a command whose caller asks for none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much of an output is repeated in the text of a time-out, in characters.
+const OUTPUT_HEAD_CHARS: usize = 500;
+
+/// Runs commands.
+pub(super) struct Shell {
+    exec: Exec,
+    observe: Observe,
+    max_time: Duration,
+    max_output: usize,
+    watchdog: Option<Arc<Watchdog>>,
+}
+
+/// Arguments of `execute_command`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Arguments {
+    command: String,
+    /// Seconds.
+    #[serde(default)]
+    timeout: Option<f64>,
+    #[serde(default)]
+    cwd: Option<PathBuf>,
+}
+
+impl Shell {
+    pub(super) fn new(settings: &ToolSettings, watchdog: Option<Arc<Watchdog>>) -> Self {
+        Self {
+            exec: settings.exec,
+            observe: Observe::new(settings.roots.clone(), home()),
+            max_time: settings.max_command_time,
+            max_output: settings.max_output_bytes,
+            watchdog,
+        }
+    }
+
+    /// What the tool does here, for an agent; `None` when it does nothing.
+    pub(super) fn describe(&self) -> Option<String> {
+        match self.exec {
+            Exec::Off => None,
+            Exec::Shell => Some(
+                "Runs a command line with sh -c. Returns success, exit_code, stdout and stderr."
+                    .to_owned(),
+            ),
+            Exec::Observe => {
+                let allowed = Observe::commands().collect::<Vec<_>>().join(", ");
+                Some(format!(
+                    "Runs one command that only observes, without a shell (no pipes, no \
+                     redirection, no patterns). Allowed: {allowed}. Returns success, exit_code, \
+                     stdout and stderr."
+                ))
+            }
+        }
+    }
+
+    /// Runs a command line. One that ran and exited non-zero is no error.
+    ///
+    /// # Errors
+    /// When it is not allowed, could not start, took too long, or was stopped.
+    pub(super) async fn execute(
+        &self,
+        arguments: Arguments,
+        stop: &CancellationToken,
+    ) -> Result<Value, String> {
+        let spec = self.spec(&arguments)?;
+        let ran = process::run(spec, stop, self.watchdog.as_deref()).await;
+        ran.map(|output| result(&output)).map_err(|error| explain(&error))
+    }
+
+    fn spec(&self, arguments: &Arguments) -> Result<Spec, String> {
+        let timeout = self.timeout(arguments.timeout)?;
+        let (program, args, cwd) = match self.exec {
+            Exec::Off => return Err("Running commands is switched off on this device".to_owned()),
+            Exec::Shell => self.in_shell(arguments)?,
+            Exec::Observe => self.observed(arguments)?,
+        };
+        Ok(Spec {
+            program,
+            args: args.into_iter().map(Into::into).collect(),
+            cwd,
+            timeout,
+            max_output: self.max_output,
+            env: self.environment(),
+        })
+    }
+
+    /// The environment of a command. Those that only observe are steered by their checked arguments
+    /// alone.
+    fn environment(&self) -> Vec<(OsString, OsString)> {
+        let mut environment = process::scrubbed_env();
+        if self.exec == Exec::Observe {
+            environment.retain(|(name, _)| name != "TZ" && name != "LC_ALL");
+            environment.push(("LC_ALL".into(), "C.UTF-8".into()));
+        }
+        environment
+    }
+
+    fn timeout(&self, seconds: Option<f64>) -> Result<Duration, String> {
+        let Some(seconds) = seconds else { return Ok(DEFAULT_TIMEOUT.min(self.max_time)) };
+        if !(seconds.is_finite() && seconds > 0.0) {
+            return Err("Bad arguments: timeout must be a number of seconds above 0".to_owned());
+        }
+        // Beyond what a duration can hold is beyond every limit too.
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(self.max_time).min(self.max_time))
+    }
+
+    fn observed(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
+        let cwd = match &arguments.cwd {
+            Some(cwd) => self.observe.check_cwd(cwd).map_err(|refusal| blocked(&refusal))?,
+            None => self.observe.default_cwd(),
+        };
+        let program =
+            self.observe.check(&arguments.command, &cwd).map_err(|refusal| blocked(&refusal))?;
+        Ok((program.path, program.args, cwd))
+    }
+
+    fn in_shell(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
+        let cwd = arguments.cwd.clone().or_else(home).unwrap_or_else(|| PathBuf::from("/"));
+        if !cwd.is_dir() {
+            return Err(format!("Bad arguments: cwd {cwd:?} is no folder"));
+        }
+        let command = arguments.command.clone();
+        Ok((PathBuf::from("/bin/sh"), vec!["-c".to_owned(), command], cwd))
+    }
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| home != Path::new(""))
+}
+
+fn blocked(refusal: &impl std::fmt::Display) -> String {
+    format!("Blocked: {refusal}")
+}
+
+/// As UFO's devices return it.
+fn result(output: &Output) -> Value {
+    json!({
+        "success": output.exit_code == 0,
+        "exit_code": output.exit_code,
+        "stdout": output.stdout,
+        "stderr": output.stderr,
+    })
+}
+
+fn explain(error: &RunError) -> String {
+    match error {
+        RunError::TimedOut { after, stdout, stderr } => {
+            let head = |text: &str| text.chars().take(OUTPUT_HEAD_CHARS).collect::<String>();
+            let mut text = format!("Timed out after {} s and was stopped", after.as_secs_f64());
+            for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
+                if !output.is_empty() {
+                    text.push_str(&format!("; {name} so far: {}", head(output)));
+                }
+            }
+            text
+        }
+        error => error.to_string(),
+    }
+}

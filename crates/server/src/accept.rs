@@ -1,0 +1,164 @@
+//! From an HTTP upgrade to a registered connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aip::codec::{MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
+use aip::machine::{Refusal, Registration, confirm};
+use aip::message::{Confirmed, Feature, VERSION};
+use aip::{ClientMessage, CloseCode, DecodeError, ServerMessage};
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use base64::Engine;
+use bytes::Bytes;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use link::connection::{now, timestamp};
+use link::{Connection, Event, Socket};
+use tokio::net::TcpStream;
+
+use crate::connection;
+use crate::registry::Client;
+use crate::server::Server;
+use crate::session::fresh_response_id;
+
+/// What a WebSocket key is hashed with, from RFC 6455.
+const WEB_SOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The `Sec-WebSocket-Key` of a request, when it asks for a WebSocket.
+pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let names = |name: header::HeaderName, word: &str| {
+        headers.get_all(name).iter().any(|value| {
+            let words = value.to_str().unwrap_or_default().split(',');
+            words.into_iter().any(|found| found.trim().eq_ignore_ascii_case(word))
+        })
+    };
+    let asks = names(header::CONNECTION, "upgrade")
+        && names(header::UPGRADE, "websocket")
+        && names(header::SEC_WEBSOCKET_VERSION, "13");
+    headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asks).map(|key| key.as_bytes())
+}
+
+/// The answer that turns a request into a WebSocket.
+pub(crate) fn switch(key: &[u8]) -> Response<axum::body::Body> {
+    let mut hash = sha1_smol::Sha1::new();
+    hash.update(key);
+    hash.update(WEB_SOCKET_GUID.as_bytes());
+    let accept = base64::engine::general_purpose::STANDARD.encode(hash.digest().bytes());
+    let mut response = Response::new(axum::body::Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    if let Ok(accept) = header::HeaderValue::from_str(&accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+/// Waits until hyper lets go of the stream, and serves it.
+pub(crate) async fn upgraded(server: Server, upgrade: OnUpgrade, address: Option<SocketAddr>) {
+    match upgrade.await {
+        Ok(upgraded) => accept(server, socket(upgraded), address).await,
+        Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
+    }
+}
+
+/// The stream itself where there is one, since hyper's wrapper costs memory for each connection.
+fn socket(upgraded: Upgraded) -> Socket {
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => Socket::server(parts.io.into_inner(), parts.read_buf, MAX_FIRST_MESSAGE_BYTES),
+        Err(upgraded) => {
+            Socket::server(TokioIo::new(upgraded), Bytes::new(), MAX_FIRST_MESSAGE_BYTES)
+        }
+    }
+}
+
+/// Registers whoever is on a socket, and runs the connection until it ends.
+pub(crate) async fn accept(server: Server, mut socket: Socket, address: Option<SocketAddr>) {
+    socket.set_max_message(MAX_FIRST_MESSAGE_BYTES);
+    let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
+    let mut connection = Connection::new(socket, outbox, server.config().watch(), None);
+    let refusal = match first_message(&server, &mut connection).await {
+        Ok(registration) => match register(&server, registration, address) {
+            Ok(client) => return serve(server, connection, client).await,
+            Err(refusal) => refusal,
+        },
+        Err(Some(refusal)) => refusal,
+        Err(None) => return connection.close(CloseCode::NORMAL, "").await,
+    };
+    tracing::info!(?address, %refusal, "registration refused");
+    let text = refusal.to_string();
+    connection.reply(&stamped(ServerMessage::error(text.clone(), None)));
+    connection.close(refusal.close_code(), &text).await;
+}
+
+/// Waits for REGISTER. `Err(None)` when the peer went away without a word.
+async fn first_message(
+    server: &Server,
+    connection: &mut Connection<ClientMessage>,
+) -> Result<Registration, Option<Refusal>> {
+    let timeout = server.config().registration_timeout;
+    match connection.next_event(Some(now() + timeout)).await {
+        Event::Message(message) => Registration::read(message).map_err(Some),
+        Event::Unreadable(error) => Err(Some(error.into())),
+        Event::Binary => Err(Some(Refusal::Binary)),
+        Event::Due => Err(Some(Refusal::TooLate(timeout.as_secs()))),
+        Event::Closed(closed) if closed.code == CloseCode::TOO_BIG && closed.by_us => {
+            let limit = MAX_FIRST_MESSAGE_BYTES;
+            Err(Some(DecodeError::TooBig { bytes: limit + 1, limit }.into()))
+        }
+        Event::Closed(_) => Err(None),
+    }
+}
+
+fn register(
+    server: &Server,
+    registration: Registration,
+    address: Option<SocketAddr>,
+) -> Result<Arc<Client>, Refusal> {
+    if server.sessions().is_closed() {
+        return Err(Refusal::ShuttingDown);
+    }
+    let id = server.next_connection_id();
+    let client = Arc::new(Client::new(id, registration, address, server.config()));
+    server.registry().register(&client)?;
+    Ok(client)
+}
+
+async fn serve(server: Server, mut connection: Connection<ClientMessage>, client: Arc<Client>) {
+    connection.set_max_message(MAX_MESSAGE_BYTES);
+    connection.set_outbox(client.outbox.clone());
+    connection.reply(&confirm(fresh_response_id(), timestamp(), granted(&client).as_ref()));
+    connection::run(server, connection, client).await;
+}
+
+/// What a peer that asked for the extension gets of it.
+fn granted(client: &Client) -> Option<Confirmed> {
+    client.is_flightdeck.then(|| Confirmed {
+        version: VERSION,
+        features: client.wants_progress.then_some(Feature::Progress).into_iter().collect(),
+        server: concat!("flightdeck/", env!("CARGO_PKG_VERSION")).to_owned(),
+        connection: client.connection.to_string(),
+    })
+}
+
+/// A message with the time of day.
+pub(crate) fn stamped(message: ServerMessage) -> ServerMessage {
+    ServerMessage {
+        response_id: message.response_id.or_else(|| Some(fresh_response_id())),
+        timestamp: Some(timestamp()),
+        ..message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_key_is_the_rfcs_own_example() {
+        let response = switch(b"dGhlIHNhbXBsZSBub25jZQ==");
+        let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT).unwrap();
+        assert_eq!(accept, "s3pPLMBiTxaK9kYzzhZRbK+xOo0=");
+    }
+}

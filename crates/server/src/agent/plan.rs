@@ -1,0 +1,166 @@
+//! The agent that needs no model: a request that is a list of commands, run in order.
+
+use aip::{Command, Payload, ResultStatus, ToolType};
+use serde::Deserialize;
+
+use super::{Decision, Finish};
+use crate::session::{Step, Task};
+
+/// A request that says itself what to do: `{"commands":[{"tool_name", "parameters",
+/// "tool_type"}…], "keep_going": false}`. Each command is one step, one COMMAND.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// What to run, in this order.
+    pub commands: Vec<PlanCommand>,
+    /// Whether to go on after a step that failed.
+    #[serde(default)]
+    pub keep_going: bool,
+}
+
+/// One command of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanCommand {
+    /// Which tool.
+    pub tool_name: String,
+    /// Its arguments: a JSON object, passed on as it is.
+    #[serde(default, deserialize_with = "aip::payload::optional_object")]
+    pub parameters: Option<Payload>,
+    /// Whether the tool observes or changes.
+    #[serde(default = "action")]
+    pub tool_type: ToolType,
+}
+
+fn action() -> ToolType {
+    ToolType::Action
+}
+
+impl Plan {
+    /// Reads a task's request as a plan, once for its whole life. `None` when it is none: text, or
+    /// JSON without `commands`.
+    ///
+    /// # Errors
+    /// What is wrong with it, when it is meant as a plan.
+    pub fn of(task: &Task) -> Result<Option<&Self>, &str> {
+        match task.plan.get_or_init(|| Self::read(&task.request)) {
+            Ok(plan) => Ok(plan.as_ref()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(request: &str) -> Result<Option<Self>, String> {
+        #[derive(Deserialize)]
+        struct Meant {
+            commands: Option<serde::de::IgnoredAny>,
+        }
+
+        if !request.trim_start().starts_with('{') {
+            return Ok(None);
+        }
+        match serde_json::from_str::<Self>(request) {
+            Ok(plan) if plan.commands.is_empty() => Err("it has no commands".to_owned()),
+            Ok(plan) => Ok(Some(plan)),
+            Err(error) => match serde_json::from_str::<Meant>(request) {
+                Ok(Meant { commands: Some(_) }) => Err(error.to_string()),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    pub(super) fn next(&self, history: &[Step]) -> Decision {
+        if let Some(failure) = history.last().and_then(failure)
+            && !self.keep_going
+        {
+            return Decision::Fail(format!("Step {} failed: {failure}", history.len()));
+        }
+        match self.commands.get(history.len()) {
+            Some(command) => Decision::Commands(vec![command.to_command()]),
+            None => Decision::Finish(Finish::Results),
+        }
+    }
+}
+
+impl PlanCommand {
+    fn to_command(&self) -> Command {
+        Command {
+            tool_name: self.tool_name.clone(),
+            parameters: self.parameters.clone(),
+            tool_type: self.tool_type,
+            call_id: None,
+        }
+    }
+}
+
+/// What failed in a step, if something did.
+fn failure(step: &Step) -> Option<String> {
+    let failed = |status| matches!(status, ResultStatus::Failure | ResultStatus::Skipped);
+    let at = step.results.iter().position(|result| failed(result.status))?;
+    let tool = step.commands.get(at).map_or("tool", |command| &command.tool_name);
+    let why = step.results[at].error.as_deref().unwrap_or("the tool gave no reason");
+    Some(format!("{tool}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aip::ActionResult;
+
+    use super::*;
+
+    fn plan(keep_going: bool) -> Plan {
+        let text = format!(
+            r#"{{"commands":[{{"tool_name":"a","parameters":{{"x":1}}}},
+                {{"tool_name":"b","tool_type":"data_collection"}}],"keep_going":{keep_going}}}"#
+        );
+        Plan::read(&text).unwrap().unwrap()
+    }
+
+    fn step(result: ActionResult) -> Step {
+        let command = plan(false).commands[0].to_command();
+        Step { commands: Arc::new([command]), results: Arc::new([result]) }
+    }
+
+    fn good() -> Step {
+        step(ActionResult::success(None, None, Payload::from_text("true").unwrap()))
+    }
+
+    fn tools(decision: &Decision) -> Vec<&str> {
+        match decision {
+            Decision::Commands(commands) => commands.iter().map(|c| c.tool_name.as_str()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn its_commands_run_in_order_one_step_each() {
+        assert_eq!(tools(&plan(false).next(&[])), ["a"]);
+        assert_eq!(tools(&plan(false).next(&[good()])), ["b"]);
+        let done = plan(false).next(&[good(), good()]);
+        assert_eq!(done, Decision::Finish(Finish::Results));
+    }
+
+    #[test]
+    fn a_failure_ends_it_unless_it_shall_keep_going() {
+        let bad = step(ActionResult::failure(None, "no such file"));
+        let failed = Decision::Fail("Step 1 failed: a: no such file".to_owned());
+        assert_eq!(plan(false).next(std::slice::from_ref(&bad)), failed);
+        assert_eq!(tools(&plan(true).next(&[bad])), ["b"]);
+    }
+
+    #[test]
+    fn text_is_no_plan_and_a_broken_plan_is_told_apart_from_it() {
+        for text in ["tidy up", "{not json", r#"{"a":1}"#, "[1]"] {
+            assert_eq!(Plan::read(text), Ok(None), "{text}");
+        }
+        for (text, why) in [
+            (r#"{"commands":[]}"#, "no commands"),
+            (r#"{"commands":[{"tool":"a"}]}"#, "unknown field `tool`"),
+            (r#"{"commands":[{"tool_name":"a","parameters":[]}]}"#, "expected an object"),
+            (r#"{"commands":[],"keepgoing":true}"#, "unknown field `keepgoing`"),
+        ] {
+            assert!(Plan::read(text).unwrap_err().contains(why), "{text}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a server can be told. A plain struct: reading files, flags and variables is for `cli`.
+
+use std::time::Duration;
+
+use link::OutboxLimits;
+use link::connection::Watch;
+
+/// The limits and waits of a server, each with its default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Sessions that run on one device at the same time: a desktop has one pair of hands.
+    pub sessions_per_device: usize,
+    /// Tasks that may wait for one device; a further one is refused at once.
+    pub queue_per_device: usize,
+    /// Longest time for one command, from when it is sent.
+    pub command_timeout: Duration,
+    /// Longest time for one task, from when it starts to run.
+    pub session_timeout: Duration,
+    /// Most steps of one task.
+    pub max_steps: u32,
+    /// After a command was cancelled or timed out, how long its device may take to confirm before the
+    /// next task gets its place.
+    pub stop_grace: Duration,
+    /// Longest wait for the first message of a connection.
+    pub registration_timeout: Duration,
+    /// Silence after which a peer counts as gone.
+    pub liveness_timeout: Duration,
+    /// Time between pings.
+    pub ping_interval: Duration,
+    /// Longest time for the head of an HTTP request.
+    pub header_timeout: Duration,
+    /// Most connections at the same time.
+    pub max_connections: usize,
+    /// Most messages that wait to be sent to one peer.
+    pub outbox_messages: usize,
+    /// Most bytes that wait to be sent to one peer, beside one message of any size.
+    pub outbox_bytes: usize,
+    /// At shutdown, how long running commands may take to finish.
+    pub shutdown_grace: Duration,
+    /// Ended tasks that are remembered, newest first.
+    pub history_tasks: usize,
+    /// Most bytes of ended tasks that are remembered.
+    pub history_bytes: usize,
+    /// The agent name for Linux devices: the section of a Python device's `mcp.yaml`.
+    pub agent_name_linux: String,
+    /// The agent name for Windows devices.
+    pub agent_name_windows: String,
+    /// The agent name for mobile devices.
+    pub agent_name_mobile: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let outbox = OutboxLimits::default();
+        Self {
+            sessions_per_device: 1,
+            queue_per_device: 100,
+            command_timeout: Duration::from_secs(300),
+            session_timeout: Duration::from_secs(3600),
+            max_steps: 1000,
+            stop_grace: Duration::from_secs(60),
+            registration_timeout: Duration::from_secs(10),
+            liveness_timeout: Duration::from_secs(90),
+            ping_interval: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(10),
+            max_connections: 20_000,
+            outbox_messages: outbox.messages,
+            outbox_bytes: outbox.bytes,
+            shutdown_grace: Duration::from_secs(10),
+            history_tasks: 1000,
+            history_bytes: 64 * 1024 * 1024,
+            agent_name_linux: "LinuxAgent".to_owned(),
+            agent_name_windows: "HostAgent".to_owned(),
+            agent_name_mobile: "MobileAgent".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Bounds of each connection's outgoing queue.
+    #[must_use]
+    pub fn outbox(&self) -> OutboxLimits {
+        OutboxLimits { messages: self.outbox_messages, bytes: self.outbox_bytes }
+    }
+
+    /// Pings and silence.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch { ping_every: self.ping_interval, timeout: self.liveness_timeout }
+    }
+
+    /// The agent name for a platform, as Python devices know it.
+    #[must_use]
+    pub fn agent_name(&self, platform: &str) -> &str {
+        match platform {
+            "linux" => &self.agent_name_linux,
+            "mobile" => &self.agent_name_mobile,
+            _ => &self.agent_name_windows,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The actor of one registered connection: takes each message, decides, answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aip::machine::{CommandResults, Rejection, Request};
+use aip::{
+    ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
+    ServerMessageType, SessionId, Status,
+};
+use link::connection::now;
+use link::{Closed, Connection, Event};
+
+use crate::accept::stamped;
+use crate::dispatch::Unclaimed;
+use crate::registry::Client;
+use crate::server::Server;
+use crate::session;
+
+/// Runs a registered connection until it ends, and cleans up after it.
+pub(crate) async fn run(
+    server: Server,
+    mut connection: Connection<ClientMessage>,
+    client: Arc<Client>,
+) {
+    tracing::info!(
+        client = %client.id(),
+        role = %client.peer.client_type,
+        connection = %client.connection,
+        platform = client.platform,
+        address = ?client.address,
+        "connected"
+    );
+    let mut actor = Actor { server, client };
+    let closed = loop {
+        match connection.next_event(actor.client.next_deadline()).await {
+            Event::Closed(closed) => break closed,
+            event => actor.handle_event(&mut connection, event),
+        }
+    };
+    actor.handle_closed(&closed);
+    connection.close(closed.code, &closed.reason).await;
+}
+
+struct Actor {
+    server: Server,
+    client: Arc<Client>,
+}
+
+impl Actor {
+    fn handle_event(
+        &mut self,
+        connection: &mut Connection<ClientMessage>,
+        event: Event<ClientMessage>,
+    ) {
+        let mut reply = |message| connection.reply(&stamped(message));
+        match event {
+            Event::Message(message) => match self.client.peer.admit(message) {
+                Ok(request) => self.handle_request(request, &mut reply),
+                Err(rejection) => self.reject(rejection, &mut reply),
+            },
+            Event::Unreadable(error) => reply(self.unreadable(&error)),
+            Event::Binary => {
+                let error = DecodeError::Invalid("binary frames are not AIP".to_owned());
+                reply(self.unreadable(&error));
+            }
+            Event::Due => self.client.commands.handle_deadline(now()),
+            Event::Closed(_) => {}
+        }
+    }
+
+    fn unreadable(&self, error: &DecodeError) -> ServerMessage {
+        tracing::debug!(client = %self.client.id(), %error, "unreadable message");
+        ServerMessage::error(error.to_string(), None)
+    }
+
+    fn handle_request(&mut self, request: Request, reply: &mut impl FnMut(ServerMessage)) {
+        match request {
+            Request::Heartbeat => {
+                reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok))
+            }
+            Request::Task(task) => {
+                let session_id = task.session_id.clone();
+                if let Err(text) = session::submit(&self.server, &self.client, task) {
+                    self.reject(Rejection { text, session_id, is_task: true }, reply);
+                }
+            }
+            Request::Results(results) => self.handle_results(results, reply),
+            Request::DeviceInfo { target_id, request_id } => {
+                reply(self.device_info(&target_id, request_id));
+            }
+            Request::DeviceFacts(facts) => self.store_facts(facts, reply),
+            Request::Error { text, session_id } => {
+                let shown: String = text.chars().take(200).collect();
+                tracing::warn!(client = %self.client.id(), error = ?shown, "a client reports an error");
+                reply(ServerMessage::error(text, session_id));
+            }
+        }
+    }
+
+    /// Tells why a message was refused. The requester of a refused task waits for nothing but a
+    /// TASK_END, so it gets one, unless that would look like the end of a task that is running.
+    fn reject(&self, rejection: Rejection, reply: &mut impl FnMut(ServerMessage)) {
+        tracing::debug!(client = %self.client.id(), error = rejection.text, "refused");
+        let Rejection { text, session_id, is_task } = rejection;
+        reply(ServerMessage::error(text.clone(), session_id.clone()));
+        if let Some(session_id) = session_id.filter(|_| is_task)
+            && !self.server.sessions().is_open(&session_id)
+        {
+            reply(ServerMessage::task_failed(text, session_id));
+        }
+    }
+
+    fn handle_results(&self, results: CommandResults, reply: &mut impl FnMut(ServerMessage)) {
+        let (session_id, response_id) = (results.session_id.clone(), results.response_id.clone());
+        if let Err(unclaimed) = self.client.commands.handle_results(results) {
+            self.server.count_unclaimed();
+            tracing::info!(
+                client = %self.client.id(),
+                session = session_id.as_ref().map(SessionId::as_str),
+                command = response_id.as_ref().map(ResponseId::as_str),
+                reason = %unclaimed,
+                "results dropped"
+            );
+            // A device that stops when it is told to answers late by design.
+            if !(self.client.is_flightdeck && unclaimed == Unclaimed::Late) {
+                reply(ServerMessage::error(unclaimed.to_string(), session_id));
+            }
+        }
+    }
+
+    fn device_info(&self, target_id: &ClientId, request_id: Option<RequestId>) -> ServerMessage {
+        let facts = self.server.registry().device(target_id).and_then(|device| device.facts());
+        let result = facts.or_else(|| {
+            let error = format!("Device {target_id} not found or no system info available");
+            Payload::from_value(&BTreeMap::from([("error", error)])).ok()
+        });
+        // The id of the request is the id of the answer: both are ids of a peer's choice.
+        let response_id = request_id.and_then(|id| ResponseId::new(id.as_str()).ok());
+        ServerMessage {
+            response_id,
+            result,
+            ..ServerMessage::new(ServerMessageType::DeviceInfoResponse, Status::Ok)
+        }
+    }
+
+    /// Stores a device's facts, under the id it is pinned to.
+    fn store_facts(&self, facts: Option<Payload>, reply: &mut impl FnMut(ServerMessage)) {
+        let fields = facts.map(|facts| facts.parse::<BTreeMap<String, Payload>>());
+        let Some(Ok(mut fields)) = fields else {
+            return reply(ServerMessage::error("DEVICE_INFO_RESPONSE requires metadata", None));
+        };
+        fields.remove("flightdeck");
+        fields.insert("device_id".to_owned(), Payload::string(self.client.id().as_str()));
+        let members = fields
+            .iter()
+            .map(|(key, value)| format!("{}:{}", Payload::string(key).as_str(), value.as_str()));
+        let text = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+        if let Ok(facts) = Payload::from_text(text) {
+            self.client.set_facts(facts);
+        }
+    }
+
+    /// Frees the id, and ends at once whatever depended on this connection.
+    fn handle_closed(&self, closed: &Closed) {
+        self.server.registry().unregister(&self.client);
+        self.client.outbox.abort(CloseCode::NORMAL, "closed");
+        self.server.sessions().handle_gone(&self.client);
+        self.client.commands.handle_lost();
+        tracing::info!(
+            client = %self.client.id(),
+            connection = %self.client.connection,
+            by = if closed.by_us { "server" } else { "peer" },
+            %closed,
+            "disconnected"
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! A command, the device it goes to, and the one settlement it gets.
+//!
+//! A command is settled by whoever takes it out of the table: its results, its deadline, a cancel, or
+//! the loss of the device, whichever is first. Everything later is counted and ignored. A command that
+//! was settled without an answer stays in the table as *stopping* until the device confirms (by
+//! answering after all), is gone, or its grace is over: until then its place on the device is taken.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aip::codec::Wire;
+use aip::machine::{CommandResults, Full, Pending};
+use aip::message::Status;
+use aip::{ActionResult, CallId, Command, ResponseId, ServerMessage, ServerMessageType, SessionId};
+use link::connection::{now, timestamp};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::registry::Client;
+use crate::session::Task;
+
+/// How a command was settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// The device answered: one result for each action.
+    Answered(Vec<ActionResult>),
+    /// No answer came in time.
+    TimedOut,
+    /// The device is gone.
+    Lost,
+}
+
+/// Why results were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unclaimed {
+    #[error("These results answer no command of yours in this session")]
+    Unknown,
+    #[error("These results came too late: their command was settled without them")]
+    Late,
+}
+
+/// The commands that one device was sent and has not answered.
+pub(crate) struct Commands {
+    pending: Mutex<Pending<ResponseId, Waiting>>,
+    timeout: Duration,
+    stop_grace: Duration,
+}
+
+struct Waiting {
+    session_id: SessionId,
+    state: State,
+}
+
+enum State {
+    /// Its session waits for the settlement.
+    Open { call_ids: Vec<CallId>, settle: oneshot::Sender<Settlement> },
+    /// Settled without an answer; the sender wakes whoever waits for the device to be free, when it is
+    /// dropped.
+    Stopping { _free: Option<oneshot::Sender<()>> },
+}
+
+impl Commands {
+    pub(crate) fn new(config: &Config) -> Self {
+        // A stopping command still holds its place, so there is never more than one for each place.
+        let pending = Mutex::new(Pending::new(config.sessions_per_device));
+        Self { pending, timeout: config.command_timeout, stop_grace: config.stop_grace }
+    }
+
+    /// Puts a command in, before it is sent.
+    fn open(
+        &self,
+        response_id: ResponseId,
+        session_id: SessionId,
+        call_ids: Vec<CallId>,
+    ) -> Result<oneshot::Receiver<Settlement>, Full> {
+        let (settle, settled) = oneshot::channel();
+        let waiting = Waiting { session_id, state: State::Open { call_ids, settle } };
+        self.lock().insert(response_id, waiting, now() + self.timeout)?;
+        Ok(settled)
+    }
+
+    /// Takes the results of a command; the first ones settle it.
+    pub(crate) fn handle_results(&self, answer: CommandResults) -> Result<(), Unclaimed> {
+        let response_id = answer.response_id.ok_or(Unclaimed::Unknown)?;
+        let waiting = {
+            let mut pending = self.lock();
+            let known = pending.peek(&response_id).ok_or(Unclaimed::Unknown)?;
+            if answer.session_id.as_ref() != Some(&known.session_id) {
+                return Err(Unclaimed::Unknown);
+            }
+            pending.take(&response_id).ok_or(Unclaimed::Unknown)?
+        };
+        match waiting.state {
+            State::Open { call_ids, settle } => {
+                let results = in_order(&call_ids, answer.results);
+                // A session that ended in this moment does not wait any more.
+                settle.send(Settlement::Answered(results)).map_err(|_| Unclaimed::Late)
+            }
+            State::Stopping { .. } => Err(Unclaimed::Late),
+        }
+    }
+
+    /// Settles a command without its answer. Returns what wakes when the device is free again, or
+    /// `None` when its answer or its loss was first.
+    pub(crate) fn stop(&self, response_id: &ResponseId) -> Option<oneshot::Receiver<()>> {
+        let mut pending = self.lock();
+        let waiting = pending.take(response_id)?;
+        let (free, freed) = oneshot::channel();
+        let state = State::Stopping { _free: Some(free) };
+        let waiting = Waiting { session_id: waiting.session_id, state };
+        // Its place in the table was freed just now.
+        let _has_room = pending.insert(response_id.clone(), waiting, now() + self.stop_grace);
+        Some(freed)
+    }
+
+    /// When something is due.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.lock().next_deadline()
+    }
+
+    /// Settles what is due: open commands time out, stopping ones are given up.
+    pub(crate) fn handle_deadline(&self, now: Instant) {
+        let mut pending = self.lock();
+        for (response_id, Waiting { session_id, state }) in pending.take_expired(now) {
+            if let State::Open { settle, .. } = state {
+                let _nobody_waits = settle.send(Settlement::TimedOut);
+                let waiting = Waiting { session_id, state: State::Stopping { _free: None } };
+                let _has_room = pending.insert(response_id, waiting, now + self.stop_grace);
+            }
+        }
+    }
+
+    /// Settles everything: the device is gone.
+    pub(crate) fn handle_lost(&self) {
+        for (_, waiting) in self.lock().take_all() {
+            if let State::Open { settle, .. } = waiting.state {
+                let _nobody_waits = settle.send(Settlement::Lost);
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending<ResponseId, Waiting>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts results into the order of the actions; a missing one counts as a failure.
+fn in_order(call_ids: &[CallId], mut results: Vec<ActionResult>) -> Vec<ActionResult> {
+    let as_asked = results.len() == call_ids.len()
+        && results
+            .iter()
+            .zip(call_ids)
+            .all(|(result, id)| result.call_id.as_ref().is_none_or(|named| named == id));
+    if as_asked {
+        for (result, id) in results.iter_mut().zip(call_ids) {
+            result.call_id.get_or_insert_with(|| id.clone());
+        }
+        return results;
+    }
+    call_ids
+        .iter()
+        .map(|id| {
+            let found = results.iter().position(|result| result.call_id.as_ref() == Some(id));
+            found.map_or_else(
+                || ActionResult::failure(Some(id.clone()), "no result"),
+                |at| results.swap_remove(at),
+            )
+        })
+        .collect()
+}
+
+/// Sends a command to its device and returns what its settlement will come through.
+///
+/// # Errors
+/// When the device has more unanswered commands than it may.
+pub(crate) fn send(
+    device: &Client,
+    task: &Task,
+    response_id: &ResponseId,
+    actions: &[Command],
+) -> Result<oneshot::Receiver<Settlement>, Full> {
+    let call_ids = actions.iter().filter_map(|action| action.call_id.clone()).collect();
+    let settled = device.commands.open(response_id.clone(), task.session_id.clone(), call_ids)?;
+    let message = ServerMessage {
+        agent_name: Some(task.agent_name.clone()),
+        // As the Python server sends them: its devices choose a section by them.
+        process_name: Some(String::new()),
+        root_name: Some(String::new()),
+        actions: Some(actions.to_vec()),
+        session_id: Some(task.session_id.clone()),
+        task_name: Some(task.task_name.to_string()),
+        timestamp: Some(timestamp()),
+        response_id: Some(response_id.clone()),
+        ..ServerMessage::new(ServerMessageType::Command, Status::Continue)
+    };
+    if device.outbox.push(message.encode()).is_err() || !device.outbox.is_open() {
+        // Its connection is ending; the settlement comes from there, or has come already.
+        device.commands.handle_lost();
+    }
+    Ok(settled)
+}

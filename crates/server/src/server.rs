@@ -1,0 +1,293 @@
+//! The server as a whole: start, accept, supervise, shut down.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aip::CloseCode;
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use link::Socket;
+use secrecy::SecretString;
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept;
+use crate::agent::{Agent, Auto};
+use crate::auth::Key;
+use crate::config::Config;
+use crate::http;
+use crate::registry::{ConnectionId, Registry};
+use crate::session::Sessions;
+use crate::store::{MemoryStore, Store};
+
+/// Connections that the kernel keeps for us until they are accepted: ten thousand devices may come
+/// back in the same second.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// The largest head of an HTTP request, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// After an accept that failed for want of a resource, how long to wait for it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// At shutdown, how long each group of peers may take to read what is queued for it.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Why serving ended with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+}
+
+/// An agent server. Cheap to clone; all clones are the same server.
+#[derive(Clone)]
+pub struct Server(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    key: Key,
+    registry: Registry,
+    sessions: Sessions,
+    store: Arc<dyn Store>,
+    agent: Arc<dyn Agent>,
+    connections: TaskTracker,
+    next_connection: AtomicU64,
+    unclaimed: AtomicU64,
+    open_sockets: AtomicUsize,
+}
+
+/// How much of everything there is, for tests and for the curious: a server at rest has zeros.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Registered clients.
+    pub clients: usize,
+    /// Tasks that are not over.
+    pub sessions: usize,
+    /// Session ids in use.
+    pub session_ids: usize,
+    /// Devices with a queue.
+    pub lanes: usize,
+    /// Clients with open tasks.
+    pub requesters: usize,
+    /// Commands without a settlement.
+    pub commands: usize,
+    /// Messages that wait to be sent.
+    pub queued_messages: usize,
+    /// WebSockets, registered or not.
+    pub sockets: usize,
+}
+
+/// Listens on an address, with room for a crowd.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_BACKLOG)
+    };
+    listen().map_err(|error| ServeError::Listen(address, error))
+}
+
+impl Server {
+    /// A server that keeps its journals in memory. `key` is what every peer must show.
+    #[must_use]
+    pub fn new(config: Config, key: SecretString) -> Self {
+        let store = MemoryStore::new(config.history_tasks, config.history_bytes);
+        Self::with(config, key, Arc::new(store), Arc::new(Auto))
+    }
+
+    /// A server with a store and an agent of the caller's.
+    #[must_use]
+    pub fn with(
+        config: Config,
+        key: SecretString,
+        store: Arc<dyn Store>,
+        agent: Arc<dyn Agent>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            key: Key::new(key),
+            registry: Registry::default(),
+            sessions: Sessions::default(),
+            store,
+            agent,
+            connections: TaskTracker::new(),
+            next_connection: AtomicU64::new(1),
+            unclaimed: AtomicU64::new(0),
+            open_sockets: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The routes: `/ws` and the HTTP API, to be served or merged into another program's.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        http::router(self.clone())
+    }
+
+    /// Serves whoever connects until `stop`, then shuts down: lets running commands finish within the
+    /// grace time, ends the rest with an outcome each, and says goodbye to every peer.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+        let router = self.router();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, address)) => self.serve_stream(stream, address, router.clone()),
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        self.shut_down().await;
+    }
+
+    fn serve_stream(&self, stream: TcpStream, address: SocketAddr, router: Router) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "failed to set TCP_NODELAY");
+        }
+        let header_timeout = self.0.config.header_timeout;
+        tokio::spawn(async move {
+            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+                request.extensions_mut().insert(address);
+                let mut router = router.clone();
+                async move { Ok::<_, Infallible>(http::call(&mut router, request).await) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(header_timeout)
+                .max_buf_size(MAX_HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%address, %error, "an HTTP connection ended early");
+            }
+        });
+    }
+
+    /// Serves one peer on a socket that has passed authentication already.
+    pub async fn accept(&self, socket: Socket, address: Option<SocketAddr>) {
+        let opened = OpenSocket::new(self.clone());
+        self.0.connections.track_future(accept::accept(self.clone(), socket, address)).await;
+        drop(opened);
+    }
+
+    /// Serves one peer as soon as its upgrade is through.
+    pub(crate) fn spawn_upgraded(
+        &self,
+        upgrade: hyper::upgrade::OnUpgrade,
+        address: Option<SocketAddr>,
+    ) {
+        let (server, opened) = (self.clone(), OpenSocket::new(self.clone()));
+        self.0.connections.spawn(async move {
+            accept::upgraded(server, upgrade, address).await;
+            drop(opened);
+        });
+    }
+
+    async fn shut_down(&self) {
+        self.0.sessions.close();
+        let grace = self.0.config.shutdown_grace;
+        if tokio::time::timeout(grace, self.0.sessions.wait_empty()).await.is_err() {
+            self.0.sessions.stop_all();
+            let _told = tokio::time::timeout(GOODBYE, self.0.sessions.wait_empty()).await;
+        }
+        // A legacy client may not come back, so it keeps its link for as long as there is anything.
+        for legacy in [false, true] {
+            let leaving = self.0.registry.all().into_iter();
+            for client in leaving.filter(|client| legacy || client.is_flightdeck) {
+                client.outbox.close(CloseCode::GOING_AWAY, "the server is shutting down");
+            }
+        }
+        self.0.connections.close();
+        let _read_it = tokio::time::timeout(GOODBYE, self.0.connections.wait()).await;
+    }
+
+    /// How much of everything there is right now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let clients = self.0.registry.all();
+        let [sessions, session_ids, lanes, requesters] = self.0.sessions.sizes();
+        Snapshot {
+            clients: clients.len(),
+            sessions,
+            session_ids,
+            lanes,
+            requesters,
+            commands: clients.iter().map(|client| client.commands.len()).sum(),
+            queued_messages: clients.iter().map(|client| client.outbox.len()).sum(),
+            sockets: self.0.open_sockets.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.0.key
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.0.sessions
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.0.store
+    }
+
+    pub(crate) fn agent(&self) -> &dyn Agent {
+        &*self.0.agent
+    }
+
+    pub(crate) fn next_connection_id(&self) -> ConnectionId {
+        ConnectionId(self.0.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn count_unclaimed(&self) {
+        self.0.unclaimed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether another WebSocket fits.
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.open_sockets.load(Ordering::Relaxed) < self.0.config.max_connections
+    }
+}
+
+/// Counts a WebSocket for as long as it lives.
+struct OpenSocket(Server);
+
+impl OpenSocket {
+    fn new(server: Server) -> Self {
+        server.0.open_sockets.fetch_add(1, Ordering::Relaxed);
+        Self(server)
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.0.0.open_sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,223 @@
+//! Which sessions there are, whose they are, and who waits for which device.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aip::{ClientId, SessionId};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use super::lane::{Lane, Turn};
+use super::{Cause, Session, TaskId};
+use crate::config::Config;
+use crate::registry::Client;
+
+/// Why a session cannot begin. Texts go to the requester.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("session_id '{0}' is owned by another client")]
+    OwnedByAnother(SessionId),
+    #[error("session_id '{0}' is already running")]
+    AlreadyRunning(SessionId),
+    #[error(
+        "Device '{device}' has {waiting} tasks waiting already, which is as many as may; \
+         try again later"
+    )]
+    QueueFull { device: ClientId, waiting: usize },
+    #[error("The server is shutting down; try again later")]
+    ShuttingDown,
+}
+
+/// What a device is busy with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Busy {
+    pub(crate) session_id: SessionId,
+    pub(crate) task_name: String,
+    pub(crate) requester: ClientId,
+    pub(crate) state: SessionState,
+    pub(crate) since: Timestamp,
+}
+
+/// Whether a session has its place on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SessionState {
+    Running,
+    Queued,
+}
+
+/// Every session that is not over.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    table: Mutex<Table>,
+    /// Rung when the last session is over.
+    empty: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    sessions: HashMap<TaskId, Arc<Session>>,
+    open_ids: HashMap<SessionId, TaskId>,
+    /// By device. A place may be taken a while longer than its session lasts.
+    lanes: HashMap<ClientId, Lane>,
+    by_requester: HashMap<ClientId, HashSet<TaskId>>,
+    closed: bool,
+}
+
+impl Sessions {
+    /// Takes a session in and queues it for its device.
+    pub(super) fn begin(&self, session: &Arc<Session>, config: &Config) -> Result<Turn, Refused> {
+        let mut table = self.lock();
+        if table.closed {
+            return Err(Refused::ShuttingDown);
+        }
+        let (id, session_id) = (session.task.id, &session.task.session_id);
+        if let Some(known) = table.open_ids.get(session_id).and_then(|id| table.sessions.get(id)) {
+            let same = known.requester.id() == session.requester.id();
+            return Err(if same {
+                Refused::AlreadyRunning(session_id.clone())
+            } else {
+                Refused::OwnedByAnother(session_id.clone())
+            });
+        }
+        let turn = table.join_lane(session, config)?;
+        table.sessions.insert(id, session.clone());
+        table.open_ids.insert(session_id.clone(), id);
+        table.by_requester.entry(session.requester.id().clone()).or_default().insert(id);
+        Ok(turn)
+    }
+
+    /// Takes a session out: from now on its id is free.
+    pub(super) fn end(&self, session: &Session) {
+        let mut table = self.lock();
+        table.sessions.remove(&session.task.id);
+        table.open_ids.remove(&session.task.session_id);
+        if let Some(ids) = table.by_requester.get_mut(session.requester.id()) {
+            ids.remove(&session.task.id);
+            if ids.is_empty() {
+                table.by_requester.remove(session.requester.id());
+            }
+        }
+        if table.sessions.is_empty() {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Gives a session's place on its device to the next.
+    pub(super) fn leave_lane(&self, session: &Session) {
+        let mut table = self.lock();
+        let device = &session.task.device;
+        let Some(lane) = table.lanes.get_mut(device) else { return };
+        let next = lane.leave(session.task.id);
+        if lane.is_empty() {
+            table.lanes.remove(device);
+        }
+        if let Some(next) = next.and_then(|id| table.sessions.get(&id)) {
+            next.turn.notify_one();
+        }
+    }
+
+    /// Whether this session id names a task that is not over.
+    pub(crate) fn is_open(&self, id: &SessionId) -> bool {
+        self.lock().open_ids.contains_key(id)
+    }
+
+    /// Stops whatever a client that is gone was executing or had asked for.
+    pub(crate) fn handle_gone(&self, client: &Client) {
+        let table = self.lock();
+        let executed = table.lanes.get(client.id()).into_iter().flat_map(Lane::sessions);
+        for session in executed.filter_map(|id| table.sessions.get(id)) {
+            if session.device.connection == client.connection {
+                session.stop(Cause::DeviceGone);
+            }
+        }
+        let requested = table.by_requester.get(client.id()).into_iter().flatten();
+        for session in requested.filter_map(|id| table.sessions.get(id)) {
+            if session.requester.connection == client.connection {
+                session.stop(Cause::RequesterGone);
+            }
+        }
+    }
+
+    /// Takes no more sessions, and stops those that have not started.
+    pub(crate) fn close(&self) {
+        let mut table = self.lock();
+        table.closed = true;
+        let running: HashSet<&TaskId> =
+            table.lanes.values().flat_map(|lane| lane.running()).collect();
+        for (id, session) in &table.sessions {
+            if !running.contains(id) {
+                session.stop(Cause::Shutdown);
+            }
+        }
+    }
+
+    /// Stops every session.
+    pub(crate) fn stop_all(&self) {
+        for session in self.lock().sessions.values() {
+            session.stop(Cause::Shutdown);
+        }
+    }
+
+    /// Whether no more sessions are taken.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Waits until every session is over.
+    pub(crate) async fn wait_empty(&self) {
+        loop {
+            let empty = self.empty.notified();
+            if self.lock().sessions.is_empty() {
+                return;
+            }
+            empty.await;
+        }
+    }
+
+    /// What a device is busy with, in the order of the lane.
+    pub(crate) fn busy(&self, device: &ClientId) -> Vec<Busy> {
+        let table = self.lock();
+        let Some(lane) = table.lanes.get(device) else { return Vec::new() };
+        let running = lane.running().len();
+        let ordered = lane.sessions().enumerate();
+        let states = ordered.map(|(n, id)| {
+            (id, if n < running { SessionState::Running } else { SessionState::Queued })
+        });
+        states
+            .filter_map(|(id, state)| table.sessions.get(id).map(|session| (session, state)))
+            .map(|(session, state)| Busy {
+                session_id: session.task.session_id.clone(),
+                task_name: session.task.task_name.to_string(),
+                requester: session.task.requester.clone(),
+                state,
+                since: session.task.created_at,
+            })
+            .collect()
+    }
+
+    /// How many entries each map has: sessions, their ids, lanes, requesters.
+    pub(crate) fn sizes(&self) -> [usize; 4] {
+        let table = self.lock();
+        [table.sessions.len(), table.open_ids.len(), table.lanes.len(), table.by_requester.len()]
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn join_lane(&mut self, session: &Session, config: &Config) -> Result<Turn, Refused> {
+        let device = &session.task.device;
+        let lane = self.lanes.entry(device.clone()).or_default();
+        lane.join(
+            session.requester.id(),
+            session.task.id,
+            config.sessions_per_device,
+            config.queue_per_device,
+        )
+        .map_err(|full| Refused::QueueFull { device: device.clone(), waiting: full.waiting })
+    }
+}

@@ -1,0 +1,120 @@
+//! Journals in memory: gone with the process, and bounded in number and bytes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aip::Payload;
+
+use super::{Commit, Entry, Store};
+use crate::session::TaskId;
+
+/// What an entry costs beside its payloads, about, in bytes.
+const ENTRY_BYTES: usize = 256;
+
+/// Keeps the journals of open tasks, and of the newest ended ones.
+pub struct MemoryStore {
+    journals: Mutex<Journals>,
+    max_tasks: usize,
+    max_bytes: usize,
+}
+
+#[derive(Default)]
+struct Journals {
+    tasks: HashMap<TaskId, Vec<Entry>>,
+    /// Ended tasks with their size, oldest first.
+    ended: VecDeque<(TaskId, usize)>,
+    ended_bytes: usize,
+}
+
+impl MemoryStore {
+    /// An empty store that remembers at most `max_tasks` ended tasks and `max_bytes` of them.
+    #[must_use]
+    pub fn new(max_tasks: usize, max_bytes: usize) -> Self {
+        Self { journals: Mutex::default(), max_tasks, max_bytes }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Journals> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn append(&self, task: TaskId, entry: Entry) -> Commit {
+        let mut journals = self.lock();
+        let ended = matches!(entry, Entry::Ended { .. });
+        let journal = journals.tasks.entry(task).or_default();
+        journal.push(entry);
+        if ended {
+            let bytes = journal.iter().map(size).sum();
+            journals.ended.push_back((task, bytes));
+            journals.ended_bytes += bytes;
+            journals.forget(self.max_tasks, self.max_bytes);
+        }
+        Commit::done()
+    }
+
+    fn journal(&self, task: TaskId) -> Option<Vec<Entry>> {
+        self.lock().tasks.get(&task).cloned()
+    }
+}
+
+impl Journals {
+    fn forget(&mut self, max_tasks: usize, max_bytes: usize) {
+        while self.ended.len() > max_tasks || self.ended_bytes > max_bytes {
+            let Some((task, bytes)) = self.ended.pop_front() else { return };
+            self.ended_bytes -= bytes;
+            self.tasks.remove(&task);
+        }
+    }
+}
+
+/// What an entry costs, about, in bytes.
+fn size(entry: &Entry) -> usize {
+    let payloads = match entry {
+        Entry::Created(task) => task.request.len(),
+        Entry::Decided { commands, .. } => {
+            commands.iter().filter_map(|c| c.parameters.as_ref()).map(Payload::len).sum()
+        }
+        Entry::Answered { results } => {
+            results.iter().filter_map(|r| r.result.as_ref()).map(Payload::len).sum()
+        }
+        Entry::Ended { error, .. } => error.as_ref().map_or(0, |error| error.len()),
+    };
+    ENTRY_BYTES + payloads
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aip::{ActionResult, Status};
+
+    use super::*;
+
+    fn end(store: &MemoryStore, task: TaskId, bytes: usize) {
+        let result = Payload::string(&"x".repeat(bytes));
+        let results = Arc::new([ActionResult::success(None, None, result)]);
+        let _kept = store.append(task, Entry::Answered { results });
+        let _kept = store.append(task, Entry::Ended { status: Status::Completed, error: None });
+    }
+
+    #[test]
+    fn the_newest_ended_tasks_are_remembered_within_both_bounds() {
+        let store = MemoryStore::new(2, 1_000_000);
+        let tasks = [(); 3].map(|()| TaskId::fresh());
+        tasks.iter().for_each(|task| end(&store, *task, 10));
+        let known = tasks.map(|task| store.journal(task).is_some());
+        assert_eq!(known, [false, true, true]);
+        end(&store, tasks[0], 2_000_000);
+        assert!(tasks.iter().all(|task| store.journal(*task).is_none()), "over the byte bound");
+    }
+
+    #[test]
+    fn an_open_task_is_never_forgotten() {
+        let store = MemoryStore::new(0, 0);
+        let open = TaskId::fresh();
+        let _kept = store.append(open, Entry::Answered { results: Arc::new([]) });
+        end(&store, TaskId::fresh(), 10);
+        assert_eq!(store.journal(open).map(|journal| journal.len()), Some(1));
+    }
+}

@@ -1,0 +1,84 @@
+//! Where the journal of each task goes: the list of what happened to it.
+//!
+//! An entry is appended before its effect becomes visible to anybody. The store answers with a
+//! [`Commit`] to wait for, so that an implementation can commit many entries at once.
+
+mod memory;
+
+use std::sync::Arc;
+
+use aip::{ActionResult, Command, ResponseId, Status};
+use tokio::sync::oneshot;
+
+pub use memory::MemoryStore;
+
+use crate::session::{Task, TaskId};
+
+/// Something that happened to a task.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// It was accepted.
+    Created(Arc<Task>),
+    /// Its agent decided, and this is being sent.
+    Decided {
+        /// The COMMAND's id, *R*.
+        response_id: ResponseId,
+        /// The COMMAND's actions.
+        commands: Arc<[Command]>,
+    },
+    /// Its device answered.
+    Answered {
+        /// One result for each action.
+        results: Arc<[ActionResult]>,
+    },
+    /// It is over.
+    Ended {
+        /// `completed` or `failed`.
+        status: Status,
+        /// Why it failed.
+        error: Option<Arc<str>>,
+    },
+}
+
+/// Why an entry could not be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store cannot write: {0}")]
+pub struct StoreError(pub String);
+
+/// An entry on its way into the store.
+#[must_use = "an effect must wait for its entry"]
+pub struct Commit(Option<oneshot::Receiver<Result<(), StoreError>>>);
+
+impl Commit {
+    /// It is in already.
+    pub const fn done() -> Self {
+        Self(None)
+    }
+
+    /// It is in when the sender says so.
+    pub const fn pending(receiver: oneshot::Receiver<Result<(), StoreError>>) -> Self {
+        Self(Some(receiver))
+    }
+
+    /// Waits until the entry is in.
+    ///
+    /// # Errors
+    /// When it could not be kept.
+    pub async fn wait(self) -> Result<(), StoreError> {
+        match self.0 {
+            None => Ok(()),
+            Some(receiver) => {
+                receiver.await.unwrap_or_else(|_| Err(StoreError("the store is closed".to_owned())))
+            }
+        }
+    }
+}
+
+/// Keeps journals.
+pub trait Store: Send + Sync + 'static {
+    /// Appends an entry to a task's journal. Entries of one task are kept in the order of the calls.
+    fn append(&self, task: TaskId, entry: Entry) -> Commit;
+
+    /// A task's journal, if it is still known.
+    fn journal(&self, task: TaskId) -> Option<Vec<Entry>>;
+}
