@@ -11,6 +11,7 @@ mod output;
 mod settings;
 mod state;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -125,7 +126,11 @@ fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
             "--log {filter:?} is no filter: {error}; use one such as info or link=debug"
         )
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
 

@@ -29,6 +29,9 @@ const MAX_UNSENT_PONGS: usize = 64;
 /// cannot reuse its memory as the connection's read buffer for ever.
 const LARGE_FRAME_BYTES: usize = 64 * 1024;
 
+/// What is read at once of what nobody wants any more, in bytes.
+const SINK_BYTES: usize = 2048;
+
 /// The longest reason that fits a close frame, in bytes.
 const MAX_REASON_BYTES: usize = 123;
 
@@ -222,7 +225,7 @@ impl Socket {
         if transport.shutdown().await.is_err() {
             return;
         }
-        let mut sink = vec![0_u8; 16 * 1024];
+        let mut sink = vec![0_u8; SINK_BYTES];
         while transport.read(&mut sink).await.is_ok_and(|n| n > 0) {}
     }
 }
@@ -279,11 +282,17 @@ fn message(frame: Frame) -> Message {
         Frame::Ping => Message::ping(Bytes::new()),
         Frame::Pong => Message::pong(Bytes::new()),
         Frame::Close(code, reason) => {
-            let code = tokio_websockets::CloseCode::try_from(code.0)
-                .unwrap_or(tokio_websockets::CloseCode::NORMAL_CLOSURE);
-            Message::close(Some(code), cut(&reason, MAX_REASON_BYTES))
+            Message::close(Some(sendable(code)), cut(&reason, MAX_REASON_BYTES))
         }
     }
+}
+
+/// The code as a close frame may carry it: those that stand for "none came" never travel.
+fn sendable(code: CloseCode) -> tokio_websockets::CloseCode {
+    tokio_websockets::CloseCode::try_from(code.0)
+        .ok()
+        .filter(|code| !code.is_reserved())
+        .unwrap_or(tokio_websockets::CloseCode::NORMAL_CLOSURE)
 }
 
 /// The beginning of a text, at most `bytes` long.
@@ -309,6 +318,13 @@ fn lost(error: &Error) -> Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_can_be_sent_or_has_a_stand_in() {
+        for code in 0..=u16::MAX {
+            let _does_not_panic = message(Frame::Close(CloseCode(code), "r".repeat(500)));
+        }
+    }
 
     #[test]
     fn a_reason_is_cut_between_characters() {

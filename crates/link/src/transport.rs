@@ -23,6 +23,8 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(stream: impl Stream + 'static, read_ahead: Bytes) -> Self {
+        // An empty slice would keep the whole buffer alive that it was cut from.
+        let read_ahead = if read_ahead.is_empty() { Bytes::new() } else { read_ahead };
         Self { stream: Box::new(stream), read_ahead, heard: Instant::now() }
     }
 

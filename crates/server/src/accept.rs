@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::connection;
 use crate::registry::Client;
-use crate::server::Server;
+use crate::server::{OpenSocket, Server};
 use crate::session::fresh_response_id;
 
 /// What a WebSocket key is hashed with, from RFC 6455.
@@ -56,9 +56,14 @@ pub(crate) fn switch(key: &[u8]) -> Response<axum::body::Body> {
 }
 
 /// Waits until hyper lets go of the stream, and serves it.
-pub(crate) async fn upgraded(server: Server, upgrade: OnUpgrade, address: Option<SocketAddr>) {
+pub(crate) async fn upgraded(
+    server: Server,
+    upgrade: OnUpgrade,
+    address: Option<SocketAddr>,
+    opened: OpenSocket,
+) {
     match upgrade.await {
-        Ok(upgraded) => accept(server, socket(upgraded), address).await,
+        Ok(upgraded) => accept(server, socket(upgraded), address, opened).await,
         Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
     }
 }
@@ -73,14 +78,20 @@ fn socket(upgraded: Upgraded) -> Socket {
     }
 }
 
-/// Registers whoever is on a socket, and runs the connection until it ends.
-pub(crate) async fn accept(server: Server, mut socket: Socket, address: Option<SocketAddr>) {
+/// Registers whoever is on a socket, and runs the connection until it ends. A registered connection
+/// continues in a task of its own, whose memory is its own future and no more.
+pub(crate) async fn accept(
+    server: Server,
+    mut socket: Socket,
+    address: Option<SocketAddr>,
+    opened: OpenSocket,
+) {
     socket.set_max_message(MAX_FIRST_MESSAGE_BYTES);
     let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
     let mut connection = Connection::new(socket, outbox, server.config().watch(), None);
     let refusal = match first_message(&server, &mut connection).await {
         Ok(registration) => match register(&server, registration, address) {
-            Ok(client) => return serve(server, connection, client).await,
+            Ok(client) => return serve(&server, connection, client, opened),
             Err(refusal) => refusal,
         },
         Err(Some(refusal)) => refusal,
@@ -125,11 +136,16 @@ fn register(
     Ok(client)
 }
 
-async fn serve(server: Server, mut connection: Connection<ClientMessage>, client: Arc<Client>) {
+fn serve(
+    server: &Server,
+    mut connection: Connection<ClientMessage>,
+    client: Arc<Client>,
+    opened: OpenSocket,
+) {
     connection.set_max_message(MAX_MESSAGE_BYTES);
     connection.set_outbox(client.outbox.clone());
     connection.reply(&confirm(fresh_response_id(), timestamp(), granted(&client).as_ref()));
-    connection::run(server, connection, client).await;
+    server.spawn(connection::run(server.clone(), connection, client, opened));
 }
 
 /// What a peer that asked for the extension gets of it.

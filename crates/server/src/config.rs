@@ -68,7 +68,7 @@ impl Default for Config {
             outbox_bytes: outbox.bytes,
             shutdown_grace: Duration::from_secs(10),
             history_tasks: 1000,
-            history_bytes: 64 * 1024 * 1024,
+            history_bytes: 16 * 1024 * 1024,
             agent_name_linux: "LinuxAgent".to_owned(),
             agent_name_windows: "HostAgent".to_owned(),
             agent_name_mobile: "MobileAgent".to_owned(),

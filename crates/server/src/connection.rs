@@ -14,7 +14,7 @@ use link::{Closed, Connection, Event};
 use crate::accept::stamped;
 use crate::dispatch::Unclaimed;
 use crate::registry::Client;
-use crate::server::Server;
+use crate::server::{OpenSocket, Server};
 use crate::session;
 
 /// Runs a registered connection until it ends, and cleans up after it.
@@ -22,6 +22,7 @@ pub(crate) async fn run(
     server: Server,
     mut connection: Connection<ClientMessage>,
     client: Arc<Client>,
+    _opened: OpenSocket,
 ) {
     tracing::info!(
         client = %client.id(),
@@ -39,7 +40,8 @@ pub(crate) async fn run(
         }
     };
     actor.handle_closed(&closed);
-    connection.close(closed.code, &closed.reason).await;
+    // On the heap, so that a connection that is open does not carry the room for its end.
+    Box::pin(connection.close(closed.code, &closed.reason)).await;
 }
 
 struct Actor {

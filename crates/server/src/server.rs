@@ -183,11 +183,11 @@ impl Server {
         });
     }
 
-    /// Serves one peer on a socket that has passed authentication already.
+    /// Takes a peer in on a socket that has passed authentication already. Returns when it is
+    /// registered or refused; a registered one is served in a task of its own.
     pub async fn accept(&self, socket: Socket, address: Option<SocketAddr>) {
         let opened = OpenSocket::new(self.clone());
-        self.0.connections.track_future(accept::accept(self.clone(), socket, address)).await;
-        drop(opened);
+        accept::accept(self.clone(), socket, address, opened).await;
     }
 
     /// Serves one peer as soon as its upgrade is through.
@@ -196,11 +196,13 @@ impl Server {
         upgrade: hyper::upgrade::OnUpgrade,
         address: Option<SocketAddr>,
     ) {
-        let (server, opened) = (self.clone(), OpenSocket::new(self.clone()));
-        self.0.connections.spawn(async move {
-            accept::upgraded(server, upgrade, address).await;
-            drop(opened);
-        });
+        let opened = OpenSocket::new(self.clone());
+        self.spawn(accept::upgraded(self.clone(), upgrade, address, opened));
+    }
+
+    /// Runs a part of a connection's life; shutdown waits for it.
+    pub(crate) fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
+        self.0.connections.spawn(part);
     }
 
     async fn shut_down(&self) {
@@ -277,10 +279,10 @@ impl Server {
 }
 
 /// Counts a WebSocket for as long as it lives.
-struct OpenSocket(Server);
+pub(crate) struct OpenSocket(Server);
 
 impl OpenSocket {
-    fn new(server: Server) -> Self {
+    pub(crate) fn new(server: Server) -> Self {
         server.0.open_sockets.fetch_add(1, Ordering::Relaxed);
         Self(server)
     }

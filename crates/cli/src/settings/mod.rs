@@ -11,7 +11,7 @@ pub(crate) use file::{File, FileError};
 pub(crate) use keys::{
     ClientKeys, ClientValues, DeviceKeys, DeviceValues, ServerKeys, ServerValues,
 };
-pub(crate) use values::{ApiKey, ExecMode, Retries, Seconds};
+pub(crate) use values::ExecMode;
 
 /// One key, as the reference and `config show` list it.
 #[derive(Debug, Clone, PartialEq, Eq)]
