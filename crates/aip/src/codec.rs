@@ -114,9 +114,12 @@ fn explain<M: DeserializeOwned>(frame: &Bytes, error: &serde_json::Error) -> Dec
     DecodeError::Invalid(path.map_or_else(|| error.clone(), |path| format!("{path}: {error}")))
 }
 
-/// Refuses text that is nested deeper than `limit`. Counts brackets first, which is several times
+/// Refuses JSON text that is nested deeper than `limit` levels. Counts brackets first, which is several times
 /// faster than telling strings apart, and enough for nearly every message.
-fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
+///
+/// # Errors
+/// Where the first level too many opens.
+pub fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
     let open = |byte: &u8| *byte == b'{' || *byte == b'[';
     if text.iter().filter(|byte| open(byte)).count() <= limit {
         return Ok(());
@@ -249,17 +252,11 @@ pub fn write_outcome(out: &mut Vec<u8>, request: &str, value: impl FnOnce(&mut V
 /// Room that a message needs beside its payloads.
 const ENVELOPE_BYTES: usize = 384;
 
-fn result_bytes(result: &ActionResult) -> usize {
-    result.result.as_ref().map_or(0, Payload::len)
-        + result.error.as_ref().map_or(0, String::len)
-        + 160
-}
-
 impl Wire for ClientMessage {
     const LIMITS: Limits = Limits::CLIENT_MESSAGE;
 
     fn encode(&self) -> Bytes {
-        let results = self.action_results.iter().flatten().map(result_bytes).sum::<usize>();
+        let results = self.action_results.iter().flatten().map(ActionResult::bytes).sum::<usize>();
         let request = self.request.as_ref().map_or(0, String::len);
         let metadata = self.metadata.as_ref().map_or(0, Payload::len);
         let mut out = Vec::with_capacity(ENVELOPE_BYTES + results + request + metadata);

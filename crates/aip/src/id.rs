@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
 /// The most characters an id may have.
 pub const MAX_ID_CHARS: usize = 256;
@@ -147,7 +147,7 @@ where
 }
 
 /// A human label of a task: safe as a file name, not unique.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TaskName(Arc<str>);
 
 impl TaskName {

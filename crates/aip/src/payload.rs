@@ -5,12 +5,16 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::de::{self, DeserializeOwned, Deserializer};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser};
 use serde_json::value::RawValue;
 
 /// Payloads below this size are copied out of their frame: sharing would keep the connection's read
-/// buffer alive for a few bytes. Larger ones share the frame's memory.
+/// buffer alive for a few bytes.
 const SHARE_FROM_BYTES: usize = 16 * 1024;
+
+/// A payload shares its frame's memory only if it is at least this part of it, so that what is kept
+/// is never much more than what is counted.
+const SHARE_FROM_PART: usize = 4;
 
 thread_local! {
     /// The frame that is being decoded on this thread, so that a large payload can be a slice of it
@@ -99,7 +103,10 @@ impl Payload {
             return Self(Bytes::copy_from_slice(raw.as_bytes()));
         }
         FRAME.with_borrow(|frame| match frame {
-            Some(frame) if frame.as_ptr_range().contains(&raw.as_ptr()) => {
+            Some(frame)
+                if raw.len() >= frame.len() / SHARE_FROM_PART
+                    && frame.as_ptr_range().contains(&raw.as_ptr()) =>
+            {
                 Self(frame.slice_ref(raw.as_bytes()))
             }
             _ => Self(Bytes::copy_from_slice(raw.as_bytes())),
@@ -109,15 +116,32 @@ impl Payload {
 
 /// Runs `decode` with `frame` as the memory that large payloads may share.
 pub(crate) fn within<T>(frame: &Bytes, decode: impl FnOnce() -> T) -> T {
-    FRAME.set(Some(frame.clone()));
-    let decoded = decode();
-    FRAME.set(None);
-    decoded
+    /// Puts back what was there, also when decoding panics.
+    struct Before(Option<Bytes>);
+
+    impl Drop for Before {
+        fn drop(&mut self) {
+            FRAME.set(self.0.take());
+        }
+    }
+
+    let _before = Before(FRAME.replace(Some(frame.clone())));
+    decode()
 }
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         <&RawValue>::deserialize(deserializer).map(|raw| Self::capture(raw.get()))
+    }
+}
+
+impl Serialize for Payload {
+    /// Writes the text as it is. This checks it again, so it is for small payloads; messages write
+    /// theirs through [`crate::codec`].
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(self.as_str())
+            .map_err(ser::Error::custom)?
+            .serialize(serializer)
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the commands find their server: its address and its key, from wherever they were given.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use constellation::Constellation;
@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use crate::Failure;
 use crate::args::Global;
 use crate::settings::{ClientKeys, ClientValues, File};
-use crate::state::{StateFolder, read_key};
+use crate::state::{StateFolder, expand_home, read_key};
 
 /// A server and the key to it.
 pub(crate) struct Target {
@@ -90,7 +90,7 @@ fn find_key(
         return Ok(Some(key.clone()));
     }
     if !values.token_file.is_empty() {
-        return read_key(Path::new(&expand_home(&values.token_file))).map(Some);
+        return read_key(&expand_home(Path::new(&values.token_file))).map(Some);
     }
     if let Some(key) = server.token() {
         return Ok(Some(key.clone()));
@@ -99,14 +99,6 @@ fn find_key(
         return StateFolder::new(global.state_dir.clone())?.key();
     }
     Ok(None)
-}
-
-/// A path with `~/` in front, as a settings file may have it, where no shell has expanded it.
-fn expand_home(path: &str) -> PathBuf {
-    match (path.strip_prefix("~/"), std::env::home_dir()) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(path),
-    }
 }
 
 /// Whether a flag was typed, rather than its variable set.

@@ -51,6 +51,40 @@ pub(crate) fn labelled(label: &str, text: &str) -> String {
     out
 }
 
+/// JSON with a line for each member, on the text itself: nothing in it is changed, whatever it is.
+pub(crate) fn indented(json: &str) -> String {
+    let (mut out, mut depth) = (String::with_capacity(json.len() * 2), 0_usize);
+    let (mut in_string, mut escaped, mut before) = (false, false, ' ');
+    for c in json.chars() {
+        if in_string {
+            out.push(c);
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            continue;
+        }
+        if c.is_ascii_whitespace() {
+            continue;
+        }
+        if matches!(c, '}' | ']') {
+            depth = depth.saturating_sub(1);
+        }
+        // An empty array or object stays on one line.
+        let opens = matches!(before, '{' | '[') && !matches!(c, '}' | ']');
+        let closes = matches!(c, '}' | ']') && !matches!(before, '{' | '[');
+        if opens || closes || before == ',' {
+            out.push('\n');
+            out.extend(std::iter::repeat_n("  ", depth));
+        } else if before == ':' {
+            out.push(' ');
+        }
+        out.push(c);
+        in_string = c == '"';
+        depth += usize::from(matches!(c, '{' | '['));
+        before = c;
+    }
+    out
+}
+
 /// A length of time, for people: the two largest units.
 pub(crate) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -113,6 +147,15 @@ mod tests {
         assert_eq!(safe("a\x1b[31mred\x07\r\nb\tc"), "a\\u{1b}[31mred\\u{7}\\r\nb\tc");
         assert_eq!(safe("\u{9b}1m\u{202e}x é 日"), "\\u{9b}1m\\u{202e}x é 日");
         assert_eq!(safe_line("a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn indenting_changes_nothing_but_the_space() {
+        let json = r#"{"b":[1.0,123456789012345678901],"a":{},"s":"{,:\\\" [","e":[]}"#;
+        let expected = "{\n  \"b\": [\n    1.0,\n    123456789012345678901\n  ],\n  \"a\": {},\n  \
+                        \"s\": \"{,:\\\\\\\" [\",\n  \"e\": []\n}";
+        assert_eq!(indented(json), expected);
+        assert_eq!(indented(&indented(json)), expected);
     }
 
     #[test]

@@ -7,6 +7,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 
+/// The user's home folder.
+pub(crate) fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| !home.as_os_str().is_empty())
+}
+
+/// A path with `~/` in front, as a settings file may have it, where no shell has expanded it.
+pub(crate) fn expand_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), home()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}
+
 /// The name of the key's file in the state folder.
 const KEY_FILE: &str = "key";
 
@@ -24,8 +37,7 @@ impl StateFolder {
         let state_home = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty());
         let state_home = match state_home {
             Some(path) => PathBuf::from(path),
-            None => std::env::home_dir()
-                .filter(|home| !home.as_os_str().is_empty())
+            None => home()
                 .context("there is no home folder for the key; name a folder with --state-dir")?
                 .join(".local/state"),
         };
@@ -37,10 +49,16 @@ impl StateFolder {
     }
 
     /// The key, if one was generated here.
+    ///
+    /// # Errors
+    /// When it cannot be read, or others can read it too.
     pub(crate) fn key(&self) -> anyhow::Result<Option<SecretString>> {
         let path = self.key_path();
         match read_key(&path) {
-            Ok(key) => Ok(Some(key)),
+            Ok(key) => {
+                check_private(&path)?;
+                Ok(Some(key))
+            }
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -66,6 +84,26 @@ impl StateFolder {
             }
         }
     }
+}
+
+/// Refuses a key file that others than its owner can read.
+fn check_private(path: &Path) -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let shown = path.display();
+            bail!(
+                "other users of this machine can read the key file {shown} (mode {mode:o}); \
+                 close it: chmod 600 {shown}. If somebody may have read it, remove it instead, and \
+                 `flightdeck serve` makes a new one"
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _no_modes_here = path;
+    Ok(())
 }
 
 /// Reads a key from a file: its text, without white space around it.
@@ -152,11 +190,23 @@ mod tests {
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "no draft is left behind");
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_can_read_is_refused_with_the_remedy() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(Some(home.path().to_owned())).unwrap();
+        folder.key_or_new().unwrap();
+        fs::set_permissions(folder.key_path(), fs::Permissions::from_mode(0o644)).unwrap();
+        let error = folder.key().unwrap_err().to_string();
+        assert!(error.contains("mode 644") && error.contains("chmod 600"), "{error}");
+    }
+
     #[test]
     fn an_empty_key_file_is_no_key() {
         let home = tempfile::tempdir().unwrap();
         let folder = StateFolder::new(Some(home.path().to_owned())).unwrap();
-        fs::write(folder.key_path(), "\n").unwrap();
+        write_private_file(&folder.key_path(), "").unwrap();
         assert!(folder.key_or_new().unwrap_err().to_string().contains("is empty"));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aip::codec::Wire;
 use aip::machine::Pending;
-use aip::message::{Confirmed, Extension, Feature, Step, VERSION};
+use aip::message::{Confirmed, ConstellationMetadata, Extension, Feature, Step, VERSION};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
     ServerMessage, ServerMessageType, SessionId, Status,
@@ -223,12 +223,11 @@ impl Role for Orchestrator {
     }
 
     fn register(&mut self) -> ClientMessage {
-        let asked = Extension { version: VERSION, features: vec![Feature::Progress] };
-        let metadata = serde_json::json!({
-            "type": "constellation_client",
-            "registration_time": timestamp(),
-            "flightdeck": asked,
-        });
+        let metadata = ConstellationMetadata {
+            kind: "constellation_client",
+            registration_time: timestamp(),
+            flightdeck: Extension { version: VERSION, features: vec![Feature::Progress] },
+        };
         ClientMessage {
             metadata: Payload::from_value(&metadata).ok(),
             ..self.shared.message(ClientMessageType::Register)
@@ -310,7 +309,9 @@ impl Orchestrator {
     fn handle_error(&self, message: ServerMessage) {
         let text = message.error.unwrap_or_else(|| "Unknown error".to_owned());
         let mut state = self.shared.lock();
-        let refused = message.session_id.or_else(|| state.oldest_unaccepted());
+        let is_python = state.granted.is_none();
+        let oldest = || if is_python { state.oldest_unaccepted() } else { None };
+        let refused = message.session_id.or_else(oldest);
         match refused.and_then(|id| state.tasks.remove(&id)) {
             Some(waiting) => waiting.inbox.put(TaskEvent::Ended(Outcome::failed(&text))),
             // An ERROR names no request either; one question at a time is the only safe guess.

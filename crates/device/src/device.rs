@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::codec::Wire;
-use aip::message::{Confirmed, Extension, Feature, VERSION};
+use aip::message::{Confirmed, DeviceMetadata, Extension, Feature, SystemInfo, VERSION};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
     ServerMessage, ServerMessageType, SessionId, Status,
@@ -12,11 +12,10 @@ use aip::{
 use link::client::error_report;
 use link::connection::timestamp;
 use link::{Client, ClientSettings, Exit, Outbox, Role};
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::executor::Executor;
-use crate::info::{self, Offers, SystemInfo};
+use crate::info::{self, Offers};
 use crate::tools::{Exec, ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
@@ -87,7 +86,7 @@ impl Device {
             can_execute: settings.tools.exec != Exec::Off,
             executor,
             outbox: None,
-            own_task: OwnTask::None,
+            own_task: None,
             request: settings.request,
             task_name: settings.task_name,
             on_event: Box::new(on_event),
@@ -104,11 +103,10 @@ impl Device {
     }
 }
 
-/// The task that this device submitted for itself: one at a time.
-enum OwnTask {
-    None,
-    Submitted,
-    Running(SessionId),
+/// The task that this device submitted for itself.
+struct OwnTask {
+    session_id: SessionId,
+    is_accepted: bool,
 }
 
 struct DeviceRole {
@@ -117,19 +115,11 @@ struct DeviceRole {
     can_execute: bool,
     executor: Executor,
     outbox: Option<Arc<Outbox>>,
-    own_task: OwnTask,
+    /// One at a time.
+    own_task: Option<OwnTask>,
     request: Option<String>,
     task_name: Option<String>,
     on_event: Box<dyn Fn(DeviceEvent) + Send>,
-}
-
-/// What REGISTER carries of a device.
-#[derive(Serialize)]
-struct Metadata {
-    platform: String,
-    system_info: SystemInfo,
-    registration_time: String,
-    flightdeck: Extension,
 }
 
 impl Role for DeviceRole {
@@ -138,7 +128,7 @@ impl Role for DeviceRole {
     }
 
     fn register(&mut self) -> ClientMessage {
-        let metadata = Metadata {
+        let metadata = DeviceMetadata {
             platform: self.platform.clone(),
             system_info: self.facts(),
             registration_time: timestamp(),
@@ -165,13 +155,7 @@ impl Role for DeviceRole {
             ServerMessageType::Task => self.handle_pushed_task(message),
             ServerMessageType::TaskEnd => self.handle_task_end(message),
             ServerMessageType::Heartbeat => self.handle_heartbeat(&message),
-            ServerMessageType::Error => {
-                let text = message.error.unwrap_or_else(|| "Unknown error".to_owned());
-                if matches!(self.own_task, OwnTask::Submitted) && message.session_id.is_none() {
-                    self.own_task = OwnTask::None;
-                }
-                (self.on_event)(DeviceEvent::ServerError(text));
-            }
+            ServerMessageType::Error => self.handle_error(message),
             ServerMessageType::DeviceInfoRequest => self.send_facts(&message),
             ServerMessageType::DeviceInfoResponse => {}
         }
@@ -185,7 +169,11 @@ impl Role for DeviceRole {
         // Without a way to deliver results, going on would only keep the machine busy.
         self.executor.stop_all();
         self.outbox = None;
-        self.own_task = OwnTask::None;
+        if let Some(own_task) = self.own_task.take() {
+            let error = format!("the connection was lost, so the outcome is unknown: {why}");
+            let lost = ServerMessage::task_failed(error, own_task.session_id);
+            (self.on_event)(DeviceEvent::TaskEnded(Box::new(lost)));
+        }
         (self.on_event)(DeviceEvent::Disconnected { why: why.to_owned(), retry });
     }
 }
@@ -229,7 +217,7 @@ impl DeviceRole {
         let Some(request) = task.user_request else {
             return self.refuse("TASK without user_request".to_owned());
         };
-        if !matches!(self.own_task, OwnTask::None) {
+        if self.own_task.is_some() {
             return self.refuse("A task of this device is running already".to_owned());
         }
         self.submit(request, task.task_name);
@@ -240,9 +228,12 @@ impl DeviceRole {
     }
 
     fn submit(&mut self, request: String, task_name: Option<String>) {
-        self.own_task = OwnTask::Submitted;
+        // A UUID is always a good id.
+        let Ok(session_id) = SessionId::new(&uuid::Uuid::new_v4().to_string()) else { return };
+        self.own_task = Some(OwnTask { session_id: session_id.clone(), is_accepted: false });
         self.send(&ClientMessage {
             status: Status::Continue,
+            session_id: Some(session_id),
             request: Some(request),
             task_name,
             request_id: RequestId::new(&uuid::Uuid::new_v4().to_string()).ok(),
@@ -250,14 +241,28 @@ impl DeviceRole {
         });
     }
 
-    /// The ACK of our own task names its session.
+    /// The ACK of our own task names its session; everything else is the answer to a heartbeat.
     fn handle_heartbeat(&mut self, message: &ServerMessage) {
-        let acknowledged =
-            message.status == Status::Ok && matches!(self.own_task, OwnTask::Submitted);
-        if let Some(session_id) = message.session_id.clone().filter(|_| acknowledged) {
-            self.own_task = OwnTask::Running(session_id.clone());
-            (self.on_event)(DeviceEvent::TaskAccepted(session_id));
+        let unaccepted = self.own_task.as_mut().filter(|task| !task.is_accepted);
+        let Some(own_task) = unaccepted else { return };
+        if message.status == Status::Ok && message.session_id.as_ref() == Some(&own_task.session_id)
+        {
+            own_task.is_accepted = true;
+            (self.on_event)(DeviceEvent::TaskAccepted(own_task.session_id.clone()));
         }
+    }
+
+    /// A Python server refuses a task with an ERROR that names no session, and nothing else.
+    fn handle_error(&mut self, message: ServerMessage) {
+        let text = message.error.unwrap_or_else(|| "Unknown error".to_owned());
+        let names_none = message.session_id.is_none();
+        let refused = self.own_task.take_if(|task| !task.is_accepted && names_none);
+        (self.on_event)(match refused {
+            Some(task) => {
+                DeviceEvent::TaskEnded(Box::new(ServerMessage::task_failed(text, task.session_id)))
+            }
+            None => DeviceEvent::ServerError(text),
+        });
     }
 
     fn handle_task_end(&mut self, end: ServerMessage) {
@@ -268,13 +273,8 @@ impl DeviceRole {
     }
 
     fn end_own_task(&mut self, end: ServerMessage) {
-        let own = match &self.own_task {
-            OwnTask::Running(session_id) => end.session_id.as_ref() == Some(session_id),
-            OwnTask::Submitted => end.status == Status::Failed,
-            OwnTask::None => false,
-        };
-        if own {
-            self.own_task = OwnTask::None;
+        let is_own = |task: &mut OwnTask| end.session_id.as_ref() == Some(&task.session_id);
+        if self.own_task.take_if(is_own).is_some() {
             (self.on_event)(DeviceEvent::TaskEnded(Box::new(end)));
         }
     }

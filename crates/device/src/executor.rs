@@ -18,7 +18,8 @@ use crate::tools::Toolbox;
 /// Room in a message beside the results.
 const ENVELOPE_BYTES: usize = 64 * 1024;
 
-/// Runs COMMANDs: a few at a time, the rest in the order they came.
+/// Runs COMMANDs: a few at a time, the others wait for a place. The server sends the next one of a
+/// session only when it has the answer to the one before.
 #[derive(Clone)]
 pub(crate) struct Executor(Arc<Inner>);
 
@@ -54,11 +55,17 @@ impl Executor {
         let Some((number, stop)) = self.lock().add(command.session_id.clone(), self.0.capacity)
         else {
             let error = format!("This device has {} commands to do already", self.0.capacity);
-            let results = all_failed(command.actions.as_deref().unwrap_or_default(), &error);
+            let results = all_failed(actions(&command), &error);
             return executor.answer(&command, results, &outbox);
         };
         tokio::spawn(async move {
-            let results = executor.run(command.actions.as_deref().unwrap_or_default(), &stop).await;
+            let command = Arc::new(command);
+            let (runner, asked) = (executor.clone(), command.clone());
+            let ran = tokio::spawn(async move { runner.run(actions(&asked), &stop).await }).await;
+            // A tool that panics is a failed tool: its COMMAND is answered like every other.
+            let results = ran.unwrap_or_else(|_| {
+                all_failed(actions(&command), "the tool failed inside the device")
+            });
             executor.lock().running.remove(&number);
             executor.answer(&command, results, &outbox);
         });
@@ -146,6 +153,10 @@ impl Jobs {
         self.running.insert(number, Job { session_id, stop: stop.clone() });
         Some((number, stop))
     }
+}
+
+fn actions(command: &ServerMessage) -> &[Command] {
+    command.actions.as_deref().unwrap_or_default()
 }
 
 fn all_failed(actions: &[Command], error: &str) -> Vec<ActionResult> {

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use serde::Serialize;
+use aip::message::SystemInfo;
 use serde_json::{Map, Value};
 
 /// The version of the shape of [`SystemInfo`].
@@ -41,33 +41,6 @@ const BROWSERS: [&str; 12] = [
     "opera",
     "vivaldi",
 ];
-
-/// What a device tells of itself when it registers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SystemInfo {
-    /// The name it registers under.
-    pub device_id: String,
-    /// Which tools it takes: "linux", "windows" or "mobile".
-    pub platform: String,
-    /// The version of the system, as the system words it.
-    pub os_version: String,
-    /// How many processors it may use.
-    pub cpu_count: usize,
-    /// Its memory in GiB, with two decimals.
-    pub memory_total_gb: f64,
-    /// Its name on the network.
-    pub hostname: String,
-    /// Its address on the local network.
-    pub ip_address: String,
-    /// What can be done on it: see [`supported_features`].
-    pub supported_features: Vec<String>,
-    /// What kind of thing it is: "computer" or "mobile".
-    pub platform_type: String,
-    /// See [`SCHEMA_VERSION`].
-    pub schema_version: String,
-    /// Whatever else is worth telling: "system", where the platform's name doesn't say it.
-    pub custom_metadata: Map<String, Value>,
-}
 
 /// What the device's own tools can do, which the machine can't tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

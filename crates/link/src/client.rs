@@ -20,6 +20,10 @@ use crate::socket::{Closed, Socket};
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
 
+/// After a final refusal, how much longer than told a client may wait, so that a fleet does not come
+/// back in the same instant.
+const FINAL_RETRY_JITTER: f64 = 0.1;
+
 /// How a client connects, stays connected and comes back.
 #[derive(Clone)]
 pub struct ClientSettings {
@@ -167,6 +171,7 @@ impl<R: Role> Client<R> {
         loop {
             let end = self.connect_once(&stop).await;
             if let End::Stopped = end {
+                self.role.handle_disconnected(&end.text(), None);
                 return Exit::Stopped;
             }
             let wait = match self.next_try(&end) {
@@ -179,7 +184,10 @@ impl<R: Role> Client<R> {
             self.role.handle_disconnected(&end.text(), Some(wait));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = stop.cancelled() => return Exit::Stopped,
+                () = stop.cancelled() => {
+                    self.role.handle_disconnected("stopped", None);
+                    return Exit::Stopped;
+                }
             }
         }
     }
@@ -188,7 +196,9 @@ impl<R: Role> Client<R> {
     fn next_try(&mut self, end: &End) -> Result<Duration, Exit> {
         let tries = self.backoff.attempts() + 1;
         match self.settings.max_retries {
-            None if end.is_final() => Ok(self.settings.final_retry),
+            None if end.is_final() => {
+                Ok(self.settings.final_retry.mul_f64(1.0 + FINAL_RETRY_JITTER * fastrand::f64()))
+            }
             None => Ok(self.backoff.next_wait(fastrand::f64())),
             Some(_) if end.is_final() => Err(Exit::Refused(end.text())),
             Some(limit) if tries > limit => Err(Exit::GaveUp { tries, last: end.text() }),

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use aip::CloseCode;
 use aip::codec::{DecodeError, Wire};
 use aip::machine::{Liveness, Sign};
-use aip::{CloseCode, Payload};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
@@ -27,6 +27,9 @@ pub const OFFLOAD_BYTES: usize = 256 * 1024;
 /// Replies that may wait to be written before reading pauses: a peer that asks without reading the
 /// answers must not make us grow.
 const MAX_UNSENT_REPLIES: usize = 128;
+
+/// The same bound in bytes.
+const MAX_UNSENT_REPLY_BYTES: usize = 1024 * 1024;
 
 /// Messages that are read before what is queued gets its turn to be written.
 const MAX_READS_IN_A_ROW: u8 = 32;
@@ -66,6 +69,7 @@ pub struct Connection<M> {
     socket: Socket,
     outbox: Arc<Outbox>,
     replies: VecDeque<Bytes>,
+    reply_bytes: usize,
     reads_in_a_row: u8,
     decoding: Option<JoinHandle<Result<M, DecodeError>>>,
     liveness: Liveness,
@@ -97,6 +101,7 @@ impl<M: Wire> Connection<M> {
             socket,
             outbox,
             replies,
+            reply_bytes: 0,
             reads_in_a_row: 0,
             decoding: None,
             liveness,
@@ -130,25 +135,44 @@ impl<M: Wire> Connection<M> {
 
     /// Answers a message: ahead of the outbox, behind the answers before it.
     pub fn reply(&mut self, message: &impl Wire) {
-        self.replies.push_back(message.encode());
+        let frame = message.encode();
+        self.reply_bytes += frame.len();
+        self.replies.push_back(frame);
+    }
+
+    fn pop_reply(&mut self) -> Option<Bytes> {
+        let reply = self.replies.pop_front()?;
+        self.reply_bytes -= reply.len();
+        Some(reply)
     }
 
     /// Waits for the next event; `wake_at` is when [`Event::Due`] is wanted.
     pub async fn next_event(&mut self, wake_at: Option<Instant>) -> Event<M> {
-        std::future::poll_fn(|cx| self.poll_event(cx, wake_at)).await
+        self.next_event_or(|| wake_at).await
+    }
+
+    /// The same for a time that may change meanwhile: `wake_at` is asked anew whenever something moves
+    /// on the connection, such as a message that is queued.
+    pub async fn next_event_or(&mut self, wake_at: impl Fn() -> Option<Instant>) -> Event<M> {
+        std::future::poll_fn(|cx| self.poll_event(cx, &wake_at)).await
     }
 
     /// Ends the connection, politely: sends what is queued, then the close, and waits for the peer's.
     pub async fn close(mut self, code: CloseCode, reason: &str) {
-        while let Some(reply) = self.replies.pop_front() {
-            if self.send(reply).is_err() {
+        let replies = std::mem::take(&mut self.replies);
+        for frame in replies.into_iter().chain(self.outbox.take_frames()) {
+            if self.send(frame).is_err() {
                 break;
             }
         }
         self.socket.close(code, reason, LINGER).await;
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>, wake_at: Option<Instant>) -> Poll<Event<M>> {
+    fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        wake_at: &impl Fn() -> Option<Instant>,
+    ) -> Poll<Event<M>> {
         // Reading goes first: what has arrived counts, also when the peer is gone and writing fails.
         if self.reads_in_a_row < MAX_READS_IN_A_ROW
             && let Poll::Ready(event) = self.poll_read(cx)
@@ -166,12 +190,12 @@ impl<M: Wire> Connection<M> {
         {
             return Poll::Ready(event);
         }
-        self.poll_timer(cx, wake_at)
+        self.poll_timer(cx, wake_at())
     }
 
     /// Whether reading waits until answers are written.
     fn is_paused(&self) -> bool {
-        self.replies.len() >= MAX_UNSENT_REPLIES
+        self.replies.len() >= MAX_UNSENT_REPLIES || self.reply_bytes >= MAX_UNSENT_REPLY_BYTES
     }
 
     /// Hands over what is queued, as far as the socket takes it. Ready when the connection is over.
@@ -182,7 +206,7 @@ impl<M: Wire> Connection<M> {
                 Poll::Ready(Err(closed)) => return Poll::Ready(closed),
                 Poll::Pending => return self.poll_abort(cx),
             }
-            let next = match self.replies.pop_front() {
+            let next = match self.pop_reply() {
                 Some(reply) => Next::Frame(reply),
                 None => match self.outbox.poll_next(cx) {
                     Poll::Ready(next) => next,
@@ -312,12 +336,6 @@ pub fn timestamp() -> String {
     aip::timestamp::format(jiff::Timestamp::now())
 }
 
-/// Shows a payload's beginning for a log or a person, at most `chars` long.
-#[must_use]
-pub fn head(payload: &Payload, chars: usize) -> String {
-    payload.as_str().chars().take(chars).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use aip::{ClientMessage, ClientMessageType, ClientType, ServerMessage};
@@ -370,6 +388,22 @@ mod tests {
             assert!(matches!(server.next_event(Some(wake_at)).await, Event::Due));
             assert_eq!((now() - start).as_secs(), seconds);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_comes_up_while_the_actor_waits_is_kept() {
+        let (mut server, _client, _switch) = connected();
+        let (start, deadline) = (now(), std::cell::Cell::new(None));
+        let outbox = server.outbox().clone();
+        let waiting = server.next_event_or(|| deadline.get());
+        let setting = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            deadline.set(Some(start + Duration::from_secs(5)));
+            outbox.push(heartbeat().encode()).unwrap();
+        };
+        let (event, ()) = tokio::join!(waiting, setting);
+        assert!(matches!(event, Event::Due));
+        assert_eq!((now() - start).as_secs(), 5);
     }
 
     #[tokio::test]

@@ -114,7 +114,8 @@ impl ServerUrl {
     #[must_use]
     pub fn http(&self, path: &str) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}:{}{path}", self.host, self.port)
+        let prefix = self.path.strip_suffix("/ws").unwrap_or_default();
+        format!("{scheme}://{}:{}{prefix}{path}", self.host, self.port)
     }
 }
 
@@ -229,6 +230,13 @@ mod tests {
         for text in ["", "ftp://box", "ws://", "ws://u:p@box", "ws://box:99999"] {
             assert!(shown(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_api_of_a_mounted_server_is_below_the_same_path() {
+        let api = |text: &str| text.parse::<ServerUrl>().unwrap().http("/api/v1/devices");
+        assert_eq!(api("ws://box:1/agents/ws"), "http://box:1/agents/api/v1/devices");
+        assert_eq!(api("box:1"), "http://box:1/api/v1/devices");
     }
 
     #[test]

@@ -51,9 +51,8 @@ struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
     close: Option<(CloseCode, String)>,
-    /// How many messages the actor has taken so far.
+    /// The place of the next message that the actor takes.
     taken: u64,
-    dropped_progress: u64,
     actor: Option<Waker>,
 }
 
@@ -66,14 +65,7 @@ impl Outbox {
     /// An empty queue.
     #[must_use]
     pub const fn new(limits: OutboxLimits) -> Self {
-        let queue = Queue {
-            items: VecDeque::new(),
-            bytes: 0,
-            close: None,
-            taken: 0,
-            dropped_progress: 0,
-            actor: None,
-        };
+        let queue = Queue { items: VecDeque::new(), bytes: 0, close: None, taken: 0, actor: None };
         Self { queue: Mutex::new(queue), limits }
     }
 
@@ -84,6 +76,9 @@ impl Outbox {
     /// When the queue is full even without its progress messages; the connection closes then.
     pub fn push(&self, frame: Bytes) -> Result<u64, Overflow> {
         let mut queue = self.lock();
+        if queue.close.is_some() {
+            return Ok(queue.next_place());
+        }
         if !queue.has_room(frame.len(), self.limits) {
             queue.drop_progress();
         }
@@ -97,10 +92,8 @@ impl Outbox {
     /// Queues a progress message, or drops it when there is no room.
     pub fn push_progress(&self, frame: Bytes) {
         let mut queue = self.lock();
-        if queue.has_room(frame.len(), self.limits) {
+        if queue.close.is_none() && queue.has_room(frame.len(), self.limits) {
             queue.append(frame, true);
-        } else {
-            queue.dropped_progress += 1;
         }
     }
 
@@ -124,8 +117,8 @@ impl Outbox {
         self.lock().close.is_none()
     }
 
-    /// How many messages were handed to the socket so far. A message whose place is not below it was
-    /// never sent.
+    /// The place up to which messages were handed to the socket. A message whose place is not below
+    /// it was never sent; one whose place is below it was sent, as far as anybody can know.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.lock().taken
@@ -161,6 +154,15 @@ impl Outbox {
         Poll::Pending
     }
 
+    /// For the actor, at the end: everything that still waits.
+    pub(crate) fn take_frames(&self) -> Vec<Bytes> {
+        let mut queue = self.lock();
+        queue.bytes = 0;
+        let items = std::mem::take(&mut queue.items);
+        queue.taken += items.len() as u64;
+        items.into_iter().map(|item| item.frame).collect()
+    }
+
     /// For the actor, while its socket takes nothing more: waits for a close that does not wait for
     /// what is queued.
     pub(crate) fn poll_abort(&self, cx: &mut Context<'_>) -> Poll<(CloseCode, String)> {
@@ -186,20 +188,23 @@ impl Queue {
     }
 
     fn append(&mut self, frame: Bytes, progress: bool) -> u64 {
-        let place = self.taken + self.items.len() as u64;
-        if self.close.is_none() {
-            self.bytes += frame.len();
-            self.items.push_back(Item { frame, progress });
-            self.wake();
-        }
+        let place = self.next_place();
+        self.bytes += frame.len();
+        self.items.push_back(Item { frame, progress });
+        self.wake();
         place
+    }
+
+    fn next_place(&self) -> u64 {
+        self.taken + self.items.len() as u64
     }
 
     fn drop_progress(&mut self) {
         let before = self.items.len();
         self.items.retain(|item| !item.progress);
+        // What stood behind moves up; better to take a waiting message for sent than the reverse.
+        self.taken += (before - self.items.len()) as u64;
         self.bytes = self.items.iter().map(|item| item.frame.len()).sum();
-        self.dropped_progress += (before - self.items.len()) as u64;
     }
 
     fn close_now(&mut self, code: CloseCode, reason: &str) {

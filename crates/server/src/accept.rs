@@ -109,7 +109,11 @@ async fn first_message(
     connection: &mut Connection<ClientMessage>,
 ) -> Result<Registration, Option<Refusal>> {
     let timeout = server.config().registration_timeout;
-    match connection.next_event(Some(now() + timeout)).await {
+    let event = tokio::select! {
+        event = connection.next_event(Some(now() + timeout)) => event,
+        () = server.shutting_down() => return Err(Some(Refusal::ShuttingDown)),
+    };
+    match event {
         Event::Message(message) => Registration::read(message).map_err(Some),
         Event::Unreadable(error) => Err(Some(error.into())),
         Event::Binary => Err(Some(Refusal::Binary)),
@@ -127,12 +131,13 @@ fn register(
     registration: Registration,
     address: Option<SocketAddr>,
 ) -> Result<Arc<Client>, Refusal> {
-    if server.sessions().is_closed() {
-        return Err(Refusal::ShuttingDown);
-    }
     let id = server.next_connection_id();
     let client = Arc::new(Client::new(id, registration, address, server.config()));
     server.registry().register(&client)?;
+    if server.sessions().is_closed() {
+        server.registry().unregister(&client);
+        return Err(Refusal::ShuttingDown);
+    }
     Ok(client)
 }
 

@@ -4,6 +4,9 @@ use axum::http::{HeaderMap, Uri, header};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
+/// The scheme of a key in an `Authorization` header.
+const BEARER: &[u8] = b"Bearer ";
+
 /// The key that every peer must show.
 pub(crate) struct Key(SecretString);
 
@@ -21,14 +24,17 @@ impl Key {
 
     /// Compared in constant time, on bytes.
     fn is(&self, shown: &[u8]) -> bool {
-        self.0.expose_secret().as_bytes().ct_eq(shown).into()
+        // An empty key is a mistake, never a door.
+        !shown.is_empty() && bool::from(self.0.expose_secret().as_bytes().ct_eq(shown))
     }
 }
 
 fn header_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers
         .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        .and_then(|value| value.as_bytes().split_at_checked(BEARER.len()))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER))
+        .map(|(_, key)| key);
     let api_key = headers.get("x-api-key").map(|value| value.as_bytes());
     bearer.into_iter().chain(api_key)
 }
@@ -59,7 +65,7 @@ mod tests {
     fn the_key_is_taken_in_each_form_and_nothing_else_is() {
         assert!(admits("/ws?token=s%26cr%C3%A9t", &[]));
         assert!(admits("/ws", &[("x-api-key", "s&crét".as_bytes())]));
-        assert!(admits("/ws", &[("authorization", "Bearer s&crét".as_bytes())]));
+        assert!(admits("/ws", &[("authorization", "bearer s&crét".as_bytes())]));
         for uri in ["/ws", "/ws?token=", "/ws?token=x", "/ws?tok=s%26cr%C3%A9t"] {
             assert!(!admits(uri, &[]), "{uri}");
         }

@@ -18,6 +18,10 @@ pub struct Config {
     pub session_timeout: Duration,
     /// Most steps of one task.
     pub max_steps: u32,
+    /// Longest task text, in bytes.
+    pub max_request_bytes: usize,
+    /// Most bytes of results that one task may collect.
+    pub max_task_bytes: usize,
     /// After a command was cancelled or timed out, how long its device may take to confirm before the
     /// next task gets its place.
     pub stop_grace: Duration,
@@ -29,7 +33,7 @@ pub struct Config {
     pub ping_interval: Duration,
     /// Longest time for the head of an HTTP request.
     pub header_timeout: Duration,
-    /// Most connections at the same time.
+    /// Most WebSocket connections at the same time, and as many plain HTTP connections.
     pub max_connections: usize,
     /// Most messages that wait to be sent to one peer.
     pub outbox_messages: usize,
@@ -58,6 +62,8 @@ impl Default for Config {
             command_timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(3600),
             max_steps: 1000,
+            max_request_bytes: 8 * 1024 * 1024,
+            max_task_bytes: 256 * 1024 * 1024,
             stop_grace: Duration::from_secs(60),
             registration_timeout: Duration::from_secs(10),
             liveness_timeout: Duration::from_secs(90),
@@ -77,6 +83,15 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The same with at least one of what a server cannot do without.
+    pub(crate) fn sound(self) -> Self {
+        Self {
+            sessions_per_device: self.sessions_per_device.max(1),
+            outbox_messages: self.outbox_messages.max(1),
+            ..self
+        }
+    }
+
     /// Bounds of each connection's outgoing queue.
     #[must_use]
     pub fn outbox(&self) -> OutboxLimits {

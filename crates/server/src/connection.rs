@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aip::codec::MAX_FIRST_MESSAGE_BYTES;
 use aip::machine::{CommandResults, Rejection, Request};
 use aip::{
     ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
@@ -34,7 +35,7 @@ pub(crate) async fn run(
     );
     let mut actor = Actor { server, client };
     let closed = loop {
-        match connection.next_event(actor.client.next_deadline()).await {
+        match connection.next_event_or(|| actor.client.next_deadline()).await {
             Event::Closed(closed) => break closed,
             event => actor.handle_event(&mut connection, event),
         }
@@ -55,7 +56,12 @@ impl Actor {
         connection: &mut Connection<ClientMessage>,
         event: Event<ClientMessage>,
     ) {
-        let mut reply = |message| connection.reply(&stamped(message));
+        // What is about a session goes the way of the session's own messages, behind its ACK.
+        let client = self.client.clone();
+        let mut reply = |message: ServerMessage| match message.session_id {
+            Some(_) => client.send(&stamped(message)),
+            None => connection.reply(&stamped(message)),
+        };
         match event {
             Event::Message(message) => match self.client.peer.admit(message) {
                 Ok(request) => self.handle_request(request, &mut reply),
@@ -66,7 +72,7 @@ impl Actor {
                 let error = DecodeError::Invalid("binary frames are not AIP".to_owned());
                 reply(self.unreadable(&error));
             }
-            Event::Due => self.client.commands.handle_deadline(now()),
+            Event::Due => self.client.commands.handle_deadline(now(), self.client.outbox.taken()),
             Event::Closed(_) => {}
         }
     }
@@ -83,8 +89,9 @@ impl Actor {
             }
             Request::Task(task) => {
                 let session_id = task.session_id.clone();
-                if let Err(text) = session::submit(&self.server, &self.client, task) {
-                    self.reject(Rejection { text, session_id, is_task: true }, reply);
+                if let Err(error) = session::submit(&self.server, &self.client, task) {
+                    let is_task = !error.names_open_task();
+                    self.reject(Rejection { text: error.to_string(), session_id, is_task }, reply);
                 }
             }
             Request::Results(results) => self.handle_results(results, reply),
@@ -116,7 +123,7 @@ impl Actor {
     fn handle_results(&self, results: CommandResults, reply: &mut impl FnMut(ServerMessage)) {
         let (session_id, response_id) = (results.session_id.clone(), results.response_id.clone());
         if let Err(unclaimed) = self.client.commands.handle_results(results) {
-            self.server.count_unclaimed();
+            self.server.count_dropped_results();
             tracing::info!(
                 client = %self.client.id(),
                 session = session_id.as_ref().map(SessionId::as_str),
@@ -148,17 +155,18 @@ impl Actor {
 
     /// Stores a device's facts, under the id it is pinned to.
     fn store_facts(&self, facts: Option<Payload>, reply: &mut impl FnMut(ServerMessage)) {
-        let fields = facts.map(|facts| facts.parse::<BTreeMap<String, Payload>>());
-        let Some(Ok(mut fields)) = fields else {
-            return reply(ServerMessage::error("DEVICE_INFO_RESPONSE requires metadata", None));
+        let fields = facts
+            .filter(|facts| facts.len() <= MAX_FIRST_MESSAGE_BYTES)
+            .and_then(|facts| facts.parse::<BTreeMap<String, Payload>>().ok());
+        let Some(mut fields) = fields else {
+            let error = format!(
+                "DEVICE_INFO_RESPONSE requires metadata of at most {MAX_FIRST_MESSAGE_BYTES} bytes"
+            );
+            return reply(ServerMessage::error(error, None));
         };
         fields.remove("flightdeck");
         fields.insert("device_id".to_owned(), Payload::string(self.client.id().as_str()));
-        let members = fields
-            .iter()
-            .map(|(key, value)| format!("{}:{}", Payload::string(key).as_str(), value.as_str()));
-        let text = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
-        if let Ok(facts) = Payload::from_text(text) {
+        if let Ok(facts) = Payload::from_value(&fields) {
             self.client.set_facts(facts);
         }
     }
@@ -166,14 +174,15 @@ impl Actor {
     /// Frees the id, and ends at once whatever depended on this connection.
     fn handle_closed(&self, closed: &Closed) {
         self.server.registry().unregister(&self.client);
+        let taken = self.client.outbox.taken();
         self.client.outbox.abort(CloseCode::NORMAL, "closed");
         self.server.sessions().handle_gone(&self.client);
-        self.client.commands.handle_lost();
+        self.client.commands.handle_lost(taken);
         tracing::info!(
             client = %self.client.id(),
             connection = %self.client.connection,
             by = if closed.by_us { "server" } else { "peer" },
-            %closed,
+            closed = closed.to_string(),
             "disconnected"
         );
     }

@@ -25,9 +25,18 @@ pub(crate) enum Settlement {
     /// The device answered: one result for each action.
     Answered(Vec<ActionResult>),
     /// No answer came in time.
-    TimedOut,
+    TimedOut(Reach),
     /// The device is gone.
-    Lost,
+    Lost(Reach),
+}
+
+/// How far a command without an answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It never left this server: it was not executed.
+    NeverSent,
+    /// It was sent: whether it was executed is unknown.
+    Sent,
 }
 
 /// Why results were not taken.
@@ -48,7 +57,19 @@ pub(crate) struct Commands {
 
 struct Waiting {
     session_id: SessionId,
+    /// Its place in the device's outgoing queue; `None` until it has one.
+    place: Option<u64>,
     state: State,
+}
+
+impl Waiting {
+    /// How far it came, when the queue stands at `taken`.
+    fn reach(&self, taken: u64) -> Reach {
+        match self.place {
+            Some(place) if place >= taken => Reach::NeverSent,
+            _ => Reach::Sent,
+        }
+    }
 }
 
 enum State {
@@ -74,9 +95,17 @@ impl Commands {
         call_ids: Vec<CallId>,
     ) -> Result<oneshot::Receiver<Settlement>, Full> {
         let (settle, settled) = oneshot::channel();
-        let waiting = Waiting { session_id, state: State::Open { call_ids, settle } };
+        let state = State::Open { call_ids, settle };
+        let waiting = Waiting { session_id, place: None, state };
         self.lock().insert(response_id, waiting, now() + self.timeout)?;
         Ok(settled)
+    }
+
+    /// Notes where in the device's queue a command stands.
+    fn note_place(&self, response_id: &ResponseId, place: u64) {
+        if let Some(waiting) = self.lock().peek_mut(response_id) {
+            waiting.place = Some(place);
+        }
     }
 
     /// Takes the results of a command; the first ones settle it.
@@ -100,17 +129,26 @@ impl Commands {
         }
     }
 
-    /// Settles a command without its answer. Returns what wakes when the device is free again, or
-    /// `None` when its answer or its loss was first.
-    pub(crate) fn stop(&self, response_id: &ResponseId) -> Option<oneshot::Receiver<()>> {
+    /// Settles a command without its answer. Returns what wakes when the device is free again and how
+    /// far the command came, or `None` when its answer or its loss was first.
+    pub(crate) fn stop(
+        &self,
+        response_id: &ResponseId,
+        taken: u64,
+    ) -> Option<(oneshot::Receiver<()>, Reach)> {
         let mut pending = self.lock();
         let waiting = pending.take(response_id)?;
+        let reach = waiting.reach(taken);
         let (free, freed) = oneshot::channel();
-        let state = State::Stopping { _free: Some(free) };
-        let waiting = Waiting { session_id: waiting.session_id, state };
+        let waiting = Waiting { state: State::Stopping { _free: Some(free) }, ..waiting };
         // Its place in the table was freed just now.
         let _has_room = pending.insert(response_id.clone(), waiting, now() + self.stop_grace);
-        Some(freed)
+        Some((freed, reach))
+    }
+
+    /// Forgets a command that nobody waits for any more.
+    pub(crate) fn forget(&self, response_id: &ResponseId) {
+        self.lock().take(response_id);
     }
 
     /// When something is due.
@@ -119,22 +157,33 @@ impl Commands {
     }
 
     /// Settles what is due: open commands time out, stopping ones are given up.
-    pub(crate) fn handle_deadline(&self, now: Instant) {
+    pub(crate) fn handle_deadline(&self, now: Instant, taken: u64) {
         let mut pending = self.lock();
-        for (response_id, Waiting { session_id, state }) in pending.take_expired(now) {
+        for (response_id, waiting) in pending.take_expired(now) {
+            let reach = waiting.reach(taken);
+            let Waiting { session_id, place, state } = waiting;
             if let State::Open { settle, .. } = state {
-                let _nobody_waits = settle.send(Settlement::TimedOut);
-                let waiting = Waiting { session_id, state: State::Stopping { _free: None } };
+                let _nobody_waits = settle.send(Settlement::TimedOut(reach));
+                let waiting = Waiting { session_id, place, state: State::Stopping { _free: None } };
                 let _has_room = pending.insert(response_id, waiting, now + self.stop_grace);
             }
         }
     }
 
+    /// Settles a command that found the connection closed.
+    fn handle_never_sent(&self, response_id: &ResponseId) {
+        let waiting = self.lock().take(response_id);
+        if let Some(Waiting { state: State::Open { settle, .. }, .. }) = waiting {
+            let _nobody_waits = settle.send(Settlement::Lost(Reach::NeverSent));
+        }
+    }
+
     /// Settles everything: the device is gone.
-    pub(crate) fn handle_lost(&self) {
+    pub(crate) fn handle_lost(&self, taken: u64) {
         for (_, waiting) in self.lock().take_all() {
+            let reach = waiting.reach(taken);
             if let State::Open { settle, .. } = waiting.state {
-                let _nobody_waits = settle.send(Settlement::Lost);
+                let _nobody_waits = settle.send(Settlement::Lost(reach));
             }
         }
     }
@@ -197,9 +246,10 @@ pub(crate) fn send(
         response_id: Some(response_id.clone()),
         ..ServerMessage::new(ServerMessageType::Command, Status::Continue)
     };
-    if device.outbox.push(message.encode()).is_err() || !device.outbox.is_open() {
-        // Its connection is ending; the settlement comes from there, or has come already.
-        device.commands.handle_lost();
+    match device.outbox.push(message.encode()) {
+        Ok(place) if device.outbox.is_open() => device.commands.note_place(response_id, place),
+        // Its connection is ending, and may have looked through the table already.
+        _ => device.commands.handle_never_sent(response_id),
     }
     Ok(settled)
 }

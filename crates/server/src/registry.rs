@@ -11,6 +11,7 @@ use aip::message::Feature;
 use aip::{ClientId, ClientType, Payload, ServerMessage};
 use jiff::Timestamp;
 use link::Outbox;
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::dispatch::Commands;
@@ -106,6 +107,8 @@ impl Client {
 #[derive(Default)]
 pub(crate) struct Registry {
     clients: Mutex<HashMap<ClientId, Arc<Client>>>,
+    /// Rung when somebody leaves.
+    left: Notify,
 }
 
 impl Registry {
@@ -129,6 +132,18 @@ impl Registry {
         let mut clients = self.lock();
         if clients.get(client.id()).is_some_and(|known| known.connection == client.connection) {
             clients.remove(client.id());
+            self.left.notify_waiters();
+        }
+    }
+
+    /// Waits until only clients are left that `may_stay`.
+    pub(crate) async fn wait_until(&self, may_stay: impl Fn(&Client) -> bool) {
+        loop {
+            let left = self.left.notified();
+            if self.lock().values().all(|client| may_stay(client)) {
+                return;
+            }
+            left.await;
         }
     }
 

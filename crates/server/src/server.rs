@@ -17,6 +17,7 @@ use link::Socket;
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -63,7 +64,9 @@ struct Inner {
     agent: Arc<dyn Agent>,
     connections: TaskTracker,
     next_connection: AtomicU64,
-    unclaimed: AtomicU64,
+    dropped_results: AtomicU64,
+    http_places: Arc<Semaphore>,
+    stopping: CancellationToken,
     open_sockets: AtomicUsize,
 }
 
@@ -86,6 +89,8 @@ pub struct Snapshot {
     pub queued_messages: usize,
     /// WebSockets, registered or not.
     pub sockets: usize,
+    /// Results that answered no open command, since the start.
+    pub dropped_results: u64,
 }
 
 /// Listens on an address, with room for a crowd.
@@ -118,8 +123,9 @@ impl Server {
         store: Arc<dyn Store>,
         agent: Arc<dyn Agent>,
     ) -> Self {
+        let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Inner {
-            config,
+            config: config.sound(),
             key: Key::new(key),
             registry: Registry::default(),
             sessions: Sessions::default(),
@@ -127,7 +133,9 @@ impl Server {
             agent,
             connections: TaskTracker::new(),
             next_connection: AtomicU64::new(1),
-            unclaimed: AtomicU64::new(0),
+            dropped_results: AtomicU64::new(0),
+            http_places: Arc::new(Semaphore::new(max_connections)),
+            stopping: CancellationToken::new(),
             open_sockets: AtomicUsize::new(0),
         }))
     }
@@ -164,6 +172,9 @@ impl Server {
             tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
         let header_timeout = self.0.config.header_timeout;
+        let Ok(place) = self.0.http_places.clone().try_acquire_owned() else {
+            return tracing::warn!(%address, "too many HTTP connections; one was dropped");
+        };
         tokio::spawn(async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(address);
@@ -180,6 +191,7 @@ impl Server {
             if let Err(error) = served {
                 tracing::debug!(%address, %error, "an HTTP connection ended early");
             }
+            drop(place);
         });
     }
 
@@ -187,7 +199,8 @@ impl Server {
     /// registered or refused; a registered one is served in a task of its own.
     pub async fn accept(&self, socket: Socket, address: Option<SocketAddr>) {
         let opened = OpenSocket::new(self.clone());
-        accept::accept(self.clone(), socket, address, opened).await;
+        let accepting = accept::accept(self.clone(), socket, address, opened);
+        self.0.connections.track_future(accepting).await;
     }
 
     /// Serves one peer as soon as its upgrade is through.
@@ -205,8 +218,10 @@ impl Server {
         self.0.connections.spawn(part);
     }
 
-    async fn shut_down(&self) {
+    /// Shuts down, as [`Self::serve`] does at its end: for programs that serve the router themselves.
+    pub async fn shut_down(&self) {
         self.0.sessions.close();
+        self.0.stopping.cancel();
         let grace = self.0.config.shutdown_grace;
         if tokio::time::timeout(grace, self.0.sessions.wait_empty()).await.is_err() {
             self.0.sessions.stop_all();
@@ -218,6 +233,8 @@ impl Server {
             for client in leaving.filter(|client| legacy || client.is_flightdeck) {
                 client.outbox.close(CloseCode::GOING_AWAY, "the server is shutting down");
             }
+            let gone = self.0.registry.wait_until(|client| !legacy && !client.is_flightdeck);
+            let _read_it = tokio::time::timeout(GOODBYE, gone).await;
         }
         self.0.connections.close();
         let _read_it = tokio::time::timeout(GOODBYE, self.0.connections.wait()).await;
@@ -237,6 +254,7 @@ impl Server {
             commands: clients.iter().map(|client| client.commands.len()).sum(),
             queued_messages: clients.iter().map(|client| client.outbox.len()).sum(),
             sockets: self.0.open_sockets.load(Ordering::Relaxed),
+            dropped_results: self.0.dropped_results.load(Ordering::Relaxed),
         }
     }
 
@@ -268,8 +286,13 @@ impl Server {
         ConnectionId(self.0.next_connection.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn count_unclaimed(&self) {
-        self.0.unclaimed.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_dropped_results(&self) {
+        self.0.dropped_results.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Resolves when the server shuts down.
+    pub(crate) async fn shutting_down(&self) {
+        self.0.stopping.cancelled().await;
     }
 
     /// Whether another WebSocket fits.

@@ -48,6 +48,14 @@ impl<K: Eq + Hash + Clone, V> Pending<K, V> {
         self.entries.get(key).map(|(value, _)| value)
     }
 
+    /// Looks at an entry, to note something in it.
+    pub fn peek_mut<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.entries.get_mut(key).map(|(value, _)| value)
+    }
+
     /// Takes an entry out, to settle it by its reply or a cancel.
     pub fn take<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<V>
     where

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::enums::or_default;
 use super::{ActionResult, ClientMessageType, ClientType, Status};
 use crate::id::{self, ClientId, RequestId, ResponseId, SessionId};
 use crate::payload::{self, Payload};
@@ -13,10 +14,10 @@ pub struct ClientMessage {
     #[serde(rename = "type")]
     pub kind: ClientMessageType,
     /// How it stands; missing reads as `ok`.
-    #[serde(default, deserialize_with = "status_or_ok")]
+    #[serde(default, deserialize_with = "or_default")]
     pub status: Status,
     /// The sender's role; missing reads as `device`.
-    #[serde(default, deserialize_with = "type_or_device")]
+    #[serde(default, deserialize_with = "or_default")]
     pub client_type: ClientType,
     /// The task run it is about.
     #[serde(default, deserialize_with = "id::optional")]
@@ -73,27 +74,5 @@ impl ClientMessage {
             error: None,
             metadata: None,
         }
-    }
-}
-
-fn status_or_ok<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Status, D::Error> {
-    Option::deserialize(deserializer).map(|status| status.unwrap_or(Status::Ok))
-}
-
-fn type_or_device<'de, D: serde::Deserializer<'de>>(d: D) -> Result<ClientType, D::Error> {
-    Option::deserialize(d).map(|client_type| client_type.unwrap_or(ClientType::Device))
-}
-
-impl Default for Status {
-    /// What a missing status means.
-    fn default() -> Self {
-        Self::Ok
-    }
-}
-
-impl Default for ClientType {
-    /// What a missing client type means.
-    fn default() -> Self {
-        Self::Device
     }
 }

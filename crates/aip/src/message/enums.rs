@@ -217,3 +217,26 @@ impl<'de> Deserialize<'de> for ClientMessageType {
         deserializer.deserialize_str(Word)
     }
 }
+
+impl Default for Status {
+    /// What a missing status means.
+    fn default() -> Self {
+        Self::Ok
+    }
+}
+
+impl Default for ClientType {
+    /// What a missing client type means.
+    fn default() -> Self {
+        Self::Device
+    }
+}
+
+/// Reads a word that may be missing or `null`, which both mean its default.
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}

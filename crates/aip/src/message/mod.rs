@@ -7,6 +7,7 @@
 mod client;
 mod enums;
 mod extension;
+mod facts;
 mod payloads;
 mod server;
 
@@ -15,5 +16,6 @@ pub use enums::{
     ClientMessageType, ClientType, Platform, ResultStatus, ServerMessageType, Status, ToolType,
 };
 pub use extension::{Confirmed, Extension, Feature, Step, StepStatus, VERSION};
+pub use facts::{ConstellationMetadata, DeviceMetadata, SystemInfo};
 pub use payloads::{ActionResult, Command, ToolInfo, TruncatedResult};
 pub use server::ServerMessage;

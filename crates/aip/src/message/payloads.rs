@@ -21,6 +21,9 @@ pub struct Command {
     pub call_id: Option<CallId>,
 }
 
+/// What a result takes of a message beside its value and its error, about, in bytes.
+const RESULT_ENVELOPE_BYTES: usize = 160;
+
 /// What became of one action.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ActionResult {
@@ -53,6 +56,13 @@ impl ActionResult {
     pub fn failure(call_id: Option<CallId>, error: impl Into<String>) -> Self {
         let error = Some(error.into());
         Self { status: ResultStatus::Failure, error, result: None, namespace: None, call_id }
+    }
+
+    /// What it takes of a message, about, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let error = self.error.as_ref().map_or(0, String::len);
+        RESULT_ENVELOPE_BYTES + error + self.result.as_ref().map_or(0, Payload::len)
     }
 
     /// An action before it failed; the text is the Python device's.

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::enums::or_default;
 use super::{Command, ServerMessageType, Status};
 use crate::id::{self, ResponseId, SessionId};
 use crate::payload::Payload;
@@ -13,7 +14,7 @@ pub struct ServerMessage {
     #[serde(rename = "type")]
     pub kind: ServerMessageType,
     /// How it stands; missing reads as `ok`.
-    #[serde(default, deserialize_with = "status_or_ok")]
+    #[serde(default, deserialize_with = "or_default")]
     pub status: Status,
     /// The task text that a device shall submit (TASK).
     #[serde(default)]
@@ -91,8 +92,4 @@ impl ServerMessage {
             ..Self::new(ServerMessageType::TaskEnd, Status::Failed)
         }
     }
-}
-
-fn status_or_ok<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Status, D::Error> {
-    Option::deserialize(deserializer).map(|status| status.unwrap_or(Status::Ok))
 }

@@ -42,7 +42,7 @@ fn print_toml(rows: &[Row]) {
             section = row.section;
             println!("{gap}[{section}]");
         }
-        println!("{} = {}", row.key, toml_value(&row.value));
+        println!("{} = {}", row.key, toml_value(row));
     }
 }
 
@@ -50,16 +50,12 @@ fn print_json(rows: &[Row]) {
     let mut sections = Map::new();
     for row in rows {
         let section = sections.entry(row.section).or_insert_with(|| json!({}));
-        section[row.key] = number(&row.value).unwrap_or_else(|| json!(row.value));
+        let number = serde_json::from_str(&row.value).ok().filter(|_| !row.is_text);
+        section[row.key] = number.unwrap_or_else(|| json!(row.value));
     }
     println!("{}", Value::Object(sections));
 }
 
-fn toml_value(value: &str) -> String {
-    number(value).map_or_else(|| toml::Value::from(value).to_string(), |number| number.to_string())
-}
-
-fn number(value: &str) -> Option<Value> {
-    let whole = value.parse::<u64>().ok().map(Value::from);
-    whole.or_else(|| value.parse::<f64>().ok().filter(|n| n.is_finite()).map(Value::from))
+fn toml_value(row: &Row) -> String {
+    if row.is_text { toml::Value::from(row.value.as_str()).to_string() } else { row.value.clone() }
 }

@@ -165,7 +165,8 @@ fn print_outcome(outcome: &Outcome) {
         return anstream::println!("\n{RED}failed{RED:#}: {}", why(outcome));
     }
     let steps = results(outcome);
-    let good = steps.iter().flatten().filter_map(CommandOutput::of).filter(|o| o.exit_code == 0);
+    let good =
+        steps.iter().flatten().filter_map(CommandOutput::of).filter(|o| o.exit_code == Some(0));
     anstream::println!(
         "\n{GREEN}completed{GREEN:#}: {} of {} steps went well",
         good.count(),

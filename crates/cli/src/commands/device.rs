@@ -15,6 +15,7 @@ use crate::args::{Device as Args, Global};
 use crate::connect::Target;
 use crate::output::{DIM, GREEN, RED, human, safe, safe_line};
 use crate::settings::{DeviceValues, ExecMode, File};
+use crate::state::expand_home;
 use crate::{Code, Ended, Failure, interrupted};
 
 pub(crate) async fn run(args: Args, global: Global) -> Ended {
@@ -69,7 +70,8 @@ pub(crate) fn settings(
     if values.heartbeat_interval.0.is_zero() {
         return Err(anyhow::anyhow!("heartbeat_interval must be more than 0").into());
     }
-    for root in &values.root.0 {
+    let roots: Vec<_> = values.root.0.iter().map(|root| expand_home(root)).collect();
+    for root in &roots {
         if !root.is_dir() {
             return Err(
                 anyhow::anyhow!("--root {}: there is no such folder", root.display()).into()
@@ -91,7 +93,7 @@ pub(crate) fn settings(
         platform: platform(&values.platform)?,
         tools: ToolSettings {
             exec,
-            roots: values.root.0.clone(),
+            roots,
             max_command_time: values.max_command_time.0,
             max_output_bytes: values.max_output_bytes,
         },

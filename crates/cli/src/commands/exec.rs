@@ -137,7 +137,8 @@ fn print(spinner: &Spinner, device: &ClientId, outcome: &Outcome, show: Show) ->
         return code(outcome);
     };
     // An exit code is a byte; whatever else a device says is a failure too.
-    u8::try_from(output.exit_code).map_or(Code::FAILED, Code)
+    let byte = output.exit_code.and_then(|code| u8::try_from(code).ok());
+    byte.map_or(Code::FAILED, Code)
 }
 
 fn print_output(device: &ClientId, output: &CommandOutput, show: Show) {
@@ -155,7 +156,7 @@ fn as_json(device: &ClientId, outcome: &Outcome, output: Option<&CommandOutput>)
         "device": device,
         "status": if outcome.completed { "completed" } else { "failed" },
         "error": outcome.error,
-        "exit_code": output.map(|output| output.exit_code),
+        "exit_code": output.and_then(|output| output.exit_code),
         "stdout": output.map(|output| &output.stdout),
         "stderr": output.map(|output| &output.stderr),
     })

@@ -59,7 +59,7 @@ pub(super) fn results(outcome: &Outcome) -> Vec<Vec<ActionResult>> {
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct CommandOutput {
     #[serde(default)]
-    pub(super) exit_code: i32,
+    pub(super) exit_code: Option<i32>,
     #[serde(default)]
     pub(super) stdout: String,
     #[serde(default)]

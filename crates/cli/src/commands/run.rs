@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::follow::{code, follow, show_step, value, why};
 use crate::args::{Global, Run};
 use crate::connect::Target;
-use crate::output::{DIM, GREEN, RED, Spinner, safe, safe_line};
+use crate::output::{DIM, GREEN, RED, Spinner, indented, safe, safe_line};
 use crate::{Code, Ended, Failure, interrupted};
 
 /// The longest task text that is read from standard input, in bytes.
@@ -98,14 +98,7 @@ fn print_outcome(outcome: &Outcome, json: bool) {
     }
     if let Some(value) = value(outcome) {
         // A text is printed as it is, anything else as JSON, so that it pipes.
-        let text = value.parse::<String>().unwrap_or_else(|_| pretty(value.as_str()));
+        let text = value.parse::<String>().unwrap_or_else(|_| indented(value.as_str()));
         println!("{}", safe(&text));
     }
-}
-
-fn pretty(json: &str) -> String {
-    let value = serde_json::from_str::<Value>(json).ok();
-    value
-        .and_then(|value| serde_json::to_string_pretty(&value).ok())
-        .unwrap_or_else(|| json.to_owned())
 }

@@ -105,6 +105,8 @@ pub(crate) fn config(values: &ServerValues) -> anyhow::Result<Config> {
         command_timeout: values.command_timeout.0,
         session_timeout: values.session_timeout.0,
         max_steps: values.max_steps,
+        max_request_bytes: values.max_request_bytes,
+        max_task_bytes: values.max_task_bytes,
         stop_grace: values.stop_grace.0,
         registration_timeout: values.registration_timeout.0,
         liveness_timeout: values.liveness_timeout.0,

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::state::home;
+
 use super::{ClientKeys, DeviceKeys, ServerKeys, defaults};
 
 /// The largest settings file that is read, in bytes.
@@ -62,10 +64,9 @@ impl File {
 }
 
 /// `$XDG_CONFIG_HOME/flightdeck/config.toml`.
-pub(crate) fn usual_path() -> Option<PathBuf> {
+fn usual_path() -> Option<PathBuf> {
     let named = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
-    let folder =
-        named.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".config")))?;
+    let folder = named.map(PathBuf::from).or_else(|| Some(home()?.join(".config")))?;
     Some(folder.join("flightdeck/config.toml"))
 }
 

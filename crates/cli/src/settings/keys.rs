@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::Row;
-use super::values::{ApiKey, ExecMode, Retries, Seconds};
+use super::values::{ApiKey, ExecMode, Retries, Seconds, Setting};
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
 /// and the rows of the reference.
@@ -51,6 +51,7 @@ macro_rules! keys {
                     key: stringify!($key),
                     variable: $variable,
                     value: self.$key.to_string(),
+                    is_text: self.$key.is_text(),
                     about: [$($doc),+].concat().trim().to_owned(),
                 },)*]
             }
@@ -80,6 +81,10 @@ keys! {
         session_timeout: Seconds = Seconds(server().session_timeout), "FLIGHTDECK_SESSION_TIMEOUT";
         /// Most steps of one task.
         max_steps: u32 = server().max_steps, "FLIGHTDECK_MAX_STEPS";
+        /// Longest task text, in bytes.
+        max_request_bytes: usize = server().max_request_bytes, "FLIGHTDECK_MAX_REQUEST_BYTES";
+        /// Most bytes of results that one task may collect.
+        max_task_bytes: usize = server().max_task_bytes, "FLIGHTDECK_MAX_TASK_BYTES";
         /// After a command was cancelled or timed out, how long its device may take to confirm before the next task gets its place.
         stop_grace: Seconds = Seconds(server().stop_grace), "FLIGHTDECK_STOP_GRACE";
         /// Longest wait for the first message of a connection.
@@ -90,7 +95,7 @@ keys! {
         ping_interval: Seconds = Seconds(server().ping_interval), "FLIGHTDECK_PING_INTERVAL";
         /// Longest time for the head of an HTTP request.
         header_timeout: Seconds = Seconds(server().header_timeout), "FLIGHTDECK_HEADER_TIMEOUT";
-        /// Most WebSocket connections at the same time.
+        /// Most WebSocket connections at the same time, and as many plain HTTP connections.
         max_connections: usize = server().max_connections, "FLIGHTDECK_MAX_CONNECTIONS";
         /// Most messages that wait to be sent to one peer; one that reads too slowly is cut.
         outbox_messages: usize = server().outbox_messages, "FLIGHTDECK_OUTBOX_MESSAGES";
@@ -162,6 +167,8 @@ impl std::str::FromStr for Roots {
         Ok(Self(std::env::split_paths(text).filter(|path| !path.as_os_str().is_empty()).collect()))
     }
 }
+
+impl Setting for Roots {}
 
 impl std::fmt::Display for Roots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -20,6 +20,8 @@ pub(crate) struct Row {
     pub(crate) key: &'static str,
     pub(crate) variable: &'static str,
     pub(crate) value: String,
+    /// Whether the value stands in quotes in the file.
+    pub(crate) is_text: bool,
     pub(crate) about: String,
 }
 

@@ -9,6 +9,36 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
+/// A value of a setting.
+pub(crate) trait Setting {
+    /// Whether it stands in quotes in the file.
+    fn is_text(&self) -> bool {
+        true
+    }
+}
+
+impl Setting for String {}
+impl Setting for ExecMode {}
+impl Setting for ApiKey {}
+
+impl Setting for Retries {
+    fn is_text(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+macro_rules! numbers {
+    ($($name:ty),*) => {$(
+        impl Setting for $name {
+            fn is_text(&self) -> bool {
+                false
+            }
+        }
+    )*};
+}
+
+numbers!(u16, u32, usize, Seconds);
+
 /// A length of time: `30`, `0.5`, `90s`, `5m`, `1h30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seconds(pub(crate) Duration);

@@ -1,5 +1,6 @@
 //! The agent that needs no model: a request that is a list of commands, run in order.
 
+use aip::codec::{MAX_DEPTH, check_depth};
 use aip::{Command, Payload, ResultStatus, ToolType};
 use serde::Deserialize;
 
@@ -58,6 +59,8 @@ impl Plan {
         if !request.trim_start().starts_with('{') {
             return Ok(None);
         }
+        // The frame's own check does not see into a string.
+        check_depth(request.as_bytes(), MAX_DEPTH).map_err(|error| error.to_string())?;
         match serde_json::from_str::<Self>(request) {
             Ok(plan) if plan.commands.is_empty() => Err("it has no commands".to_owned()),
             Ok(plan) => Ok(Some(plan)),
@@ -162,5 +165,7 @@ mod tests {
         ] {
             assert!(Plan::read(text).unwrap_err().contains(why), "{text}");
         }
+        let deep = format!(r#"{{"commands":[{}]}}"#, "[".repeat(100_000));
+        assert!(Plan::read(&deep).unwrap_err().contains("nested deeper"));
     }
 }

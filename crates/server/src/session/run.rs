@@ -1,63 +1,95 @@
 //! The life of one task: accepted, acknowledged, its turn, step by step, its one outcome.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use aip::machine::TaskRequest;
-use aip::{ActionResult, Command, ResponseId, ServerMessage, ServerMessageType, Status};
+use aip::{ActionResult, ClientId, Command, ResponseId, ServerMessage, ServerMessageType, Status};
 use bytes::Bytes;
 use link::connection::{OFFLOAD_BYTES, now, timestamp};
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 
 use super::lane::Turn;
 use super::table::Refused;
 use super::{Cause, Outcome, Session, Step, fresh_call_id, fresh_response_id, progress};
 use crate::agent::Decision;
-use crate::dispatch::{self, Settlement};
+use crate::dispatch::{self, Reach, Settlement};
 use crate::registry::Client;
 use crate::server::Server;
-use crate::store::{Entry, StoreError};
+use crate::store::{Commit, Entry, StoreError};
+
+/// Why a task cannot begin. Texts go to the requester.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SubmitError {
+    #[error("Constellation tasks may only target device clients")]
+    NotADevice,
+    #[error("Target device '{0}' is not connected")]
+    NotConnected(ClientId),
+    #[error("Task content of {bytes} bytes is over the limit of {limit} bytes")]
+    TooLong { bytes: usize, limit: usize },
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+impl SubmitError {
+    /// Whether the refusal itself says that the session id names a task that is not over.
+    pub(crate) const fn names_open_task(&self) -> bool {
+        matches!(self, Self::Refused(refused) if refused.names_open_task())
+    }
+}
 
 /// Begins a task: checks its target, gives it its place in the queue, and runs it in a task of its
-/// own, which answers with the ACK and later the TASK_END.
+/// own, which answers with the ACK and later the TASK_END. Where the store commits at once, the ACK
+/// is queued on return, so that it comes before any answer to a later message.
 ///
 /// # Errors
-/// The text for the requester, when it cannot begin.
+/// When it cannot begin.
 pub(crate) fn submit(
     server: &Server,
     requester: &Arc<Client>,
     wanted: TaskRequest,
-) -> Result<(), String> {
+) -> Result<(), SubmitError> {
     let target = wanted.target_id.clone();
     let device = match server.registry().client(&target) {
         Some(client) if client.is_device() => client,
-        Some(_) => return Err("Constellation tasks may only target device clients".to_owned()),
-        None => return Err(format!("Target device '{target}' is not connected")),
+        Some(_) => return Err(SubmitError::NotADevice),
+        None => return Err(SubmitError::NotConnected(target)),
     };
+    let (bytes, limit) = (wanted.request.len(), server.config().max_request_bytes);
+    if bytes > limit {
+        return Err(SubmitError::TooLong { bytes, limit });
+    }
     let agent_name = server.config().agent_name(&device.platform);
     let session = Arc::new(Session::new(wanted, requester, &device, agent_name));
-    let turn = server
-        .sessions()
-        .begin(&session, server.config())
-        .map_err(|refused: Refused| refused.to_string())?;
+    let turn = server.sessions().begin(&session, server.config())?;
     // Whoever left while we looked the other way was not told of this session.
     if !server.registry().device(&target).is_some_and(|now| now.connection == device.connection) {
         session.stop(Cause::DeviceGone);
     }
-    tokio::spawn(run(server.clone(), session, turn));
+    let created = server.store().append(session.task.id, Entry::Created(session.task.clone()));
+    let created = if created.is_done() {
+        acknowledge(&session);
+        None
+    } else {
+        Some(created)
+    };
+    tokio::spawn(run(Runner::new(server.clone(), session), created, turn));
     Ok(())
 }
 
-async fn run(server: Server, session: Arc<Session>, turn: Turn) {
-    let mut runner = Runner {
-        server,
-        session,
-        history: Vec::new(),
-        open: None,
-        started: now(),
-        is_settled: false,
-    };
-    let outcome = runner.live(turn).await;
+fn acknowledge(session: &Session) {
+    session.requester.send(&ServerMessage {
+        session_id: Some(session.task.session_id.clone()),
+        timestamp: Some(timestamp()),
+        response_id: Some(fresh_response_id()),
+        ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
+    });
+}
+
+async fn run(mut runner: Runner, created: Option<Commit>, turn: Turn) {
+    let outcome = runner.live(created, turn).await;
     runner.end(&outcome).await;
 }
 
@@ -69,6 +101,8 @@ struct Runner {
     /// The command that the device was sent and that is not settled yet.
     open: Option<ResponseId>,
     started: Instant,
+    /// Bytes of results so far.
+    bytes: usize,
     /// Whether the requester has its outcome.
     is_settled: bool,
 }
@@ -79,6 +113,28 @@ enum Broken {
     Failed(String),
 }
 
+/// Why a session goes no further.
+#[derive(Clone, Copy)]
+enum Halt {
+    Stopped(Cause),
+    OutOfTime,
+}
+
+/// What ends a session from outside, to be waited for again and again.
+struct Limits<'a> {
+    session: &'a Session,
+    out_of_time: Pin<&'a mut Sleep>,
+}
+
+impl Limits<'_> {
+    async fn halt(&mut self) -> Halt {
+        tokio::select! {
+            cause = self.session.stopped() => Halt::Stopped(cause),
+            () = &mut self.out_of_time => Halt::OutOfTime,
+        }
+    }
+}
+
 impl From<StoreError> for Broken {
     fn from(error: StoreError) -> Self {
         Self::Failed(error.to_string())
@@ -86,32 +142,33 @@ impl From<StoreError> for Broken {
 }
 
 impl Runner {
-    async fn live(&mut self, turn: Turn) -> Outcome {
-        if let Err(error) = self.append(Entry::Created(self.session.task.clone())).await {
-            return Outcome::failed(error.to_string());
+    fn new(server: Server, session: Arc<Session>) -> Self {
+        Self {
+            server,
+            session,
+            history: Vec::new(),
+            open: None,
+            started: now(),
+            bytes: 0,
+            is_settled: false,
         }
-        self.acknowledge();
+    }
+
+    async fn live(&mut self, created: Option<Commit>, turn: Turn) -> Outcome {
+        if let Some(created) = created {
+            if let Err(error) = created.wait().await {
+                return Outcome::failed(error.to_string());
+            }
+            acknowledge(&self.session);
+        }
         if let Err(cause) = self.wait_turn(turn).await {
             return Outcome::stopped(cause, &self.session.task);
         }
-        let limit = self.server.config().session_timeout;
-        let worked = tokio::time::timeout(limit, self.work()).await;
-        worked.unwrap_or_else(|_| {
-            Outcome::failed(format!("Task did not end within {} s", limit.as_secs()))
-        })
+        self.work().await
     }
 
     async fn append(&self, entry: Entry) -> Result<(), StoreError> {
         self.server.store().append(self.session.task.id, entry).wait().await
-    }
-
-    fn acknowledge(&self) {
-        self.session.requester.send(&ServerMessage {
-            session_id: Some(self.session.task.session_id.clone()),
-            timestamp: Some(timestamp()),
-            response_id: Some(fresh_response_id()),
-            ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
-        });
     }
 
     async fn wait_turn(&self, turn: Turn) -> Result<(), Cause> {
@@ -128,15 +185,19 @@ impl Runner {
 
     /// Decides and runs step after step until the agent is done or something breaks.
     async fn work(&mut self) -> Outcome {
+        let session = self.session.clone();
+        let out_of_time = tokio::time::sleep(self.server.config().session_timeout);
+        tokio::pin!(out_of_time);
+        let mut limits = Limits { session: &session, out_of_time };
         loop {
-            let decided = self.decide().await;
-            let broken = match decided {
+            let decided = self.decide(&mut limits).await;
+            let stepped = match decided {
                 Ok(Decision::Finish(finish)) => return Outcome::completed(finish),
                 Ok(Decision::Fail(error)) => return Outcome::failed(error),
-                Ok(Decision::Commands(commands)) => self.step(commands).await,
-                Err(cause) => Err(Broken::Stopped(cause)),
+                Ok(Decision::Commands(commands)) => self.step(commands, &mut limits).await,
+                Err(halt) => Err(self.broken(halt)),
             };
-            match broken {
+            match stepped {
                 Ok(()) => {}
                 Err(Broken::Stopped(cause)) => return Outcome::stopped(cause, &self.session.task),
                 Err(Broken::Failed(error)) => return Outcome::failed(error),
@@ -144,18 +205,32 @@ impl Runner {
         }
     }
 
-    /// Asks the agent. An agent that knows at once is heard also when the session shall stop: its task
-    /// may be done.
-    async fn decide(&self) -> Result<Decision, Cause> {
-        tokio::select! {
-            biased;
-            decision = self.server.agent().next(&self.session.task, &self.history) => Ok(decision),
-            cause = self.session.stopped() => Err(cause),
+    fn broken(&self, halt: Halt) -> Broken {
+        match halt {
+            Halt::Stopped(cause) => Broken::Stopped(cause),
+            Halt::OutOfTime => {
+                let limit = self.server.config().session_timeout.as_secs();
+                Broken::Failed(format!("Task did not end within {limit} s"))
+            }
         }
     }
 
-    async fn step(&mut self, mut commands: Vec<Command>) -> Result<(), Broken> {
-        self.check_may_go_on()?;
+    /// Asks the agent. An agent that knows at once is heard also when the session shall stop: its task
+    /// may be done.
+    async fn decide(&self, limits: &mut Limits<'_>) -> Result<Decision, Halt> {
+        tokio::select! {
+            biased;
+            decision = self.server.agent().next(&self.session.task, &self.history) => Ok(decision),
+            halt = limits.halt() => Err(halt),
+        }
+    }
+
+    async fn step(
+        &mut self,
+        mut commands: Vec<Command>,
+        limits: &mut Limits<'_>,
+    ) -> Result<(), Broken> {
+        self.check_may_go_on(limits)?;
         for command in &mut commands {
             command.call_id = Some(fresh_call_id());
         }
@@ -171,11 +246,14 @@ impl Runner {
             dispatch::send(&self.session.device, &self.session.task, &response_id, &commands)
                 .map_err(|full| Broken::Failed(full.to_string()))?;
         self.open = Some(response_id);
-        let settlement = self.settlement(settled).await;
+        let settlement = self.settlement(settled, limits).await;
         self.take(settlement, commands, sent).await
     }
 
-    fn check_may_go_on(&self) -> Result<(), Broken> {
+    fn check_may_go_on(&self, limits: &Limits<'_>) -> Result<(), Broken> {
+        if limits.out_of_time.is_elapsed() {
+            return Err(self.broken(Halt::OutOfTime));
+        }
         if let Some(cause) = self.session.stop.get() {
             return Err(Broken::Stopped(*cause));
         }
@@ -193,52 +271,67 @@ impl Runner {
     async fn settlement(
         &self,
         mut settled: oneshot::Receiver<Settlement>,
-    ) -> Result<Settlement, Cause> {
-        let cause = tokio::select! {
+        limits: &mut Limits<'_>,
+    ) -> Result<Settlement, (Halt, Reach)> {
+        let lost = Settlement::Lost(Reach::Sent);
+        let halt = tokio::select! {
             biased;
-            settled = &mut settled => return Ok(settled.unwrap_or(Settlement::Lost)),
-            cause = self.session.stopped() => cause,
+            settled = &mut settled => return Ok(settled.unwrap_or(lost)),
+            halt = limits.halt() => halt,
         };
-        let was_open =
-            self.open.as_ref().is_some_and(|id| self.session.device.commands.stop(id).is_some());
-        // Results that were faster than the stop count.
-        if was_open { Err(cause) } else { Ok(settled.await.unwrap_or(Settlement::Lost)) }
+        match self.open.as_ref().and_then(|id| self.stop(id)) {
+            Some((_freed, reach)) => Err((halt, reach)),
+            // Results that were faster than the stop count.
+            None => Ok(settled.await.unwrap_or(lost)),
+        }
+    }
+
+    /// Settles a command without its answer: see [`dispatch`].
+    fn stop(&self, open: &ResponseId) -> Option<(oneshot::Receiver<()>, Reach)> {
+        let device = &self.session.device;
+        device.commands.stop(open, device.outbox.taken())
     }
 
     /// Puts a settled step into the history.
     async fn take(
         &mut self,
-        settlement: Result<Settlement, Cause>,
+        settlement: Result<Settlement, (Halt, Reach)>,
         commands: Arc<[Command]>,
         sent: Instant,
     ) -> Result<(), Broken> {
-        let timeout = self.server.config().command_timeout.as_secs();
         let (results, broken) = match settlement {
             Ok(Settlement::Answered(results)) => {
                 self.open = None;
-                (results, None)
+                let broken = self.check_bytes(&results);
+                (results, broken)
             }
-            Ok(Settlement::TimedOut) => {
-                let error = format!("No answer within {timeout} s; its outcome is unknown");
+            Ok(Settlement::TimedOut(reach)) => {
+                let timeout = self.server.config().command_timeout.as_secs();
                 let tool = commands.first().map_or("tool", |command| &command.tool_name);
-                let broken =
-                    format!("Step {} ({tool}) timed out after {timeout} s", self.history.len() + 1);
-                (unknown(&commands, &error), Some(Broken::Failed(broken)))
+                let step = self.step_number();
+                let broken = format!("Step {step} ({tool}) timed out after {timeout} s");
+                let error = format!("No answer within {timeout} s");
+                (unknown(&commands, &error, reach), Some(Broken::Failed(broken)))
             }
-            Ok(Settlement::Lost) => {
-                let error = "The device disconnected; its outcome is unknown";
-                (unknown(&commands, error), Some(Broken::Stopped(Cause::DeviceGone)))
+            Ok(Settlement::Lost(reach)) => {
+                let results = unknown(&commands, "The device disconnected", reach);
+                (results, Some(Broken::Stopped(Cause::DeviceGone)))
             }
-            Err(cause) => {
-                let error = "Stopped; its outcome is unknown";
-                (unknown(&commands, error), Some(Broken::Stopped(cause)))
-            }
+            Err((halt, reach)) => (unknown(&commands, "Stopped", reach), Some(self.broken(halt))),
         };
         let results = Arc::<[ActionResult]>::from(results);
         self.append(Entry::Answered { results: results.clone() }).await?;
         self.history.push(Step { commands, results });
         self.show_ended(sent);
         broken.map_or(Ok(()), Err)
+    }
+
+    /// Counts what a task collects, and stops it when that is too much.
+    fn check_bytes(&mut self, results: &[ActionResult]) -> Option<Broken> {
+        self.bytes += results.iter().map(ActionResult::bytes).sum::<usize>();
+        let limit = self.server.config().max_task_bytes;
+        let text = || format!("Task has more than {limit} bytes of results");
+        (self.bytes > limit).then(|| Broken::Failed(text()))
     }
 
     fn show_running(&self, commands: &[Command]) {
@@ -277,7 +370,7 @@ impl Runner {
         let frame = self.encode(outcome, &response_id).await;
         self.settle(outcome, frame, &response_id);
         if let Some(open) = self.open.take()
-            && let Some(freed) = self.session.device.commands.stop(&open)
+            && let Some((freed, _)) = self.stop(&open)
         {
             // Resolved when the device answers after all, is gone, or its grace is over.
             let _freed = freed.await;
@@ -306,18 +399,21 @@ impl Runner {
     fn settle(&mut self, outcome: &Outcome, frame: Bytes, response_id: &ResponseId) {
         self.is_settled = true;
         let (session, task) = (&self.session, &self.session.task);
-        let cause = session.stop.get();
-        self.server.sessions().end(session);
         let own_task = session.requester.connection == session.device.connection;
-        if !own_task && cause != Some(&Cause::DeviceGone) {
-            let for_device = if session.device.is_flightdeck {
-                outcome.encode_without_result(task, response_id)
-            } else {
-                frame.clone()
-            };
-            let _cut_if_it_overflows = session.device.outbox.push(for_device);
-        }
-        let _cut_if_it_overflows = session.requester.outbox.push(frame);
+        let for_device = match session.stop.get() {
+            Some(Cause::DeviceGone) => None,
+            _ if own_task => None,
+            _ if session.device.is_flightdeck => {
+                Some(outcome.encode_without_result(task, response_id))
+            }
+            _ => Some(frame.clone()),
+        };
+        self.server.sessions().end(session, || {
+            let _cut_if_it_overflows = session.requester.outbox.push(frame);
+            if let Some(frame) = for_device {
+                let _cut_if_it_overflows = session.device.outbox.push(frame);
+            }
+        });
         tracing::info!(
             task = %task.id,
             session = %task.session_id,
@@ -340,13 +436,21 @@ impl Drop for Runner {
             let frame = outcome.encode(&self.session.task, &[], &response_id);
             self.settle(&outcome, frame, &response_id);
         }
+        if let Some(open) = &self.open {
+            self.session.device.commands.forget(open);
+        }
         self.server.sessions().leave_lane(&self.session);
     }
 }
 
-/// Results that say that nothing is known.
-fn unknown(commands: &[Command], error: &str) -> Vec<ActionResult> {
-    commands.iter().map(|c| ActionResult::failure(c.call_id.clone(), error)).collect()
+/// The results of a command without an answer: what happened, and what is known of it.
+fn unknown(commands: &[Command], what: &str, reach: Reach) -> Vec<ActionResult> {
+    let known = match reach {
+        Reach::NeverSent => "it was never sent",
+        Reach::Sent => "its outcome is unknown",
+    };
+    let error = format!("{what}; {known}");
+    commands.iter().map(|c| ActionResult::failure(c.call_id.clone(), &error)).collect()
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

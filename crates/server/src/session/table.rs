@@ -29,6 +29,13 @@ pub(crate) enum Refused {
     ShuttingDown,
 }
 
+impl Refused {
+    /// Whether the session id that was asked for names a task that is not over.
+    pub(super) const fn names_open_task(&self) -> bool {
+        matches!(self, Self::OwnedByAnother(_) | Self::AlreadyRunning(_))
+    }
+}
+
 /// What a device is busy with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Busy {
@@ -88,9 +95,11 @@ impl Sessions {
         Ok(turn)
     }
 
-    /// Takes a session out: from now on its id is free.
-    pub(super) fn end(&self, session: &Session) {
+    /// Takes a session out and tells of its end, as one: whoever hears of it finds the id free, and
+    /// whoever uses the id anew is answered after it.
+    pub(super) fn end(&self, session: &Session, tell: impl FnOnce()) {
         let mut table = self.lock();
+        tell();
         table.sessions.remove(&session.task.id);
         table.open_ids.remove(&session.task.session_id);
         if let Some(ids) = table.by_requester.get_mut(session.requester.id()) {

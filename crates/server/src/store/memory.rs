@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aip::Payload;
+use aip::{ActionResult, Payload};
 
 use super::{Commit, Entry, Store};
 use crate::session::TaskId;
@@ -75,9 +75,7 @@ fn size(entry: &Entry) -> usize {
         Entry::Decided { commands, .. } => {
             commands.iter().filter_map(|c| c.parameters.as_ref()).map(Payload::len).sum()
         }
-        Entry::Answered { results } => {
-            results.iter().filter_map(|r| r.result.as_ref()).map(Payload::len).sum()
-        }
+        Entry::Answered { results } => results.iter().map(ActionResult::bytes).sum(),
         Entry::Ended { error, .. } => error.as_ref().map_or(0, |error| error.len()),
     };
     ENTRY_BYTES + payloads
@@ -87,7 +85,7 @@ fn size(entry: &Entry) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use aip::{ActionResult, Status};
+    use aip::Status;
 
     use super::*;
 

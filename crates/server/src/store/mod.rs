@@ -60,6 +60,12 @@ impl Commit {
         Self(Some(receiver))
     }
 
+    /// Whether it is in already.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Waits until the entry is in.
     ///
     /// # Errors
