@@ -124,7 +124,7 @@ impl Executor {
             status: command.status,
             session_id: command.session_id.clone(),
             client_id: Some(self.0.client_id.clone()),
-            action_results: Some(within_limit(results)),
+            action_results: Some(within(results, MAX_MESSAGE_BYTES - ENVELOPE_BYTES)),
             timestamp: Some(timestamp()),
             prev_response_id: command.response_id.clone(),
             ..ClientMessage::new(ClientMessageType::CommandResults, ClientType::Device)
@@ -163,9 +163,8 @@ fn all_failed(actions: &[Command], error: &str) -> Vec<ActionResult> {
     actions.iter().map(|action| ActionResult::failure(action.call_id.clone(), error)).collect()
 }
 
-/// Replaces results that would not fit into one message by failures that name their size.
-fn within_limit(mut results: Vec<ActionResult>) -> Vec<ActionResult> {
-    let mut room = MAX_MESSAGE_BYTES - ENVELOPE_BYTES;
+/// Replaces results that do not fit into the room of a message by failures that name their size.
+fn within(mut results: Vec<ActionResult>, mut room: usize) -> Vec<ActionResult> {
     for result in &mut results {
         let bytes = result.result.as_ref().map_or(0, Payload::len);
         if bytes > room {
@@ -185,10 +184,9 @@ mod tests {
     #[test]
     fn a_result_that_fits_no_message_is_a_failure_that_names_its_size() {
         let result = |bytes| ActionResult::success(None, None, Payload::string(&"x".repeat(bytes)));
-        let results = within_limit(vec![result(5), result(MAX_MESSAGE_BYTES), result(7)]);
+        let results = within(vec![result(5), result(1000), result(7)], 100);
         let texts: Vec<_> = results.iter().map(|result| result.error.as_deref()).collect();
-        let size = MAX_MESSAGE_BYTES + 2;
-        let error = format!("The result of {size} bytes does not fit into a message");
+        let error = "The result of 1002 bytes does not fit into a message".to_owned();
         assert_eq!(texts, [None, Some(error.as_str()), None]);
     }
 }
