@@ -180,6 +180,6 @@ mod tests {
     fn the_accept_key_is_the_rfcs_own_example() {
         let response = switch(b"dGhlIHNhbXBsZSBub25jZQ==");
         let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT).unwrap();
-        assert_eq!(accept, "s3pPLMBiTxaK9kYzzhZRbK+xOo0=");
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

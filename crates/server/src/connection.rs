@@ -85,7 +85,7 @@ impl Actor {
     fn handle_request(&mut self, request: Request, reply: &mut impl FnMut(ServerMessage)) {
         match request {
             Request::Heartbeat => {
-                reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok))
+                reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok));
             }
             Request::Task(task) => {
                 let session_id = task.session_id.clone();

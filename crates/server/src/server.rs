@@ -71,7 +71,7 @@ struct Inner {
 }
 
 /// How much of everything there is, for tests and for the curious: a server at rest has zeros.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
     /// Registered clients.
     pub clients: usize,
@@ -141,7 +141,6 @@ impl Server {
     }
 
     /// The routes: `/ws` and the HTTP API, to be served or merged into another program's.
-    #[must_use]
     pub fn router(&self) -> Router {
         http::router(self.clone())
     }

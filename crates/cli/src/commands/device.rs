@@ -150,7 +150,7 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
         // The reason comes with the exit.
         DeviceEvent::Disconnected { retry: None, .. } => {}
         DeviceEvent::TaskAccepted(session) => {
-            anstream::eprintln!("{DIM}task accepted: {session}{DIM:#}")
+            anstream::eprintln!("{DIM}task accepted: {session}{DIM:#}");
         }
         DeviceEvent::TaskEnded(end) => show_outcome(end),
         DeviceEvent::ServerError(error) => {

@@ -44,7 +44,7 @@ impl Shell {
     pub(super) fn new(settings: &ToolSettings, watchdog: Option<Arc<Watchdog>>) -> Self {
         Self {
             exec: settings.exec,
-            observe: Observe::new(settings.roots.clone(), home()),
+            observe: Observe::new(&settings.roots, home()),
             max_time: settings.max_command_time,
             max_output: settings.max_output_bytes,
             watchdog,

@@ -82,10 +82,10 @@ impl Given {
             (Takes::Nothing, None) | (Takes::Maybe(_), None) => self.push(name, None),
             (Takes::Nothing, Some(_)) => return Err(self.stray_value(name)),
             (Takes::A(kind), None) => {
-                self.push_value(name, next.next().map(String::as_str), kind, place)?
+                self.push_value(name, next.next().map(String::as_str), kind, place)?;
             }
             (Takes::A(kind) | Takes::Maybe(kind), value) => {
-                self.push_value(name, value, kind, place)?
+                self.push_value(name, value, kind, place)?;
             }
         }
         Ok(())

@@ -55,9 +55,8 @@ pub struct Program {
 impl Observe {
     /// Allows to read what lies below `roots`, dot files included. When there are none, `home` is
     /// the only root and everything below it whose path has a part with a dot in front is left out.
-    pub fn new(roots: Vec<PathBuf>, home: Option<PathBuf>) -> Self {
-        let bounds =
-            if roots.is_empty() { Bounds::of_home(home) } else { Bounds::of_roots(&roots) };
+    pub fn new(roots: &[PathBuf], home: Option<PathBuf>) -> Self {
+        let bounds = if roots.is_empty() { Bounds::of_home(home) } else { Bounds::of_roots(roots) };
         Self { bounds }
     }
 

@@ -48,11 +48,11 @@ impl Tree {
     }
 
     fn by_default(&self) -> Observe {
-        Observe::new(vec![], Some(self.home.clone()))
+        Observe::new(&[], Some(self.home.clone()))
     }
 
     fn by_owner(&self) -> Observe {
-        Observe::new(vec![self.home.clone()], None)
+        Observe::new(&[self.home.clone()], None)
     }
 
     /// Puts the path of the tree in place of `H`.
@@ -556,7 +556,7 @@ fn paths_outside_are_refused_alike() {
 
 #[test]
 fn facts_may_be_read_from_anywhere() {
-    let observe = Observe::new(vec![], None);
+    let observe = Observe::new(&[], None);
     let root = observe.default_cwd();
     assert_eq!(root, Path::new("/"));
     let args = |line| observe.check(line, &root).map(|program| program.args);
@@ -587,7 +587,7 @@ fn what_could_block_is_refused() {
 
 #[test]
 fn the_whole_system_is_not_walked() {
-    let observe = Observe::new(vec![PathBuf::from("/")], None);
+    let observe = Observe::new(&[PathBuf::from("/")], None);
     let check = |line| observe.check(line, Path::new("/"));
     for line in ["find", "find / -maxdepth 1", "du /", "grep -r x .", "ls -R /etc/.."] {
         assert!(matches!(check(line), Err(Refusal::WholeSystem { .. })), "{line}");
@@ -620,13 +620,13 @@ fn folders_to_run_in_are_checked() {
 
 #[test]
 fn roots_need_to_be_named_in_earnest() {
-    let of_root = Observe::new(vec![], Some(PathBuf::from("/")));
+    let of_root = Observe::new(&[], Some(PathBuf::from("/")));
     assert!(of_root.check("cat /etc/passwd", Path::new("/")).is_err());
     let of_none =
-        Observe::new(vec![PathBuf::from("absent"), PathBuf::new()], Some(PathBuf::from("/tmp")));
+        Observe::new(&[PathBuf::from("absent"), PathBuf::new()], Some(PathBuf::from("/tmp")));
     assert_eq!(of_none.default_cwd(), Path::new("/"));
     assert!(of_none.check("ls /tmp", Path::new("/")).is_err());
-    let later = Observe::new(vec![PathBuf::from("/absent-root"), std::env::temp_dir()], None);
+    let later = Observe::new(&[PathBuf::from("/absent-root"), std::env::temp_dir()], None);
     assert_eq!(later.default_cwd(), std::env::temp_dir().canonicalize().unwrap());
     assert!(later.check("cat /absent-root/x", Path::new("/")).is_ok());
 }

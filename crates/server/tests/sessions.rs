@@ -1,0 +1,384 @@
+//! The life of tasks, seen from both ends of in-memory links with paused time: timeouts, queues,
+//! losses, shutdown. Nothing here waits for real.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aip::codec::Wire;
+use aip::{ClientMessage, CloseCode, ServerMessage};
+use bytes::Bytes;
+use link::connection::{Watch, now};
+use link::memory::{KillSwitch, pair};
+use link::{Closed, Connection, Event, Outbox, OutboxLimits};
+use serde_json::{Value, json};
+use server::{Config, Server, Snapshot};
+
+/// Longer than any wait of these tests: what does not come by then never comes.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+
+const PLAN: &str = r#"{"commands":[{"tool_name":"t"}]}"#;
+const TWO_STEPS: &str = r#"{"commands":[{"tool_name":"t"},{"tool_name":"u"}]}"#;
+
+fn server(config: Config) -> Server {
+    Server::new(config, "key".to_owned().into())
+}
+
+/// A raw peer on its end of a link.
+struct Peer {
+    id: &'static str,
+    role: &'static str,
+    connection: Connection<ServerMessage>,
+    switch: KillSwitch,
+}
+
+impl Peer {
+    async fn join(server: &Server, id: &'static str, role: &'static str) -> Self {
+        let (theirs, ours, switch) = pair();
+        let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+        let watch = Watch { ping_every: Duration::from_secs(20), timeout: NEVER };
+        let connection = Connection::new(ours, outbox, watch, None);
+        let mut peer = Self { id, role, connection, switch };
+        peer.say(json!({"type": "register", "metadata": {"platform": "linux"}}));
+        let (accepted, confirmation) = tokio::join!(server.accept(theirs, None), peer.hear());
+        let () = accepted;
+        assert_eq!(confirmation["status"], "ok", "{confirmation}");
+        peer
+    }
+
+    fn say(&mut self, mut message: Value) {
+        message["client_id"] = json!(self.id);
+        message["client_type"] = json!(self.role);
+        let text = Bytes::from(message.to_string());
+        self.connection.reply(&ClientMessage::decode(&text).unwrap());
+    }
+
+    /// The next message, as JSON.
+    async fn hear(&mut self) -> Value {
+        match self.connection.next_event(Some(now() + NEVER)).await {
+            Event::Message(message) => serde_json::from_slice(&message.encode()).unwrap(),
+            event => panic!("{}: {event:?}", self.id),
+        }
+    }
+
+    /// The next message, which must be of this type.
+    async fn expect(&mut self, kind: &str) -> Value {
+        let message = self.hear().await;
+        assert_eq!(message["type"], kind, "{}: {message}", self.id);
+        message
+    }
+
+    async fn closed(&mut self) -> Closed {
+        match self.connection.next_event(Some(now() + NEVER)).await {
+            Event::Closed(closed) => closed,
+            event => panic!("{}: {event:?}", self.id),
+        }
+    }
+
+    /// Lets the link work until nothing comes for a while.
+    async fn expect_silence(&mut self, duration: Duration) {
+        match self.connection.next_event(Some(now() + duration)).await {
+            Event::Due => {}
+            event => panic!("{}: {event:?}", self.id),
+        }
+    }
+
+    fn submit(&mut self, session: &str, target: &str, request: &str) {
+        self.say(
+            json!({"type": "task", "session_id": session, "target_id": target, "request": request}),
+        );
+    }
+
+    fn answer(&mut self, command: &Value, result: &str) {
+        let call_id = &command["actions"][0]["call_id"];
+        let result = json!({"status": "success", "result": result, "call_id": call_id});
+        self.say(json!({
+            "type": "command_results",
+            "session_id": command["session_id"],
+            "prev_response_id": command["response_id"],
+            "action_results": [result],
+        }));
+        self.say(json!({"type": "heartbeat"}));
+    }
+
+    /// Answers a command, and takes the answer to the heartbeat that follows it.
+    async fn answer_and_flush(&mut self, command: &Value, result: &str) {
+        self.answer(command, result);
+        self.expect("heartbeat").await;
+    }
+
+    async fn leave(self) {
+        self.connection.close(CloseCode::NORMAL, "").await;
+    }
+}
+
+async fn device_and_requester(server: &Server) -> (Peer, Peer) {
+    let device = Peer::join(server, "d", "device").await;
+    (device, Peer::join(server, "g", "constellation").await)
+}
+
+/// Waits until the server is at rest.
+async fn at_rest(server: &Server) -> Snapshot {
+    for _ in 0..1000 {
+        let snapshot = server.snapshot();
+        if snapshot.sessions + snapshot.clients + snapshot.lanes + snapshot.sockets == 0 {
+            return snapshot;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?}", server.snapshot());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_without_an_answer_times_out_and_its_place_is_kept_until_the_device_answers() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S1", "d", PLAN);
+    requester.submit("S2", "d", PLAN);
+    for session in ["S1", "S2"] {
+        assert_eq!(requester.expect("heartbeat").await["session_id"], session);
+    }
+    let late = device.expect("command").await;
+    let start = now();
+    let (end, told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
+    assert_eq!((now() - start).as_secs(), 300);
+    assert_eq!(told["session_id"], "S1");
+    assert_eq!(end["status"], "failed");
+    assert_eq!(end["error"], "Step 1 (t) timed out after 300 s");
+    let known = &end["result"][0]["result"][0][0];
+    assert_eq!(known["error"], "No answer within 300 s; its outcome is unknown");
+
+    // Its stop is not confirmed, so S2 waits; the late answer confirms it, and is told to be late.
+    device.expect_silence(Duration::from_secs(30)).await;
+    device.answer(&late, "late");
+    let mut kinds = Vec::new();
+    let next = loop {
+        let message = device.hear().await;
+        kinds.push(message["type"].as_str().unwrap().to_owned());
+        if message["type"] == "command" {
+            break message;
+        }
+    };
+    assert_eq!(next["session_id"], "S2");
+    assert!(kinds.contains(&"error".to_owned()), "{kinds:?}");
+    device.answer_and_flush(&next, "done").await;
+    assert_eq!(requester.expect("task_end").await["status"], "completed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_never_confirms_a_stop_gets_its_next_task_after_the_grace() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S1", "d", PLAN);
+    requester.expect("heartbeat").await;
+    device.expect("command").await;
+    let start = now();
+    requester.leave().await;
+    assert_eq!(device.expect("task_end").await["status"], "failed");
+    let mut other = Peer::join(&server, "h", "constellation").await;
+    other.submit("S2", "d", PLAN);
+    other.expect("heartbeat").await;
+    let next = device.expect("command").await;
+    assert_eq!(next["session_id"], "S2");
+    assert_eq!((now() - start).as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_is_told_at_once() {
+    let server = server(Config { queue_per_device: 1, ..Config::default() });
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    for session in ["S1", "S2", "S3"] {
+        requester.submit(session, "d", PLAN);
+    }
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let message = requester.hear().await;
+        let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
+        answers.push((text("type"), text("session_id"), text("error")));
+    }
+    let full = "Device 'd' has 1 tasks waiting already, which is as many as may; try again later";
+    let expected = [
+        ("heartbeat", "S1", ""),
+        ("heartbeat", "S2", ""),
+        ("error", "S3", full),
+        ("task_end", "S3", full),
+    ];
+    let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()));
+    assert_eq!(answers, expected);
+    device.expect("command").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_session_is_not_ended_by_somebody_who_uses_its_id_again() {
+    let server = server(Config::default());
+    let (mut device, mut owner) = device_and_requester(&server).await;
+    let mut thief = Peer::join(&server, "h", "constellation").await;
+    owner.submit("S", "d", PLAN);
+    owner.expect("heartbeat").await;
+    let command = device.expect("command").await;
+    owner.submit("S", "d", PLAN);
+    thief.submit("S", "d", PLAN);
+    thief.submit("S", "nobody", PLAN);
+    assert_eq!(owner.expect("error").await["error"], "session_id 'S' is already running");
+    assert_eq!(thief.expect("error").await["error"], "session_id 'S' is owned by another client");
+    assert_eq!(thief.expect("error").await["error"], "Target device 'nobody' is not connected");
+    thief.expect_silence(Duration::from_secs(5)).await;
+    device.answer_and_flush(&command, "mine").await;
+    let end = owner.expect("task_end").await;
+    assert_eq!(end["result"][0]["result"][0][0]["result"], "mine");
+    owner.submit("S", "d", PLAN);
+    assert_eq!(owner.expect("heartbeat").await["session_id"], "S", "the id is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_vanishes_in_silence_is_given_up_and_its_requester_told() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    device.expect("command").await;
+    device.switch.swallow();
+    let start = now();
+    let end = requester.expect("task_end").await;
+    assert_eq!(end["error"], "Task was cancelled because target device disconnected ('d')");
+    let known = &end["result"][0]["result"][0][0];
+    assert_eq!(known["error"], "The device disconnected; its outcome is unknown");
+    assert!((80..=90).contains(&(now() - start).as_secs()), "{:?}", now() - start);
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_arrived_count_although_the_device_is_gone() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    let command = device.expect("command").await;
+    device.answer(&command, "in time");
+    device.leave().await;
+    let end = requester.expect("task_end").await;
+    assert_eq!(end["status"], "completed");
+    assert_eq!(end["result"][0]["result"][0][0]["result"], "in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_else_can_answer_a_command() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    let mut other = Peer::join(&server, "e", "device").await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    let command = device.expect("command").await;
+    other.answer(&command, "forged");
+    let refused = other.hear().await;
+    let refused = if refused["type"] == "error" { refused } else { other.hear().await };
+    assert_eq!(refused["session_id"], "S");
+    assert_eq!(refused["error"], "These results answer no command of yours in this session");
+    let mut elsewhere = command.clone();
+    elsewhere["session_id"] = json!("T");
+    device.answer(&elsewhere, "of another session");
+    device.expect("heartbeat").await;
+    assert_eq!(device.expect("error").await["session_id"], "T");
+    device.answer_and_flush(&command, "mine").await;
+    let end = requester.expect("task_end").await;
+    assert_eq!(end["result"][0]["result"][0][0]["result"], "mine");
+    assert_eq!(server.snapshot().dropped_results, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_takes_too_long_ends_with_what_is_known() {
+    let timeout = Duration::from_secs(100);
+    let server = server(Config { session_timeout: timeout, ..Config::default() });
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", TWO_STEPS);
+    requester.expect("heartbeat").await;
+    let first = device.expect("command").await;
+    device.answer_and_flush(&first, "one").await;
+    device.expect("command").await;
+    let end = tokio::join!(requester.expect("task_end"), device.expect("task_end")).0;
+    assert_eq!(end["error"], "Task did not end within 100 s");
+    let steps = &end["result"][0]["result"];
+    assert_eq!(steps[0][0]["result"], "one");
+    assert_eq!(steps[1][0]["error"], "Stopped; its outcome is unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_lets_a_running_command_finish_and_ends_the_rest_with_an_outcome() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S1", "d", PLAN);
+    requester.submit("S2", "d", PLAN);
+    for _ in 0..2 {
+        requester.expect("heartbeat").await;
+    }
+    let command = device.expect("command").await;
+    let stopping = tokio::spawn({
+        let server = server.clone();
+        async move { server.shut_down().await }
+    });
+    let cancelled = requester.expect("task_end").await;
+    assert_eq!(cancelled["session_id"], "S2");
+    assert_eq!(cancelled["error"], "Task was cancelled because the server is shutting down");
+    requester.submit("S3", "d", PLAN);
+    let refused = requester.expect("error").await;
+    assert_eq!(refused["error"], "The server is shutting down; try again later");
+    assert_eq!(requester.expect("task_end").await["session_id"], "S3");
+    assert_eq!(device.expect("task_end").await["session_id"], "S2");
+    device.answer_and_flush(&command, "finished").await;
+    let finished = requester.expect("task_end").await;
+    assert_eq!((&finished["session_id"], &finished["status"]), (&json!("S1"), &json!("completed")));
+    let (closed, _end) = tokio::join!(requester.closed(), device.expect("task_end"));
+    assert_eq!(closed.code, CloseCode::GOING_AWAY);
+    assert_eq!(device.closed().await.code, CloseCode::GOING_AWAY);
+    for peer in [device, requester] {
+        peer.leave().await;
+    }
+    stopping.await.unwrap();
+    at_rest(&server).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_a_command_that_outlasts_the_grace() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    device.expect("command").await;
+    let start = now();
+    tokio::spawn({
+        let server = server.clone();
+        async move { server.shut_down().await }
+    });
+    let (end, told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
+    assert_eq!(end["error"], "Task was cancelled because the server is shutting down");
+    assert_eq!(told["status"], "failed");
+    assert_eq!((now() - start).as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_text_over_the_limit_is_refused() {
+    let server = server(Config { max_request_bytes: 100, ..Config::default() });
+    let (_device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", &"x".repeat(101));
+    let error = "Task content of 101 bytes is over the limit of 100 bytes";
+    assert_eq!(requester.expect("error").await["error"], error);
+    assert_eq!(requester.expect("task_end").await["error"], error);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_behind_when_everybody_is_gone() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    for session in ["S1", "S2", "S3"] {
+        requester.submit(session, "d", PLAN);
+        requester.expect("heartbeat").await;
+    }
+    device.expect("command").await;
+    device.switch.cut();
+    requester.leave().await;
+    let snapshot = at_rest(&server).await;
+    assert_eq!(
+        snapshot,
+        Snapshot { dropped_results: snapshot.dropped_results, ..Snapshot::default() }
+    );
+}
