@@ -91,8 +91,11 @@ fn decode<M: DeserializeOwned>(frame: &Bytes, limits: Limits) -> Result<M, Decod
     }
     check_depth(frame, limits.depth)?;
     check_object(frame)?;
-    payload::within(frame, || serde_json::from_slice(frame))
-        .map_err(|error| explain::<M>(frame, &error))
+    // Checked once for the whole, the strings need not be checked one by one.
+    let text = std::str::from_utf8(frame)
+        .map_err(|error| DecodeError::Invalid(format!("not UTF-8: {error}")))?;
+    payload::within(frame, || serde_json::from_str(text))
+        .map_err(|error| explain::<M>(text, &error))
 }
 
 /// Refuses an array: serde would read one as the fields in their order.
@@ -104,8 +107,8 @@ fn check_object(frame: &[u8]) -> Result<(), DecodeError> {
 }
 
 /// Reads a broken frame a second time, slower, to name the field that is wrong.
-fn explain<M: DeserializeOwned>(frame: &Bytes, error: &serde_json::Error) -> DecodeError {
-    let mut deserializer = serde_json::Deserializer::from_slice(frame);
+fn explain<M: DeserializeOwned>(text: &str, error: &serde_json::Error) -> DecodeError {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     let path = serde_path_to_error::deserialize::<_, M>(&mut deserializer)
         .err()
         .map(|error| error.path().to_string())
@@ -120,6 +123,10 @@ fn explain<M: DeserializeOwned>(frame: &Bytes, error: &serde_json::Error) -> Dec
 /// # Errors
 /// Where the first level too many opens.
 pub fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
+    // What opens must close, or it is no JSON.
+    if text.len() <= 2 * limit {
+        return Ok(());
+    }
     let open = |byte: &u8| *byte == b'{' || *byte == b'[';
     if text.iter().filter(|byte| open(byte)).count() <= limit {
         return Ok(());
@@ -141,8 +148,19 @@ pub fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
     Ok(())
 }
 
+/// Strings up to this length are looked through for what needs an escape before they are written:
+/// ids and timestamps never have any.
+const SHORT_STRING_BYTES: usize = 64;
+
 /// Writes one JSON string.
 pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+    let is_plain = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
+    if text.len() <= SHORT_STRING_BYTES && text.as_bytes().iter().all(is_plain) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     // Writing a string into a vector has no way to fail.
     let written = serde_json::to_writer(&mut *out, text);
     debug_assert!(written.is_ok());

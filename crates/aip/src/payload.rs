@@ -84,7 +84,7 @@ impl Payload {
     /// # Errors
     /// When it does not have the type's shape.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(&self.0);
+        let mut deserializer = serde_json::Deserializer::from_str(self.as_str());
         deserializer.disable_recursion_limit();
         T::deserialize(&mut deserializer)
     }

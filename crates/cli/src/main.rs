@@ -107,7 +107,13 @@ fn run(cli: Cli) -> Ended {
 }
 
 fn block_on(command: impl Future<Output = Ended>) -> Ended {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // On one core a second thread would only be in the way.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = match cores {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|error| anyhow::Error::from(error).context("cannot start the runtime"))?;

@@ -59,7 +59,7 @@ impl StateFolder {
                 check_private(&path)?;
                 Ok(Some(key))
             }
-            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) if is_kind(&error, io::ErrorKind::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -69,20 +69,33 @@ impl StateFolder {
         if let Some(key) = self.key()? {
             return Ok((key, false));
         }
-        create_private_folder(&self.0)
-            .with_context(|| format!("cannot make the state folder {}", self.0.display()))?;
         let key = generate_key();
-        let path = self.key_path();
-        match write_private_file(&path, key.expose_secret()) {
+        match self.put_key(&key) {
             Ok(()) => Ok((key, true)),
             // Another server was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Ok((read_key(&path)?, false))
+            Err(error) if is_kind(&error, io::ErrorKind::AlreadyExists) => {
+                Ok((read_key(&self.key_path())?, false))
             }
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot write the key to {}", path.display()))
-            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Keeps a key where there is none.
+    pub(crate) fn put_key(&self, key: &SecretString) -> anyhow::Result<()> {
+        create_private_folder(&self.0)
+            .with_context(|| format!("cannot make the state folder {}", self.0.display()))?;
+        let path = self.key_path();
+        write_private_file(&path, key.expose_secret())
+            .with_context(|| format!("cannot write the key to {}", path.display()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes the folder and all that is in it.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
     }
 }
 
@@ -123,8 +136,8 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<SecretString> {
     Ok(SecretString::from(key.to_owned()))
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+fn is_kind(error: &anyhow::Error, kind: io::ErrorKind) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind)
 }
 
 /// A fresh key: 244 random bits, in letters and digits.

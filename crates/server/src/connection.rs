@@ -33,7 +33,7 @@ pub(crate) async fn run(
         address = ?client.address,
         "connected"
     );
-    let mut actor = Actor { server, client };
+    let actor = Actor { server, client };
     let closed = loop {
         match connection.next_event_or(|| actor.client.next_deadline()).await {
             Event::Closed(closed) => break closed,
@@ -52,14 +52,13 @@ struct Actor {
 
 impl Actor {
     fn handle_event(
-        &mut self,
+        &self,
         connection: &mut Connection<ClientMessage>,
         event: Event<ClientMessage>,
     ) {
         // What is about a session goes the way of the session's own messages, behind its ACK.
-        let client = self.client.clone();
         let mut reply = |message: ServerMessage| match message.session_id {
-            Some(_) => client.send(&stamped(message)),
+            Some(_) => self.client.send(&stamped(message)),
             None => connection.reply(&stamped(message)),
         };
         match event {
@@ -82,7 +81,7 @@ impl Actor {
         ServerMessage::error(error.to_string(), None)
     }
 
-    fn handle_request(&mut self, request: Request, reply: &mut impl FnMut(ServerMessage)) {
+    fn handle_request(&self, request: Request, reply: &mut impl FnMut(ServerMessage)) {
         match request {
             Request::Heartbeat => {
                 reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok));

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::follow::{CommandOutput, code, follow, results, show_step, why};
 use crate::args::Demo;
 use crate::commands::device::{settings as device_settings, watchdog};
-use crate::output::{BOLD, CYAN, DIM, GREEN, RED, Spinner, safe};
+use crate::output::{BOLD, DIM, GREEN, RED, Spinner, safe};
 use crate::settings::DeviceKeys;
-use crate::state::generate_key;
+use crate::state::{StateFolder, generate_key};
 use crate::{Ended, Failure, interrupted};
 
 pub(crate) async fn run(args: &Demo) -> Ended {
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &Demo) -> Ended {
         next_steps();
     }
     if args.keep {
-        keep(&demo, args.json).await;
+        keep(&demo, args.json).await?;
     }
     let code = code(&outcome);
     demo.end(code).await
@@ -187,15 +187,20 @@ fn next_steps() {
     );
 }
 
-async fn keep(demo: &Running, json: bool) {
+/// Stays up until Ctrl-C. The key goes where other terminals can find it, for as long as it is good.
+async fn keep(demo: &Running, json: bool) -> anyhow::Result<()> {
+    let name = format!("flightdeck-demo-{}", uuid::Uuid::new_v4().simple());
+    let folder = StateFolder::new(Some(std::env::temp_dir().join(name)))?;
+    folder.put_key(&demo.key)?;
     if !json {
-        use secrecy::ExposeSecret;
-        let (server, id) = (&demo.server, &demo.device_id);
+        let (server, id, state) = (&demo.server, &demo.device_id, folder.path().display());
         anstream::println!("\nStaying up until Ctrl-C. In another terminal:");
-        anstream::println!("  export FLIGHTDECK_TOKEN={CYAN}{}{CYAN:#}", demo.key.expose_secret());
-        anstream::println!("  flightdeck exec --server {server} --on {id} -- df -h");
+        anstream::println!(
+            "  {BOLD}flightdeck exec --state-dir {state} --server {server} --on {id} -- df -h{BOLD:#}"
+        );
     }
     interrupted().await;
+    folder.remove()
 }
 
 /// Prints the frames of both links, one a line, in their order.

@@ -141,11 +141,11 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
             );
         }
         DeviceEvent::Disconnected { why, retry: Some(wait) } => {
-            let wait = human(*wait);
-            anstream::eprintln!(
-                "{RED}not connected{RED:#}: {}; trying again in {wait}",
-                safe_line(why)
-            );
+            let (why, wait) = (safe_line(why), human(*wait));
+            anstream::eprintln!("{RED}not connected{RED:#}: {why}; trying again in {wait}");
+            if why.contains("already registered") {
+                anstream::eprintln!("  another device has this id: choose one with --id");
+            }
         }
         // The reason comes with the exit.
         DeviceEvent::Disconnected { retry: None, .. } => {}

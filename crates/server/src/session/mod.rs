@@ -136,18 +136,15 @@ impl Session {
     }
 }
 
-/// A fresh id in the form that every AIP peer uses.
-pub(crate) fn fresh_uuid() -> String {
-    Uuid::new_v4().to_string()
-}
-
 macro_rules! fresh {
     ($($(#[$doc:meta])* $name:ident -> $id:ty;)*) => {$(
         $(#[$doc])*
         pub(crate) fn $name() -> $id {
-            // A UUID is always a good id.
+            let mut buffer = Uuid::encode_buffer();
             loop {
-                if let Ok(id) = <$id>::new(&fresh_uuid()) {
+                let text = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+                // A UUID is always a good id.
+                if let Ok(id) = <$id>::new(text) {
                     return id;
                 }
             }
@@ -163,7 +160,7 @@ fresh! {
 
 fn fresh_task_name() -> TaskName {
     loop {
-        if let Some(name) = TaskName::sanitize(&fresh_uuid()) {
+        if let Some(name) = TaskName::sanitize(&Uuid::new_v4().to_string()) {
             return name;
         }
     }
