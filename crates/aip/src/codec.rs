@@ -27,6 +27,9 @@ pub const OUTCOME_DEPTH: usize = 8;
 /// The most characters of an error text that go back to a peer.
 const MAX_ERROR_CHARS: usize = 400;
 
+/// The most characters of a field's path that go back to a peer.
+const MAX_PATH_CHARS: usize = 120;
+
 /// Bounds on what is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -113,8 +116,19 @@ fn explain<M: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Decode
         .err()
         .map(|error| error.path().to_string())
         .filter(|path| path != "." && path != "?");
-    let error: String = error.to_string().chars().take(MAX_ERROR_CHARS).collect();
-    DecodeError::Invalid(path.map_or_else(|| error.clone(), |path| format!("{path}: {error}")))
+    let text = path.map_or_else(
+        || error.to_string(),
+        |path| {
+            let path: String = path.chars().take(MAX_PATH_CHARS).collect();
+            format!("{path}: {error}")
+        },
+    );
+    // Whatever a peer wrote comes back short and on one line.
+    let shown = text.chars().take(MAX_ERROR_CHARS).flat_map(|c| {
+        let escaped = c.is_control().then(|| c.escape_default());
+        escaped.into_iter().flatten().chain((!c.is_control()).then_some(c))
+    });
+    DecodeError::Invalid(shown.collect())
 }
 
 /// Refuses JSON text that is nested deeper than `limit` levels. Counts brackets first, which is several times
@@ -209,7 +223,8 @@ impl<'a> Object<'a> {
     }
 
     fn payload(&mut self, key: &str, payload: Option<&Payload>) {
-        if let Some(payload) = payload {
+        // A `null` is an unset field.
+        if let Some(payload) = payload.filter(|payload| !payload.is_null()) {
             self.key(key).extend_from_slice(payload.as_bytes());
         }
     }
@@ -305,7 +320,7 @@ impl Wire for ServerMessage {
 
     fn encode(&self) -> Bytes {
         encode_server(self, self.result.as_ref().map_or(0, Payload::len), |out| {
-            if let Some(result) = &self.result {
+            if let Some(result) = self.result.as_ref().filter(|result| !result.is_null()) {
                 out.extend_from_slice(result.as_bytes());
             }
         })

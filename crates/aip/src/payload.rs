@@ -42,8 +42,9 @@ impl Payload {
     /// When it is not JSON.
     pub fn from_text(text: impl Into<Bytes>) -> Result<Self, serde_json::Error> {
         let text = text.into();
-        serde_json::from_slice::<&RawValue>(&text)?;
-        Ok(Self(text))
+        // Without the blanks around it, as a value inside a frame is.
+        let value = serde_json::from_slice::<&RawValue>(&text)?.get().as_bytes();
+        Ok(Self(text.slice_ref(value)))
     }
 
     /// A JSON string.
@@ -59,6 +60,12 @@ impl Payload {
     pub fn as_str(&self) -> &str {
         // Every way to make a payload has checked it; a fault here must still not take the server down.
         std::str::from_utf8(&self.0).unwrap_or("null")
+    }
+
+    /// Whether it is `null`, which the wire does not tell from a missing field.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        &*self.0 == b"null"
     }
 
     /// The JSON text's bytes.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aip::codec::Wire;
-use aip::machine::{CommandResults, Full, Pending};
+use aip::machine::{CannotWait, CommandResults, Pending};
 use aip::message::Status;
 use aip::{ActionResult, CallId, Command, ResponseId, ServerMessage, ServerMessageType, SessionId};
 use link::connection::{now, timestamp};
@@ -93,7 +93,7 @@ impl Commands {
         response_id: ResponseId,
         session_id: SessionId,
         call_ids: Vec<CallId>,
-    ) -> Result<oneshot::Receiver<Settlement>, Full> {
+    ) -> Result<oneshot::Receiver<Settlement>, CannotWait> {
         let (settle, settled) = oneshot::channel();
         let state = State::Open { call_ids, settle };
         let waiting = Waiting { session_id, place: None, state };
@@ -231,7 +231,7 @@ pub(crate) fn send(
     task: &Task,
     response_id: &ResponseId,
     actions: &[Command],
-) -> Result<oneshot::Receiver<Settlement>, Full> {
+) -> Result<oneshot::Receiver<Settlement>, CannotWait> {
     let call_ids = actions.iter().filter_map(|action| action.call_id.clone()).collect();
     let settled = device.commands.open(response_id.clone(), task.session_id.clone(), call_ids)?;
     let message = ServerMessage {

@@ -29,7 +29,8 @@ impl Backoff {
         let doubled =
             self.base.saturating_mul(1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX));
         self.attempts = self.attempts.saturating_add(1);
-        doubled.min(self.cap).mul_f64(chance.clamp(0.0, 1.0))
+        // Not a number is no chance.
+        doubled.min(self.cap).mul_f64(if chance > 0.0 { chance.min(1.0) } else { 0.0 })
     }
 
     /// Starts over, after a success.

@@ -10,5 +10,5 @@ mod registration;
 pub use backoff::Backoff;
 pub use liveness::{Liveness, Sign};
 pub use peer::{CommandResults, Peer, Rejection, Request, TaskRequest};
-pub use pending::{Full, Pending};
+pub use pending::{CannotWait, Pending};
 pub use registration::{Refusal, Registration, confirm, read_confirmation};

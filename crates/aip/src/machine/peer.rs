@@ -136,7 +136,7 @@ impl Peer {
             | ClientMessageType::TaskEnd
             | ClientMessageType::Unknown(_)) => {
                 let kind: String = kind.as_str().chars().take(64).collect();
-                Err(format!("Unknown message type: {kind}"))
+                Err(format!("Unknown message type: {}", kind.escape_debug()))
             }
         }
     }

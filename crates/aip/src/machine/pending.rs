@@ -5,10 +5,16 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Instant;
 
-/// The table has no room for another entry.
+/// Why a request cannot wait for its reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many requests wait for a reply already")]
-pub struct Full;
+pub enum CannotWait {
+    /// The table has no room for another entry.
+    #[error("too many requests wait for a reply already")]
+    Full,
+    /// An entry with this key waits already.
+    #[error("a request with the same id waits for its reply already")]
+    Duplicate,
+}
 
 /// A bounded table of requests that wait for their reply, each with a deadline. Whoever takes an
 /// entry out settles it: that is how a request is settled exactly once. An entry leaves by its reply
@@ -30,10 +36,13 @@ impl<K: Eq + Hash + Clone, V> Pending<K, V> {
     /// Puts a request in.
     ///
     /// # Errors
-    /// When the table is full.
-    pub fn insert(&mut self, key: K, value: V, deadline: Instant) -> Result<(), Full> {
+    /// When the table is full, or the key is in it.
+    pub fn insert(&mut self, key: K, value: V, deadline: Instant) -> Result<(), CannotWait> {
+        if self.entries.contains_key(&key) {
+            return Err(CannotWait::Duplicate);
+        }
         if self.entries.len() >= self.capacity {
-            return Err(Full);
+            return Err(CannotWait::Full);
         }
         self.entries.insert(key, (value, deadline));
         Ok(())
@@ -151,7 +160,7 @@ mod tests {
         let now = Instant::now();
         let mut pending = one(now);
         pending.insert("S".to_owned(), 8, now).unwrap();
-        assert_eq!(pending.insert("T".to_owned(), 9, now), Err(Full));
+        assert_eq!(pending.insert("T".to_owned(), 9, now), Err(CannotWait::Full));
         assert_eq!(pending.len(), 2);
     }
 }

@@ -9,6 +9,7 @@ use crate::payload::{self, Payload};
 
 /// A message to the server. Unset fields are not written; missing and `null` read the same.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "a JSON object")]
 pub struct ClientMessage {
     /// What it is.
     #[serde(rename = "type")]

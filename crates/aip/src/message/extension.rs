@@ -11,13 +11,18 @@ pub const VERSION: u32 = 1;
 
 /// One thing that a peer can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", from = "String")]
 pub enum Feature {
     /// A line for each step of a task, as it happens.
     Progress,
     /// A feature that this version does not know.
-    #[serde(other)]
     Unknown,
+}
+
+impl From<String> for Feature {
+    fn from(word: String) -> Self {
+        if word.eq_ignore_ascii_case("progress") { Self::Progress } else { Self::Unknown }
+    }
 }
 
 /// What a client asks for in REGISTER, as `metadata.flightdeck`.
@@ -75,7 +80,7 @@ pub struct Step {
     pub tool_name: String,
     /// Its arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parameters: Option<serde_json::Value>,
+    pub parameters: Option<Payload>,
     /// How the step stands.
     pub status: StepStatus,
     /// The beginning of what it returned, or its error.
@@ -137,7 +142,7 @@ impl Step {
         Self {
             n,
             tool_name: command.tool_name.clone(),
-            parameters: command.parameters.as_ref().and_then(|p| p.parse().ok()),
+            parameters: command.parameters.clone(),
             status: StepStatus::Running,
             result_head: None,
             elapsed_ms: 0,

@@ -9,6 +9,7 @@ use crate::payload::Payload;
 
 /// A message from the server. Unset fields are not written; missing and `null` read the same.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "a JSON object")]
 pub struct ServerMessage {
     /// What it is.
     #[serde(rename = "type")]

@@ -89,10 +89,17 @@ pub(super) fn show_step(spinner: &Spinner, step: &Step) {
 /// A step in a few words: the command line where there is one.
 pub(super) fn describe(step: &Step) -> String {
     let parameters = step.parameters.as_ref();
-    let command = parameters.and_then(|p| p.get("command")).and_then(|c| c.as_str());
-    match (command, parameters) {
-        (Some(command), _) => safe_line(command),
-        (None, Some(parameters)) => safe_line(&format!("{} {parameters}", step.tool_name)),
-        (None, None) => safe_line(&step.tool_name),
+    match parameters.and_then(|parameters| parameters.parse::<CommandLine>().ok()) {
+        Some(CommandLine { command }) => safe_line(&command),
+        None => {
+            let parameters = parameters.map_or("", Payload::as_str);
+            safe_line(format!("{} {parameters}", step.tool_name).trim())
+        }
     }
+}
+
+/// The arguments of a step that runs a command line.
+#[derive(Deserialize)]
+struct CommandLine {
+    command: String,
 }
