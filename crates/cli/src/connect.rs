@@ -1,6 +1,7 @@
 //! How the commands find their server: its address and its key, from wherever they were given.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use constellation::Constellation;
@@ -11,6 +12,9 @@ use crate::Failure;
 use crate::args::Global;
 use crate::settings::{ClientKeys, ClientValues, File};
 use crate::state::{StateFolder, expand_home, read_key};
+
+/// Longest wait for the server's goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A server and the key to it.
 pub(crate) struct Target {
@@ -78,6 +82,11 @@ impl Target {
             }
         }
     }
+}
+
+/// Says goodbye to the server, which need not answer: whatever there was to show has been shown.
+pub(crate) async fn say_goodbye(constellation: Constellation) {
+    let _answered = tokio::time::timeout(GOODBYE, constellation.close()).await;
 }
 
 /// The key: given, in a file, in the URL, or for a server on this machine the generated one.

@@ -19,6 +19,9 @@ use crate::info::{self, Offers};
 use crate::tools::{Exec, ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
+/// Longest wait, at the end, for the commands that were told to stop.
+const STOP_TIME: Duration = Duration::from_secs(4);
+
 /// What a device is and may do.
 #[derive(Clone)]
 pub struct DeviceSettings {
@@ -99,6 +102,8 @@ impl Device {
         let executor = self.role.executor.clone();
         let exit = Client::new(self.settings, self.role).run(stop).await;
         executor.stop_all();
+        // What was started is ended before we are; a program stuck in the kernel does not hold us.
+        let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
         exit
     }
 }
@@ -154,7 +159,7 @@ impl Role for DeviceRole {
             ServerMessageType::Command => self.handle_command(message),
             ServerMessageType::Task => self.handle_pushed_task(message),
             ServerMessageType::TaskEnd => self.handle_task_end(message),
-            ServerMessageType::Heartbeat => self.handle_heartbeat(&message),
+            ServerMessageType::Heartbeat => self.handle_heartbeat(message),
             ServerMessageType::Error => self.handle_error(message),
             ServerMessageType::DeviceInfoRequest => self.send_facts(&message),
             ServerMessageType::DeviceInfoResponse => {}
@@ -241,14 +246,14 @@ impl DeviceRole {
         });
     }
 
-    /// The ACK of our own task names its session; everything else is the answer to a heartbeat.
-    fn handle_heartbeat(&mut self, message: &ServerMessage) {
+    /// The ACK of our own task names its session, which counts whatever we asked for. Any other `ok`
+    /// is the answer to a heartbeat and names none.
+    fn handle_heartbeat(&mut self, message: ServerMessage) {
         let unaccepted = self.own_task.as_mut().filter(|task| !task.is_accepted);
-        let Some(own_task) = unaccepted else { return };
-        if message.status == Status::Ok && message.session_id.as_ref() == Some(&own_task.session_id)
-        {
-            own_task.is_accepted = true;
-            (self.on_event)(DeviceEvent::TaskAccepted(own_task.session_id.clone()));
+        let named = message.session_id.filter(|_| message.status == Status::Ok);
+        if let (Some(own_task), Some(session_id)) = (unaccepted, named) {
+            *own_task = OwnTask { session_id: session_id.clone(), is_accepted: true };
+            (self.on_event)(DeviceEvent::TaskAccepted(session_id));
         }
     }
 

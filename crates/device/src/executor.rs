@@ -12,6 +12,7 @@ use link::Outbox;
 use link::connection::timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::tools::Toolbox;
 
@@ -30,6 +31,7 @@ struct Inner {
     /// Most COMMANDs that may run or wait.
     capacity: usize,
     jobs: Mutex<Jobs>,
+    tasks: TaskTracker,
 }
 
 #[derive(Default)]
@@ -46,7 +48,14 @@ struct Job {
 impl Executor {
     pub(crate) fn new(client_id: ClientId, tools: Toolbox, places: usize, capacity: usize) -> Self {
         let places = Semaphore::new(places);
-        Self(Arc::new(Inner { client_id, tools, places, capacity, jobs: Mutex::default() }))
+        Self(Arc::new(Inner {
+            client_id,
+            tools,
+            places,
+            capacity,
+            jobs: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }))
     }
 
     /// Takes a COMMAND; its answer goes to `outbox`.
@@ -58,7 +67,7 @@ impl Executor {
             let results = all_failed(actions(&command), &error);
             return executor.answer(&command, results, &outbox);
         };
-        tokio::spawn(async move {
+        self.0.tasks.spawn(async move {
             let command = Arc::new(command);
             let (runner, asked) = (executor.clone(), command.clone());
             let ran = tokio::spawn(async move { runner.run(actions(&asked), &stop).await }).await;
@@ -85,6 +94,12 @@ impl Executor {
         for job in self.lock().running.values() {
             job.stop.cancel();
         }
+    }
+
+    /// Waits until nothing runs any more. Nothing may be started after this.
+    pub(crate) async fn finished(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.

@@ -89,6 +89,9 @@ pub struct Spec {
     pub max_output: usize,
     /// The whole environment of the child; nothing of the device's own is added.
     pub env: Vec<(OsString, OsString)>,
+    /// Whether the program waits for a line on its standard input before it starts others. It gets
+    /// the line once it is guarded, so that nothing it starts is ever unguarded.
+    pub awaits_line: bool,
 }
 
 /// What a program that ended by itself left behind.
@@ -189,6 +192,9 @@ impl Call {
     fn start(spec: &Spec, guard: Option<&Watchdog>) -> io::Result<Self> {
         let mut child = command(spec).spawn().map_err(|error| explain(error, spec))?;
         let session = Session::of(&child, guard);
+        if let Some(input) = child.stdin.take() {
+            release(input)?;
+        }
         let stdout = Stream::new(child.stdout.take(), spec.max_output);
         let stderr = Stream::new(child.stderr.take(), spec.max_output);
         Ok(Self { session, child, stdout, stderr })
@@ -398,11 +404,24 @@ fn command(spec: &Spec) -> Command {
     let mut command = std::process::Command::new(&spec.program);
     command.args(&spec.args).current_dir(&spec.cwd);
     command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if spec.awaits_line { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     set_apart(&mut command, Tie::DiesWithDevice);
     let mut command = Command::from(command);
     command.kill_on_drop(true);
     command
+}
+
+/// Writes the line that a child waits for. An empty pipe takes it at once.
+#[cfg(unix)]
+fn release(input: tokio::process::ChildStdin) -> io::Result<()> {
+    use std::io::Write;
+    std::fs::File::from(input.into_owned_fd()?).write_all(b"\n")
+}
+
+#[cfg(not(unix))]
+fn release(_: tokio::process::ChildStdin) -> io::Result<()> {
+    Ok(())
 }
 
 /// The system says "not found" for the program and for the directory alike; this names the latter.
@@ -476,6 +495,7 @@ mod tests {
             timeout: LONG,
             max_output: 64 * 1024,
             env: scrubbed_env(),
+            awaits_line: false,
         }
     }
 

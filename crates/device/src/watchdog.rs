@@ -269,6 +269,7 @@ mod tests {
             timeout: Duration::from_secs(60),
             max_output: 100,
             env: scrubbed_env(),
+            awaits_line: false,
         };
         let stop = CancellationToken::new();
         // The call is polled first, and waits for the first time when it is guarded.

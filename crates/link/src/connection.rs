@@ -168,6 +168,11 @@ impl<M: Wire> Connection<M> {
         self.socket.close(code, reason, LINGER).await;
     }
 
+    /// Refuses a peer whose first message was too big: see [`Socket::refuse`].
+    pub async fn refuse(self, message: &impl Wire, code: CloseCode, reason: &str) {
+        self.socket.refuse(&message.encode(), code, reason, LINGER).await;
+    }
+
     fn poll_event(
         &mut self,
         cx: &mut Context<'_>,

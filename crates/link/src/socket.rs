@@ -98,6 +98,8 @@ enum Kind {
 
 struct WebSocket {
     stream: WebSocketStream<Transport>,
+    /// Whether we have queued nothing yet.
+    is_fresh: bool,
     unsent_pongs: usize,
     /// See [`LARGE_FRAME_BYTES`].
     last_large: Bytes,
@@ -136,7 +138,8 @@ impl Socket {
     }
 
     fn web_socket(stream: WebSocketStream<Transport>) -> Self {
-        let web_socket = WebSocket { stream, unsent_pongs: 0, last_large: Bytes::new() };
+        let web_socket =
+            WebSocket { stream, is_fresh: true, unsent_pongs: 0, last_large: Bytes::new() };
         Self { kind: Kind::WebSocket(Box::new(web_socket)) }
     }
 
@@ -178,9 +181,11 @@ impl Socket {
     /// When the connection is closed.
     pub fn start_send(&mut self, frame: Frame) -> Result<(), Closed> {
         match &mut self.kind {
-            Kind::WebSocket(socket) => Pin::new(&mut socket.stream)
-                .start_send(message(frame))
-                .map_err(|error| lost(&error)),
+            Kind::WebSocket(socket) => {
+                let sent = Pin::new(&mut socket.stream).start_send(message(frame));
+                socket.is_fresh &= sent.is_err();
+                sent.map_err(|error| lost(&error))
+            }
             Kind::Memory(end) => end.start_send(frame),
         }
     }
@@ -211,6 +216,28 @@ impl Socket {
             // library's own for a message that was too big.
             let _queued_already = self.start_send(Frame::Close(code, reason.to_owned()));
             if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() {
+                self.hang_up().await;
+            }
+        };
+        // Whoever does not answer in time is cut.
+        let _in_time = tokio::time::timeout(linger, goodbye).await;
+    }
+
+    /// Refuses a peer whose first message was too big: says why, closes and hangs up as
+    /// [`Self::close`] does. The WebSocket library lets nothing be said any more once it has met such
+    /// a message, so these two frames are written past it. Server only; `text` is UTF-8.
+    pub async fn refuse(mut self, text: &[u8], code: CloseCode, reason: &str, linger: Duration) {
+        if !matches!(&self.kind, Kind::WebSocket(socket) if socket.is_fresh) {
+            return self.close(code, reason, linger).await;
+        }
+        let mut frames = frame(TEXT_FRAME, text);
+        let mut close = code.0.to_be_bytes().to_vec();
+        close.extend_from_slice(cut(reason, MAX_REASON_BYTES).as_bytes());
+        frames.extend(frame(CLOSE_FRAME, &close));
+        let goodbye = async {
+            if let Kind::WebSocket(socket) = &mut self.kind
+                && socket.stream.get_mut().write_all(&frames).await.is_ok()
+            {
                 self.hang_up().await;
             }
         };
@@ -271,6 +298,30 @@ impl WebSocket {
     }
 }
 
+/// The first byte of a whole text frame, from RFC 6455.
+const TEXT_FRAME: u8 = 0x81;
+
+/// The first byte of a close frame.
+const CLOSE_FRAME: u8 = 0x88;
+
+/// A frame as a server sends it: not masked.
+fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first_byte];
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(short @ ..=125), _) => frame.push(short),
+        (_, Ok(medium)) => {
+            frame.push(126);
+            frame.extend(medium.to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
 /// One frame a message: the peer can then read it into memory of the right size at once.
 fn config() -> Config {
     Config::default().frame_size(usize::MAX)
@@ -318,6 +369,13 @@ fn lost(error: &Error) -> Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_written_by_hand_is_the_rfcs() {
+        assert_eq!(frame(TEXT_FRAME, b"Hello"), b"\x81\x05Hello");
+        assert_eq!(frame(TEXT_FRAME, &[b'x'; 256])[..4], [0x81, 126, 1, 0]);
+        assert_eq!(frame(TEXT_FRAME, &[b'x'; 65536])[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
 
     #[test]
     fn every_code_can_be_sent_or_has_a_stand_in() {

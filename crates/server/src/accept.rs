@@ -99,7 +99,11 @@ pub(crate) async fn accept(
     };
     tracing::info!(?address, %refusal, "registration refused");
     let text = refusal.to_string();
-    connection.reply(&stamped(ServerMessage::error(text.clone(), None)));
+    let error = stamped(ServerMessage::error(text.clone(), None));
+    if refusal.close_code() == CloseCode::TOO_BIG {
+        return connection.refuse(&error, CloseCode::TOO_BIG, &text).await;
+    }
+    connection.reply(&error);
     connection.close(refusal.close_code(), &text).await;
 }
 

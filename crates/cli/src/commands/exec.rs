@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::follow::{CommandOutput, code, follow, results, why};
 use crate::args::{Exec, Global};
-use crate::connect::Target;
+use crate::connect::{Target, say_goodbye};
 use crate::output::{RED, Spinner, labelled, safe, safe_line};
 use crate::{Code, Ended, Failure, api, interrupted};
 
@@ -29,12 +29,12 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     tokio::select! {
         code = run_all(&constellation, devices, &plan, show) => {
             let code = code?;
-            constellation.close().await;
+            say_goodbye(constellation).await;
             Ok(code)
         }
         () = interrupted() => {
             eprintln!("Cancelled.");
-            constellation.close().await;
+            say_goodbye(constellation).await;
             Ok(Code::CANCELLED)
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::follow::{code, follow, show_step, value, why};
 use crate::args::{Global, Run};
-use crate::connect::Target;
+use crate::connect::{Target, say_goodbye};
 use crate::output::{DIM, GREEN, RED, Spinner, indented, safe, safe_line};
 use crate::{Code, Ended, Failure, interrupted};
 
@@ -26,12 +26,12 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
         outcome = watch(task, args.json) => outcome,
         () = interrupted() => {
             eprintln!("Cancelled.");
-            constellation.close().await;
+            say_goodbye(constellation).await;
             return Ok(Code::CANCELLED);
         }
     };
-    constellation.close().await;
     print_outcome(&outcome, args.json);
+    say_goodbye(constellation).await;
     Ok(code(&outcome))
 }
 

@@ -17,6 +17,10 @@ use crate::watchdog::Watchdog;
 /// The time limit of a command whose caller asks for none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the shell does with a command line, its `$1`: waits until it is guarded, empties its standard
+/// input, and runs the line as if it were its own.
+const GUARDED_SHELL: &str = r#"read -r _ || exit; exec </dev/null; eval "shift; $1""#;
+
 /// How much of an output is repeated in the text of a time-out, in characters.
 const OUTPUT_HEAD_CHARS: usize = 500;
 
@@ -98,6 +102,7 @@ impl Shell {
             timeout,
             max_output: self.max_output,
             env: self.environment(),
+            awaits_line: self.exec == Exec::Shell,
         })
     }
 
@@ -137,7 +142,8 @@ impl Shell {
             return Err(format!("Bad arguments: cwd {cwd:?} is no folder"));
         }
         let command = arguments.command.clone();
-        Ok((PathBuf::from("/bin/sh"), vec!["-c".to_owned(), command], cwd))
+        let args = ["-c", GUARDED_SHELL, "sh", &command].map(str::to_owned);
+        Ok((PathBuf::from("/bin/sh"), args.to_vec(), cwd))
     }
 }
 

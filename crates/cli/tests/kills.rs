@@ -1,0 +1,200 @@
+//! Somebody is killed, as by `kill -9`, while a command runs: nobody hangs, nobody is left without an
+//! outcome, and no process outlives its reason.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::process::{AT_ONCE, until_gone, until_running};
+use common::{Process, Server, long_sleep, plan, within};
+use rustix::process::Signal;
+
+/// A device that runs a command line, and somebody who waits for it.
+struct Working {
+    server: Server,
+    device: Process,
+}
+
+impl Working {
+    async fn start() -> Self {
+        let server = Server::start().await;
+        let device = server.device("box", &["--exec", "shell"]).await;
+        Self { server, device }
+    }
+
+    async fn device_is_free(&self) {
+        let next = self.server.run(&["exec", "--on", "box", "--", "echo", "free"]).await;
+        assert_eq!((next.code, next.stdout.as_str()), (0, "free\n"), "{}", next.stderr);
+    }
+}
+
+/// The command, behind so much output that it does not begin before the device has begun to read it: so
+/// the device has done all that it does at the start of a command.
+fn settled(command: &str) -> String {
+    format!("seq 50000; {command}")
+}
+
+/// Command lines in the shapes that people write, with what runs in them.
+fn shapes() -> Vec<(String, Vec<String>)> {
+    let sleeps: [String; 9] = std::array::from_fn(|_| long_sleep());
+    let [a, b, c, d, e, f, g, h, i] = sleeps;
+    vec![
+        (a.clone(), vec![a]),
+        (format!("sh -c '{b} & {c}'"), vec![b, c]),
+        (format!("{d} & {e} & wait"), vec![d, e]),
+        (format!("(trap '' TERM HUP INT; {f})"), vec![f]),
+        (format!("nohup {g} >/dev/null 2>&1 & {h} | cat"), vec![g, h]),
+        (format!("timeout 300 {i}"), vec![i]),
+    ]
+}
+
+#[tokio::test]
+async fn a_killed_device_fails_its_task_within_a_second_and_leaves_no_process() {
+    let Working { server, mut device } = Working::start().await;
+    let mut requester = server.raw_constellation("g").await;
+    for (command, running) in shapes() {
+        let session = requester.submit("box", &plan(&settled(&command))).await;
+        requester.expect_ack(&session).await;
+        for sleep in &running {
+            until_running(sleep).await;
+        }
+        device.kill().await;
+        let killed = Instant::now();
+        let end = requester.expect_end(&session, "failed").await;
+        assert!(killed.elapsed() < AT_ONCE, "{command}: {:?}", killed.elapsed());
+        let error = "Task was cancelled because target device disconnected ('box')";
+        assert_eq!(end["error"], error, "{command}");
+        assert!(end["result"][0]["result"][0][0]["error"].as_str().unwrap().contains("unknown"));
+        for sleep in &running {
+            until_gone(sleep).await;
+        }
+        device = server.device("box", &["--exec", "shell"]).await;
+    }
+    requester.beat().await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_killed_right_after_it_started_a_command_leaves_no_process() {
+    let Working { server, mut device } = Working::start().await;
+    let mut requester = server.raw_constellation("g").await;
+    for _ in 0..30 {
+        let (a, b) = (long_sleep(), long_sleep());
+        let session = requester.submit("box", &plan(&format!("{a} & {b} & wait"))).await;
+        requester.expect_ack(&session).await;
+        until_running(&a).await;
+        device.kill().await;
+        requester.expect_end(&session, "failed").await;
+        until_gone(&a).await;
+        until_gone(&b).await;
+        device = server.device("box", &["--exec", "shell"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_is_told_to_stop_right_after_it_started_a_command_leaves_no_process() {
+    let Working { server, mut device } = Working::start().await;
+    let mut requester = server.raw_constellation("g").await;
+    for _ in 0..30 {
+        let (a, b) = (long_sleep(), long_sleep());
+        let session = requester.submit("box", &plan(&format!("{a} & {b} & wait"))).await;
+        requester.expect_ack(&session).await;
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..4000))).await;
+        device.signal(Signal::TERM);
+        assert_eq!(device.done().await.code, 0);
+        requester.expect_end(&session, "failed").await;
+        until_gone(&a).await;
+        until_gone(&b).await;
+        device = server.device("box", &["--exec", "shell"]).await;
+    }
+}
+
+#[tokio::test]
+async fn exec_names_the_device_that_was_killed() {
+    let Working { server, mut device } = Working::start().await;
+    let slow = long_sleep();
+    let waiting = server.start_command(&["exec", "--on", "box", "--", &settled(&slow)]);
+    until_running(&slow).await;
+    device.kill().await;
+    let failed = waiting.done().await;
+    assert!(failed.code == 1 && failed.stderr.contains("disconnected ('box')"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_device_that_is_told_to_stop_stops_what_it_runs() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let Working { server, device } = Working::start().await;
+        let slow = long_sleep();
+        let waiting = server.start_command(&["exec", "--on", "box", "--", &settled(&slow)]);
+        until_running(&slow).await;
+        device.signal(signal);
+        assert_eq!(device.done().await.code, 0);
+        let failed = waiting.done().await;
+        assert!(failed.code == 1 && failed.stderr.contains("disconnected ('box')"), "{failed:?}");
+        until_gone(&slow).await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_orchestrator_frees_its_device() {
+    let Working { server, mut device } = Working::start().await;
+    for (command, running) in shapes() {
+        let mut waiting = server.start_command(&["run", "--on", "box", &plan(&settled(&command))]);
+        for sleep in &running {
+            until_running(sleep).await;
+        }
+        waiting.kill().await;
+        for sleep in &running {
+            until_gone(sleep).await;
+        }
+    }
+    let working = Working { server, device };
+    working.device_is_free().await;
+    device = working.device;
+    assert_eq!(device.stderr().matches("connected to").count(), 1, "{}", device.stderr());
+}
+
+#[tokio::test]
+async fn tasks_that_waited_behind_a_killed_orchestrator_get_their_turn() {
+    let working = Working::start().await;
+    let slow = long_sleep();
+    let mut first = working.server.start_command(&["run", "--on", "box", &plan(&settled(&slow))]);
+    until_running(&slow).await;
+    let mut second = working.server.raw_constellation("second").await;
+    let session = second.submit("box", &plan("echo at last")).await;
+    second.expect_ack(&session).await;
+    first.kill().await;
+    let end = second.expect_end(&session, "completed").await;
+    assert_eq!(end["result"][0]["result"][0][0]["result"]["stdout"], "at last\n");
+}
+
+#[tokio::test]
+async fn a_killed_server_stops_nothing_for_good() {
+    let Working { mut server, mut device } = Working::start().await;
+    let slow = long_sleep();
+    let waiting = server.start_command(&["run", "--on", "box", &plan(&settled(&slow))]);
+    until_running(&slow).await;
+    server.process.kill().await;
+
+    let lost = waiting.done().await;
+    assert_eq!(lost.code, 4, "{lost:?}");
+    assert!(lost.stderr.contains("the outcome is unknown"), "{lost:?}");
+    device.says("trying again in").await;
+    until_gone(&slow).await;
+
+    let server = server.start_again().await;
+    device.says_times("connected to", 2).await;
+    Working { server, device }.device_is_free().await;
+}
+
+#[tokio::test]
+async fn everybody_killed_at_once_leaves_no_process() {
+    let Working { mut server, mut device } = Working::start().await;
+    let slow = long_sleep();
+    let mut waiting = server.start_command(&["exec", "--on", "box", "--", &settled(&slow)]);
+    until_running(&slow).await;
+    let killing = async { tokio::join!(server.process.kill(), device.kill(), waiting.kill()) };
+    within("the end of all", killing).await;
+    until_gone(&slow).await;
+}
