@@ -52,7 +52,7 @@ impl Tree {
     }
 
     fn by_owner(&self) -> Observe {
-        Observe::new(&[self.home.clone()], None)
+        Observe::new(std::slice::from_ref(&self.home), None)
     }
 
     /// Puts the path of the tree in place of `H`.
