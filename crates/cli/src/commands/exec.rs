@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::Context;
-use constellation::{ClientId, Constellation, NewTask, Outcome, Task, TaskEvent};
+use constellation::{ClientId, Constellation, NewTask, Outcome, StepStatus, Task, TaskEvent};
 use serde_json::{Map, Value, json};
 
-use super::follow::{CommandOutput, code, follow, results, why};
+use super::follow::{CommandOutput, code, describe, follow, results, why};
 use crate::args::{Exec, Global};
 use crate::connect::{Target, say_goodbye};
 use crate::output::{RED, Spinner, labelled, safe, safe_line};
@@ -95,14 +96,14 @@ async fn run_all(
     plan: &str,
     show: Show,
 ) -> Ended {
-    let spinner = Spinner::new(&waiting(devices.len()));
+    let spinner = Arc::new(Spinner::new(&waiting(devices.len())));
     let mut left = devices.len();
     let mut tasks = tokio::task::JoinSet::new();
     for device in devices {
         let task = constellation
             .submit(NewTask::new(device.clone(), plan))
             .map_err(Failure::unreachable)?;
-        tasks.spawn(one(device, task));
+        tasks.spawn(one(device, task, spinner.clone()));
     }
     let mut worst = Code::COMPLETED;
     while let Some(done) = tasks.join_next().await {
@@ -118,9 +119,20 @@ fn waiting(devices: usize) -> String {
     format!("waiting for {devices} {}", if devices == 1 { "device" } else { "devices" })
 }
 
-async fn one(device: ClientId, task: Task) -> (ClientId, Outcome) {
-    let quietly = |_: &TaskEvent| ();
-    (device, follow(task, quietly).await)
+/// Follows the task of one device; the spinner says what it is about.
+async fn one(device: ClientId, task: Task, spinner: Arc<Spinner>) -> (ClientId, Outcome) {
+    let name = safe_line(device.as_str());
+    let outcome = follow(task, |event| {
+        if let TaskEvent::Progress { line, step: Some(step) } = event {
+            match step.status {
+                StepStatus::Queued => spinner.say(&format!("{name}: {}", safe_line(line))),
+                StepStatus::Running => spinner.say(&format!("{name}: {}", describe(step))),
+                _ => {}
+            }
+        }
+    })
+    .await;
+    (device, outcome)
 }
 
 /// Prints what a device returned; its exit code becomes ours.

@@ -128,14 +128,12 @@ impl ApiKey {
 }
 
 impl FromStr for ApiKey {
-    type Err = String;
+    type Err = std::convert::Infallible;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    /// An empty text is no key, as an empty variable is none.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
-        if text.is_empty() {
-            return Err("a key cannot be empty".to_owned());
-        }
-        Ok(Self(Some(SecretString::from(text.to_owned()))))
+        Ok(Self((!text.is_empty()).then(|| SecretString::from(text.to_owned()))))
     }
 }
 
