@@ -13,6 +13,9 @@ use crate::connect::Target;
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The longest answer that is read, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+
 #[derive(Debug, Deserialize)]
 struct Devices {
     devices: Vec<Device>,
@@ -46,6 +49,8 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
     let client = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .no_proxy()
+        // The key is for this server and nobody that it points to.
+        .redirect(reqwest::redirect::Policy::none())
         .build()
         .context("cannot make an HTTP client")?;
     let mut request = client.get(&address);
@@ -66,8 +71,24 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
             )));
         }
     }
-    let devices: Devices = response.json().await.map_err(|error| unreachable(target, error))?;
+    let body = body(target, response).await?;
+    let devices: Devices = serde_json::from_slice(&body)
+        .with_context(|| format!("what {} answers is no list of devices", target.server))
+        .map_err(Failure::unreachable)?;
     Ok(devices.devices)
+}
+
+/// The body of an answer, as long as it is no longer than it may be.
+async fn body(target: &Target, mut response: reqwest::Response) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(target, error))? {
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
+            let text = format!("{} answers with more than {MAX_BODY_BYTES} bytes", target.server);
+            return Err(Failure::unreachable(anyhow::anyhow!(text)));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 fn unreachable(target: &Target, error: reqwest::Error) -> Failure {

@@ -91,12 +91,9 @@ fn run(cli: Cli) -> Ended {
         Command::Key(args::Key::Show) => commands::key::show(global),
         Command::Config(args) => commands::config::run(&args, &global),
         Command::Completions(args) => {
-            clap_complete::generate(
-                args.shell,
-                &mut Cli::command(),
-                "flightdeck",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "flightdeck", &mut script);
+            output::print(&String::from_utf8_lossy(&script))?;
             Ok(Code::COMPLETED)
         }
         Command::Watchdog => {
@@ -140,15 +137,17 @@ fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resolves at Ctrl-C, or when the system asks the program to end.
+/// Resolves at Ctrl-C, when the system asks the program to end, or when its terminal goes away.
 async fn interrupted() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+        let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+        if let (Ok(mut terminated), Ok(mut hung_up)) = signals {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
                 _ = terminated.recv() => {}
+                _ = hung_up.recv() => {}
             }
             return;
         }

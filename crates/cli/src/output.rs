@@ -1,11 +1,12 @@
 //! What goes to the terminal: nothing from a device, a model or a peer reaches it with its control
 //! characters alive.
 
-use std::fmt::Write;
-use std::io::IsTerminal;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) const BOLD: Style = Style::new().bold();
@@ -16,6 +17,28 @@ pub(crate) const CYAN: Style = AnsiColor::Cyan.on_default();
 
 /// How often the spinner turns.
 const TICK: Duration = Duration::from_millis(90);
+
+/// Writes to standard output. Whoever closed it wants no more of it, which is no error.
+///
+/// # Errors
+/// When the output is lost for another reason, such as a full disk.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    written(anstream::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// The same with a line break behind it.
+pub(crate) fn print_line(text: &str) -> anyhow::Result<()> {
+    print(&format!("{text}\n"))
+}
+
+fn written(written: io::Result<()>) -> anyhow::Result<()> {
+    match written.and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Text from outside with its control characters escaped, except line breaks and tabs.
 pub(crate) fn safe(text: &str) -> String {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aip::codec::Wire;
+use aip::codec::{About, Wire};
 use aip::machine::Pending;
 use aip::message::{Confirmed, ConstellationMetadata, Extension, Feature, Step, VERSION};
 use aip::{
@@ -23,6 +23,9 @@ use crate::task::{Inbox, NewTask, Outcome, Task, TaskEvent};
 
 /// Longest wait for a device's facts.
 const INFO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest wait for the ACK of a task, which a server sends at once.
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Questions for facts that may wait for their answer.
 const MAX_PENDING_INFO: usize = 1024;
@@ -96,7 +99,8 @@ impl Constellation {
             self.shared.lock().tasks.remove(&session_id);
             return Err(error);
         }
-        Ok(Task { session_id, inbox })
+        let ack_deadline = Some(tokio::time::Instant::now() + ACK_TIMEOUT);
+        Ok(Task { session_id, inbox, ack_deadline })
     }
 
     /// Asks for what the server knows of a device: a JSON object.
@@ -258,7 +262,13 @@ impl Role for Orchestrator {
         }
     }
 
-    fn handle_unreadable(&mut self, error: &DecodeError) {
+    fn handle_unreadable(&mut self, error: &DecodeError, about: &About) {
+        if about.is("task_end") {
+            self.fail(
+                about.session_id.as_ref(),
+                &format!("the outcome could not be read: {error}"),
+            );
+        }
         let report = error_report(&self.shared.id, ClientType::Constellation, error.to_string());
         if let Err(error) = self.shared.send(&report) {
             tracing::debug!(%error, "failed to report an unreadable message");
@@ -294,6 +304,13 @@ impl Orchestrator {
         } else if !waiting.is_accepted {
             waiting.is_accepted = true;
             waiting.inbox.put(TaskEvent::Accepted);
+        }
+    }
+
+    /// Ends a task whose outcome will not come.
+    fn fail(&self, session_id: Option<&SessionId>, error: &str) {
+        if let Some(waiting) = session_id.and_then(|id| self.shared.lock().tasks.remove(id)) {
+            waiting.inbox.put(TaskEvent::Ended(Outcome::failed(error)));
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aip::message::Step;
 use aip::{ClientId, Payload, ServerMessage, SessionId, Status};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Progress that waits to be looked at; older lines go when there is more.
 const MAX_WAITING_PROGRESS: usize = 1024;
@@ -80,6 +81,8 @@ pub enum TaskEvent {
 pub struct Task {
     pub(crate) session_id: SessionId,
     pub(crate) inbox: Arc<Inbox>,
+    /// When the server must have acknowledged it; `None` once something came.
+    pub(crate) ack_deadline: Option<Instant>,
 }
 
 impl Task {
@@ -89,13 +92,22 @@ impl Task {
         &self.session_id
     }
 
-    /// Waits for the next event. After [`TaskEvent::Ended`] it waits for ever.
+    /// Waits for the next event. After [`TaskEvent::Ended`] it waits for ever. A server that does not
+    /// even acknowledge the task ends it as lost.
     pub async fn next_event(&mut self) -> TaskEvent {
         loop {
             if let Some(event) = self.inbox.take() {
+                self.ack_deadline = None;
                 return event;
             }
-            self.inbox.filled.notified().await;
+            let Some(deadline) = self.ack_deadline else {
+                self.inbox.filled.notified().await;
+                continue;
+            };
+            if tokio::time::timeout_at(deadline, self.inbox.filled.notified()).await.is_err() {
+                self.ack_deadline = None;
+                return TaskEvent::Ended(Outcome::lost("the server did not acknowledge the task"));
+            }
         }
     }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::codec::Wire;
+use aip::codec::{About, Wire};
 use aip::message::{Confirmed, DeviceMetadata, Extension, Feature, SystemInfo, VERSION};
 use aip::{
-    ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
-    ServerMessage, ServerMessageType, SessionId, Status,
+    ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload,
+    RequestId, ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
 use link::connection::timestamp;
@@ -166,8 +166,18 @@ impl Role for DeviceRole {
         }
     }
 
-    fn handle_unreadable(&mut self, error: &DecodeError) {
+    fn handle_unreadable(&mut self, error: &DecodeError, about: &About) {
         self.send(&error_report(&self.id, ClientType::Device, error.to_string()));
+        // A COMMAND is answered also when it cannot be read: its server waits for that.
+        if about.is("command") && about.response_id.is_some() {
+            self.send(&ClientMessage {
+                status: Status::Continue,
+                session_id: about.session_id.clone(),
+                prev_response_id: about.response_id.clone(),
+                action_results: Some(vec![ActionResult::failure(None, error.to_string())]),
+                ..self.message(ClientMessageType::CommandResults)
+            });
+        }
     }
 
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>) {

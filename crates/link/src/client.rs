@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aip::codec::About;
 use aip::machine::{Backoff, read_confirmation};
 use aip::message::Confirmed;
 use aip::{
@@ -98,8 +99,8 @@ pub trait Role: Send {
     /// A message came.
     fn handle_message(&mut self, message: ServerMessage);
 
-    /// Text came that is no message.
-    fn handle_unreadable(&mut self, error: &DecodeError);
+    /// Text came that is no message; `about` is what could be read of it.
+    fn handle_unreadable(&mut self, error: &DecodeError, about: &About);
 
     /// The connection is gone, or could not be made; `retry` is when the next try comes, if any.
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>);
@@ -274,7 +275,7 @@ impl<R: Role> Client<R> {
                 let waited = self.settings.connect_timeout.as_secs();
                 Err(End::Closed(Closed::lost(format!("no answer to REGISTER within {waited} s"))))
             }
-            Event::Unreadable(error) => Err(End::Closed(Closed::lost(error.to_string()))),
+            Event::Unreadable(error, _) => Err(End::Closed(Closed::lost(error.to_string()))),
             Event::Binary => Err(End::Closed(Closed::lost("the first reply was binary"))),
         }
     }
@@ -305,10 +306,10 @@ impl<R: Role> Client<R> {
     ) {
         match event {
             Event::Message(message) => self.role.handle_message(message),
-            Event::Unreadable(error) => self.role.handle_unreadable(&error),
+            Event::Unreadable(error, about) => self.role.handle_unreadable(&error, &about),
             Event::Binary => {
                 let error = DecodeError::Invalid("a binary frame".to_owned());
-                self.role.handle_unreadable(&error);
+                self.role.handle_unreadable(&error, &About::default());
             }
             Event::Due => {
                 *heartbeat_at = now() + self.settings.heartbeat_interval;

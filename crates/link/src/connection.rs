@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use aip::CloseCode;
-use aip::codec::{DecodeError, Wire};
+use aip::codec::{About, DecodeError, Wire};
 use aip::machine::{Liveness, Sign};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -54,8 +54,8 @@ pub type Tap = Arc<dyn Fn(Direction, &Bytes) + Send + Sync>;
 pub enum Event<M> {
     /// A message came.
     Message(M),
-    /// Text came that is no message.
-    Unreadable(DecodeError),
+    /// Text came that is no message, and what it is about.
+    Unreadable(DecodeError, Box<About>),
     /// A binary frame came, which AIP has none of.
     Binary,
     /// The time that the actor asked to be woken at has come.
@@ -71,7 +71,7 @@ pub struct Connection<M> {
     replies: VecDeque<Bytes>,
     reply_bytes: usize,
     reads_in_a_row: u8,
-    decoding: Option<JoinHandle<Result<M, DecodeError>>>,
+    decoding: Option<JoinHandle<Event<M>>>,
     liveness: Liveness,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires; earlier than needed is fine, it is set anew then.
@@ -266,9 +266,9 @@ impl<M: Wire> Connection<M> {
             tap(Direction::In, &text);
         }
         if text.len() <= OFFLOAD_BYTES {
-            return Poll::Ready(event(M::decode(&text)));
+            return Poll::Ready(read(&text));
         }
-        self.decoding = Some(tokio::task::spawn_blocking(move || M::decode(&text)));
+        self.decoding = Some(tokio::task::spawn_blocking(move || read(&text)));
         self.poll_decoding(cx)
     }
 
@@ -276,9 +276,10 @@ impl<M: Wire> Connection<M> {
         let Some(decoding) = &mut self.decoding else { return Poll::Pending };
         let decoded = ready!(Pin::new(decoding).poll(cx));
         self.decoding = None;
-        Poll::Ready(event(decoded.unwrap_or_else(|_| {
-            Err(DecodeError::Invalid("reading the message failed inside the program".to_owned()))
-        })))
+        Poll::Ready(decoded.unwrap_or_else(|_| {
+            let error = "reading the message failed inside the program".to_owned();
+            Event::Unreadable(DecodeError::Invalid(error), Box::default())
+        }))
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, wake_at: Option<Instant>) -> Poll<Event<M>> {
@@ -322,10 +323,10 @@ impl<M: Wire> Connection<M> {
     }
 }
 
-fn event<M>(decoded: Result<M, DecodeError>) -> Event<M> {
-    match decoded {
+fn read<M: Wire>(text: &Bytes) -> Event<M> {
+    match M::decode(text) {
         Ok(message) => Event::Message(message),
-        Err(error) => Event::Unreadable(error),
+        Err(error) => Event::Unreadable(error, Box::new(About::of(text))),
     }
 }
 

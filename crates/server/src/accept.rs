@@ -119,7 +119,7 @@ async fn first_message(
     };
     match event {
         Event::Message(message) => Registration::read(message).map_err(Some),
-        Event::Unreadable(error) => Err(Some(error.into())),
+        Event::Unreadable(error, _) => Err(Some(error.into())),
         Event::Binary => Err(Some(Refusal::Binary)),
         Event::Due => Err(Some(Refusal::TooLate(timeout.as_secs()))),
         Event::Closed(closed) if closed.code == CloseCode::TOO_BIG && closed.by_us => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aip::codec::MAX_FIRST_MESSAGE_BYTES;
+use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES};
 use aip::machine::{CommandResults, Rejection, Request};
 use aip::{
     ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
@@ -66,19 +66,30 @@ impl Actor {
                 Ok(request) => self.handle_request(request, &mut reply),
                 Err(rejection) => self.reject(rejection, &mut reply),
             },
-            Event::Unreadable(error) => reply(self.unreadable(&error)),
+            Event::Unreadable(error, about) => {
+                self.handle_unreadable(&error, &about);
+                reply(self.unreadable(&error, about.session_id));
+            }
             Event::Binary => {
                 let error = DecodeError::Invalid("binary frames are not AIP".to_owned());
-                reply(self.unreadable(&error));
+                reply(self.unreadable(&error, None));
             }
             Event::Due => self.client.commands.handle_deadline(now(), self.client.outbox.taken()),
             Event::Closed(_) => {}
         }
     }
 
-    fn unreadable(&self, error: &DecodeError) -> ServerMessage {
+    fn unreadable(&self, error: &DecodeError, session_id: Option<SessionId>) -> ServerMessage {
         tracing::debug!(client = %self.client.id(), %error, "unreadable message");
-        ServerMessage::error(error.to_string(), None)
+        ServerMessage::error(error.to_string(), session_id)
+    }
+
+    /// Results that cannot be read are an answer all the same: nobody shall wait for better ones.
+    fn handle_unreadable(&self, error: &DecodeError, about: &About) {
+        if about.is("command_results") {
+            let text = format!("The device's results could not be read: {error}");
+            self.client.commands.handle_unreadable(about, &text);
+        }
     }
 
     fn handle_request(&self, request: Request, reply: &mut impl FnMut(ServerMessage)) {

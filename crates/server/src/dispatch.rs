@@ -8,7 +8,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aip::codec::Wire;
+use aip::codec::{About, Wire};
 use aip::machine::{CannotWait, CommandResults, Pending};
 use aip::message::Status;
 use aip::{ActionResult, CallId, Command, ResponseId, ServerMessage, ServerMessageType, SessionId};
@@ -110,20 +110,41 @@ impl Commands {
 
     /// Takes the results of a command; the first ones settle it.
     pub(crate) fn handle_results(&self, answer: CommandResults) -> Result<(), Unclaimed> {
-        let response_id = answer.response_id.ok_or(Unclaimed::Unknown)?;
+        let CommandResults { session_id, response_id, results } = answer;
+        self.settle(session_id.as_ref(), response_id.as_ref(), |ids| in_order(ids, results))
+    }
+
+    /// Settles a command whose results came and could not be read.
+    pub(crate) fn handle_unreadable(&self, about: &About, error: &str) {
+        let failed = |ids: &[CallId]| {
+            ids.iter().map(|id| ActionResult::failure(Some(id.clone()), error)).collect()
+        };
+        let ids = (about.session_id.as_ref(), about.prev_response_id.as_ref());
+        if let Err(unclaimed) = self.settle(ids.0, ids.1, failed) {
+            tracing::debug!(%unclaimed, "unreadable results");
+        }
+    }
+
+    fn settle(
+        &self,
+        session_id: Option<&SessionId>,
+        response_id: Option<&ResponseId>,
+        results: impl FnOnce(&[CallId]) -> Vec<ActionResult>,
+    ) -> Result<(), Unclaimed> {
+        let response_id = response_id.ok_or(Unclaimed::Unknown)?;
         let waiting = {
             let mut pending = self.lock();
-            let known = pending.peek(&response_id).ok_or(Unclaimed::Unknown)?;
-            if answer.session_id.as_ref() != Some(&known.session_id) {
+            let known = pending.peek(response_id).ok_or(Unclaimed::Unknown)?;
+            if session_id != Some(&known.session_id) {
                 return Err(Unclaimed::Unknown);
             }
-            pending.take(&response_id).ok_or(Unclaimed::Unknown)?
+            pending.take(response_id).ok_or(Unclaimed::Unknown)?
         };
         match waiting.state {
             State::Open { call_ids, settle } => {
-                let results = in_order(&call_ids, answer.results);
                 // A session that ended in this moment does not wait any more.
-                settle.send(Settlement::Answered(results)).map_err(|_| Unclaimed::Late)
+                let answered = Settlement::Answered(results(&call_ids));
+                settle.send(answered).map_err(|_| Unclaimed::Late)
             }
             State::Stopping { .. } => Err(Unclaimed::Late),
         }

@@ -382,3 +382,26 @@ async fn nothing_is_left_behind_when_everybody_is_gone() {
         Snapshot { dropped_results: snapshot.dropped_results, ..Snapshot::default() }
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn results_that_cannot_be_read_are_a_failure_at_once() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    let command = device.expect("command").await;
+    let start = now();
+    let odd = json!({
+        "type": "command_results",
+        "session_id": "S",
+        "prev_response_id": command["response_id"],
+        "action_results": [{"status": "weird"}],
+    });
+    device.connection.outbox().push(Bytes::from(odd.to_string())).unwrap();
+    let told = device.expect("error").await;
+    assert_eq!(told["session_id"], "S");
+    let end = requester.expect("task_end").await;
+    assert_eq!((end["status"].as_str(), now() - start), (Some("failed"), Duration::ZERO));
+    let error = end["error"].as_str().unwrap();
+    assert!(error.contains("The device's results could not be read"), "{error}");
+}

@@ -4,15 +4,17 @@ use clap::{Args, FromArgMatches};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Config, Global};
+use crate::output::print;
 use crate::settings::{self, ClientKeys, DeviceKeys, File, Row, ServerKeys};
 use crate::{Code, Ended};
 
 pub(crate) fn run(args: &Config, global: &Global) -> Ended {
     match args {
-        Config::Reference => print!("{}", settings::reference()),
+        Config::Reference => print(&settings::reference())?,
         Config::Show { json } => {
             let rows = in_force(global)?;
-            if *json { print_json(&rows) } else { print_toml(&rows) }
+            let text = if *json { as_json(&rows) } else { as_toml(&rows) };
+            print(&text)?;
         }
     }
     Ok(Code::COMPLETED)
@@ -34,26 +36,27 @@ fn from_environment<K: Args + FromArgMatches>() -> anyhow::Result<K> {
     Ok(K::from_arg_matches(&matches)?)
 }
 
-fn print_toml(rows: &[Row]) {
-    let mut section = "";
+fn as_toml(rows: &[Row]) -> String {
+    let (mut text, mut section) = (String::new(), "");
     for row in rows {
         if row.section != section {
             let gap = if section.is_empty() { "" } else { "\n" };
             section = row.section;
-            println!("{gap}[{section}]");
+            text.push_str(&format!("{gap}[{section}]\n"));
         }
-        println!("{} = {}", row.key, toml_value(row));
+        text.push_str(&format!("{} = {}\n", row.key, toml_value(row)));
     }
+    text
 }
 
-fn print_json(rows: &[Row]) {
+fn as_json(rows: &[Row]) -> String {
     let mut sections = Map::new();
     for row in rows {
         let section = sections.entry(row.section).or_insert_with(|| json!({}));
         let number = serde_json::from_str(&row.value).ok().filter(|_| !row.is_text);
         section[row.key] = number.unwrap_or_else(|| json!(row.value));
     }
-    println!("{}", Value::Object(sections));
+    format!("{}\n", Value::Object(sections))
 }
 
 fn toml_value(row: &Row) -> String {

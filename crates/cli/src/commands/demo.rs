@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::follow::{CommandOutput, code, follow, results, show_step, why};
 use crate::args::Demo;
 use crate::commands::device::{settings as device_settings, watchdog};
-use crate::output::{BOLD, DIM, GREEN, RED, Spinner, safe};
+use crate::output::{BOLD, DIM, GREEN, RED, Spinner, print, print_line, safe};
 use crate::settings::DeviceKeys;
 use crate::state::{StateFolder, generate_key};
 use crate::{Ended, Failure, interrupted};
@@ -42,8 +42,8 @@ pub(crate) async fn run(args: &Demo) -> Ended {
         () = interrupted() => return demo.end(crate::Code::CANCELLED).await,
     };
     if !args.json {
-        print_outcome(&outcome);
-        next_steps();
+        print_line(&summary(&outcome))?;
+        print(&next_steps())?;
     }
     if args.keep {
         keep(&demo, args.json).await?;
@@ -160,31 +160,24 @@ fn shown_output(head: &str) -> String {
     output.map_or_else(|_| head.to_owned(), |output| output.stdout + &output.stderr)
 }
 
-fn print_outcome(outcome: &Outcome) {
+fn summary(outcome: &Outcome) -> String {
     if !outcome.completed {
-        return anstream::println!("\n{RED}failed{RED:#}: {}", why(outcome));
+        return format!("{RED}failed{RED:#}: {}", why(outcome));
     }
     let steps = results(outcome);
-    let good =
-        steps.iter().flatten().filter_map(CommandOutput::of).filter(|o| o.exit_code == Some(0));
-    anstream::println!(
-        "\n{GREEN}completed{GREEN:#}: {} of {} steps went well",
-        good.count(),
-        steps.len()
-    );
+    let outputs = steps.iter().flatten().filter_map(CommandOutput::of);
+    let good = outputs.filter(|output| output.exit_code == Some(0)).count();
+    format!("{GREEN}completed{GREEN:#}: {good} of {} steps went well", steps.len())
 }
 
-fn next_steps() {
-    anstream::println!("\nNext:");
-    anstream::println!(
-        "  {BOLD}flightdeck serve{BOLD:#}                      start a server of your own"
-    );
-    anstream::println!(
-        "  {BOLD}flightdeck device{BOLD:#}                     join this machine to it; `serve` says how others join"
-    );
-    anstream::println!(
-        "  {BOLD}flightdeck exec --all -- uname -r{BOLD:#}     send work to all of them"
-    );
+fn next_steps() -> String {
+    let steps = [
+        ("flightdeck serve", "start a server of your own"),
+        ("flightdeck device", "join this machine to it; `serve` says how others join"),
+        ("flightdeck exec --all -- uname -r", "send work to all of them"),
+    ];
+    let line = |(command, about)| format!("  {BOLD}{command:34}{BOLD:#} {about}\n");
+    format!("\nNext:\n{}", steps.map(line).concat())
 }
 
 /// Stays up until Ctrl-C. The key goes where other terminals can find it, for as long as it is good.
@@ -194,10 +187,13 @@ async fn keep(demo: &Running, json: bool) -> anyhow::Result<()> {
     folder.put_key(&demo.key)?;
     if !json {
         let (server, id, state) = (&demo.server, &demo.device_id, folder.path().display());
-        anstream::println!("\nStaying up until Ctrl-C. In another terminal:");
-        anstream::println!(
+        print_line(
+            "
+Staying up until Ctrl-C. In another terminal:",
+        )?;
+        print_line(&format!(
             "  {BOLD}flightdeck exec --state-dir {state} --server {server} --on {id} -- df -h{BOLD:#}"
-        );
+        ))?;
     }
     interrupted().await;
     folder.remove()

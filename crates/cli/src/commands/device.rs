@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Device as Args, Global};
 use crate::connect::Target;
-use crate::output::{DIM, GREEN, RED, human, safe, safe_line};
+use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::settings::{DeviceValues, ExecMode, File};
 use crate::state::expand_home;
 use crate::{Code, Ended, Failure, interrupted};
@@ -162,7 +162,9 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
 fn show_outcome(end: &ServerMessage) {
     let error = end.error.as_deref().map(|error| format!(": {}", safe_line(error)));
     anstream::eprintln!("task {}{}", end.status, error.unwrap_or_default());
-    if let Some(result) = &end.result {
-        println!("{}", safe(result.as_str()));
+    if let Some(result) = &end.result
+        && let Err(error) = print_line(&safe(result.as_str()))
+    {
+        anstream::eprintln!("{RED}error:{RED:#} {error:#}");
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::api::{self, Device};
 use crate::args::{Devices, Global};
 use crate::connect::Target;
-use crate::output::{BOLD, human, safe_line};
+use crate::output::{BOLD, human, print, print_line, safe_line};
 use crate::{Code, Ended};
 
 const HEADINGS: [&str; 5] = ["ID", "PLATFORM", "FEATURES", "SINCE", "BUSY WITH"];
@@ -17,12 +17,12 @@ pub(crate) async fn run(args: Devices, global: Global) -> Ended {
     let devices = api::devices(&target).await?;
     if args.json {
         for device in &devices {
-            println!("{}", serde_json::to_string(device).unwrap_or_default());
+            print_line(&serde_json::to_string(device).unwrap_or_default())?;
         }
     } else if devices.is_empty() {
         eprintln!("No device is online. Make this machine one: flightdeck device");
     } else {
-        print_table(&devices.iter().map(row).collect::<Vec<_>>());
+        print(&table(&devices.iter().map(row).collect::<Vec<_>>()))?;
     }
     Ok(Code::COMPLETED)
 }
@@ -49,7 +49,7 @@ fn busy(device: &Device) -> String {
     }
 }
 
-fn print_table(rows: &[[String; 5]]) {
+fn table(rows: &[[String; 5]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
@@ -59,8 +59,10 @@ fn print_table(rows: &[[String; 5]]) {
         let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    anstream::println!("{BOLD}{}{BOLD:#}", line(HEADINGS));
+    let mut table = format!("{BOLD}{}{BOLD:#}\n", line(HEADINGS));
     for row in rows {
-        println!("{}", line(row.each_ref().map(String::as_str)));
+        table.push_str(&line(row.each_ref().map(String::as_str)));
+        table.push('\n');
     }
+    table
 }

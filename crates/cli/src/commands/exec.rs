@@ -1,17 +1,18 @@
 //! `flightdeck exec`: runs a command on one device or several.
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::Context;
-use constellation::{ClientId, Constellation, NewTask, Outcome, StepStatus, Task, TaskEvent};
+use constellation::{
+    ClientId, Constellation, NewTask, Outcome, Payload, StepStatus, Task, TaskEvent,
+};
 use serde_json::{Map, Value, json};
 
 use super::follow::{CommandOutput, code, describe, follow, results, why};
 use crate::args::{Exec, Global};
 use crate::connect::{Target, say_goodbye};
-use crate::output::{RED, Spinner, labelled, safe, safe_line};
+use crate::output::{RED, Spinner, labelled, print, print_line, safe, safe_line};
 use crate::{Code, Ended, Failure, api, interrupted};
 
 pub(crate) async fn run(args: Exec, global: Global) -> Ended {
@@ -110,7 +111,7 @@ async fn run_all(
         let (device, outcome) = done.context("a task of this program failed")?;
         left -= 1;
         spinner.say(&waiting(left));
-        worst = worst.max(print(&spinner, &device, &outcome, show));
+        worst = worst.max(show_outcome(&spinner, &device, &outcome, show)?);
     }
     Ok(worst)
 }
@@ -136,31 +137,54 @@ async fn one(device: ClientId, task: Task, spinner: Arc<Spinner>) -> (ClientId, 
 }
 
 /// Prints what a device returned; its exit code becomes ours.
-fn print(spinner: &Spinner, device: &ClientId, outcome: &Outcome, show: Show) -> Code {
-    let output = results(outcome).iter().flatten().next().and_then(CommandOutput::of);
+fn show_outcome(
+    spinner: &Spinner,
+    device: &ClientId,
+    outcome: &Outcome,
+    show: Show,
+) -> anyhow::Result<Code> {
+    let results = results(outcome);
+    let returned = results.iter().flatten().next();
+    let output = returned.and_then(CommandOutput::of);
     if show.json {
-        println!("{}", as_json(device, outcome, output.as_ref()));
+        print_line(&as_json(device, outcome, output.as_ref()).to_string())?;
     } else if let Some(output) = &output {
-        print_output(device, output, show);
+        print_output(spinner, device, output, show)?;
     }
-    let Some(output) = output.filter(|_| outcome.completed) else {
-        let device = safe_line(device.as_str());
-        spinner.line(&format!("{RED}{device}{RED:#}: {}", why(outcome)));
-        return code(outcome);
-    };
+    let name = safe_line(device.as_str());
+    if !outcome.completed {
+        spinner.line(&format!("{RED}{name}{RED:#}: {}", why(outcome)));
+        return Ok(code(outcome));
+    }
     // An exit code is a byte; whatever else a device says is a failure too.
-    let byte = output.exit_code.and_then(|code| u8::try_from(code).ok());
-    byte.map_or(Code::FAILED, Code)
+    let byte = output.and_then(|output| output.exit_code).and_then(|code| u8::try_from(code).ok());
+    Ok(byte.map_or_else(
+        || {
+            let result = returned.and_then(|returned| returned.result.as_ref());
+            let result = safe_line(result.map_or("nothing", Payload::as_str));
+            spinner.line(&format!("{RED}{name}{RED:#}: this is no command's output: {result}"));
+            Code::FAILED
+        },
+        Code,
+    ))
 }
 
-fn print_output(device: &ClientId, output: &CommandOutput, show: Show) {
+fn print_output(
+    spinner: &Spinner,
+    device: &ClientId,
+    output: &CommandOutput,
+    show: Show,
+) -> anyhow::Result<()> {
     let shown = |text: &str| {
         let text = safe(text);
         if show.labels { labelled(&safe_line(device.as_str()), &text) } else { text }
     };
-    // Whoever closed our standard output wants no more of it.
-    let _closed = write!(anstream::stdout().lock(), "{}", shown(&output.stdout));
-    let _closed = write!(anstream::stderr().lock(), "{}", shown(&output.stderr));
+    print(&shown(&output.stdout))?;
+    let errors = shown(&output.stderr);
+    if !errors.is_empty() {
+        spinner.line(errors.trim_end_matches('\n'));
+    }
+    Ok(())
 }
 
 fn as_json(device: &ClientId, outcome: &Outcome, output: Option<&CommandOutput>) -> Value {

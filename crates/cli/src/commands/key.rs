@@ -4,6 +4,7 @@ use anyhow::Context;
 use secrecy::ExposeSecret;
 
 use crate::args::Global;
+use crate::output::print_line;
 use crate::state::StateFolder;
 use crate::{Code, Ended};
 
@@ -13,6 +14,6 @@ pub(crate) fn show(global: Global) -> Ended {
         let path = folder.key_path();
         format!("there is no key at {}; `flightdeck serve` makes one", path.display())
     })?;
-    println!("{}", key.expose_secret());
+    print_line(key.expose_secret())?;
     Ok(Code::COMPLETED)
 }

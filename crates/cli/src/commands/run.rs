@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::follow::{code, follow, show_step, value, why};
 use crate::args::{Global, Run};
 use crate::connect::{Target, say_goodbye};
-use crate::output::{DIM, GREEN, RED, Spinner, indented, safe, safe_line};
+use crate::output::{DIM, GREEN, RED, Spinner, indented, print_line, safe, safe_line};
 use crate::{Code, Ended, Failure, interrupted};
 
 /// The longest task text that is read from standard input, in bytes.
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
             return Ok(Code::CANCELLED);
         }
     };
-    print_outcome(&outcome, args.json);
+    print_outcome(&outcome, args.json)?;
     say_goodbye(constellation).await;
     Ok(code(&outcome))
 }
@@ -83,13 +83,15 @@ fn event_json(event: &TaskEvent) -> Option<Value> {
     }
 }
 
-fn print_outcome(outcome: &Outcome, json: bool) {
+fn print_outcome(outcome: &Outcome, json: bool) -> anyhow::Result<()> {
     if json {
         let status = if outcome.completed { "completed" } else { "failed" };
         let result = outcome.result.as_ref().map_or("null", |result| result.as_str());
         let error = json!(outcome.error);
-        println!(r#"{{"event":"ended","status":"{status}","error":{error},"result":{result}}}"#);
-        return;
+        let is_lost = outcome.is_lost;
+        return print_line(&format!(
+            r#"{{"event":"ended","status":"{status}","lost":{is_lost},"error":{error},"result":{result}}}"#
+        ));
     }
     if outcome.completed {
         anstream::eprintln!("{GREEN}completed{GREEN:#}");
@@ -99,6 +101,7 @@ fn print_outcome(outcome: &Outcome, json: bool) {
     if let Some(value) = value(outcome) {
         // A text is printed as it is, anything else as JSON, so that it pipes.
         let text = value.parse::<String>().unwrap_or_else(|_| indented(value.as_str()));
-        println!("{}", safe(&text));
+        print_line(&safe(&text))?;
     }
+    Ok(())
 }

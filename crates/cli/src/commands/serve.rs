@@ -29,7 +29,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     raise_open_files();
     let server = Server::new(config(&values)?, key.secret.clone());
     let listener = server::listen(address).map_err(|error| {
-        anyhow::Error::from(error).context("is a server running already? another port: --port N")
+        anyhow::anyhow!("{error}\n  is a server running already? Another port: --port N")
     })?;
     let address = listener.local_addr().context("the address of the listener")?;
     greet(address, &key, &folder);
@@ -51,6 +51,9 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     }
     Ok(Code::COMPLETED)
 }
+
+/// What to type where the key is one that the server was given.
+const GIVEN_KEY: &str = "export FLIGHTDECK_TOKEN=...   # the key that this server was given";
 
 /// The server's key, and where it came from.
 struct Key {
@@ -157,10 +160,13 @@ fn greet(address: SocketAddr, key: &Key, folder: &StateFolder) {
     }
     let local = local_server(address);
     anstream::eprintln!("\nOn this machine, in two more terminals:");
+    if !key.is_generated {
+        anstream::eprintln!("  {BOLD}{GIVEN_KEY}{BOLD:#}");
+    }
     anstream::eprintln!("  {BOLD}flightdeck device{local}{BOLD:#}");
     let id = device::info::host_name();
     anstream::eprintln!("  {BOLD}flightdeck exec{local} --on {id} -- df -h{BOLD:#}");
-    greet_others(address);
+    greet_others(address, key);
     anstream::eprintln!();
 }
 
@@ -176,11 +182,12 @@ fn local_server(address: SocketAddr) -> String {
     format!(" --server ws://{}", SocketAddr::new(host, address.port()))
 }
 
-fn greet_others(address: SocketAddr) {
+fn greet_others(address: SocketAddr, key: &Key) {
     if address.ip().is_loopback() {
         anstream::eprintln!(
-            "\n{DIM}Other machines cannot reach {}: start with --host 0.0.0.0 to let them in.{DIM:#}",
-            address.ip()
+            "\n{DIM}Other machines cannot reach {}: start with --host {} to let them in.{DIM:#}",
+            address.ip(),
+            if address.is_ipv6() { "::" } else { "0.0.0.0" }
         );
         return;
     }
@@ -191,6 +198,8 @@ fn greet_others(address: SocketAddr) {
     };
     let reachable = SocketAddr::new(ip, address.port());
     anstream::eprintln!("\nOn another machine (what $(…) stands for, type here to see it):");
-    anstream::eprintln!("  {BOLD}export FLIGHTDECK_TOKEN=$(flightdeck key show){BOLD:#}");
+    let token =
+        if key.is_generated { "export FLIGHTDECK_TOKEN=$(flightdeck key show)" } else { GIVEN_KEY };
+    anstream::eprintln!("  {BOLD}{token}{BOLD:#}");
     anstream::eprintln!("  {BOLD}flightdeck device --server ws://{reachable}{BOLD:#}");
 }

@@ -38,8 +38,8 @@ fn action() -> ToolType {
 }
 
 impl Plan {
-    /// Reads a task's request as a plan, once for its whole life. `None` when it is none: text, or
-    /// JSON without `commands`.
+    /// Reads a task's request as a plan, once for its whole life. `None` when it is none: whatever
+    /// does not begin with a brace is text.
     ///
     /// # Errors
     /// What is wrong with it, when it is meant as a plan.
@@ -51,24 +51,18 @@ impl Plan {
     }
 
     fn read(request: &str) -> Result<Option<Self>, String> {
-        #[derive(Deserialize)]
-        struct Meant {
-            commands: Option<serde::de::IgnoredAny>,
-        }
-
-        if !request.trim_start().starts_with('{') {
+        // A file may begin with a byte order mark.
+        let text = request.trim_start_matches('\u{feff}').trim();
+        if !text.starts_with('{') {
             return Ok(None);
         }
         // The frame's own check does not see into a string.
-        check_depth(request.as_bytes(), MAX_DEPTH).map_err(|error| error.to_string())?;
-        match serde_json::from_str::<Self>(request) {
-            Ok(plan) if plan.commands.is_empty() => Err("it has no commands".to_owned()),
-            Ok(plan) => Ok(Some(plan)),
-            Err(error) => match serde_json::from_str::<Meant>(request) {
-                Ok(Meant { commands: Some(_) }) => Err(error.to_string()),
-                _ => Ok(None),
-            },
+        check_depth(text.as_bytes(), MAX_DEPTH).map_err(|error| error.to_string())?;
+        let plan: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if plan.commands.is_empty() {
+            return Err("it has no commands".to_owned());
         }
+        Ok(Some(plan))
     }
 
     pub(super) fn next(&self, history: &[Step]) -> Decision {
@@ -154,11 +148,14 @@ mod tests {
 
     #[test]
     fn text_is_no_plan_and_a_broken_plan_is_told_apart_from_it() {
-        for text in ["tidy up", "{not json", r#"{"a":1}"#, "[1]"] {
+        for text in ["tidy up", "[1]", ""] {
             assert_eq!(Plan::read(text), Ok(None), "{text}");
         }
         for (text, why) in [
             (r#"{"commands":[]}"#, "no commands"),
+            (r#"{"commands":[{"tool_nam"#, "EOF while parsing a string at line 1 column 23"),
+            ("{}", "missing field `commands`"),
+            (r#"{"commands":null}"#, "invalid type: null"),
             (r#"{"commands":[{"tool":"a"}]}"#, "unknown field `tool`"),
             (r#"{"commands":[{"tool_name":"a","parameters":[]}]}"#, "expected an object"),
             (r#"{"commands":[],"keepgoing":true}"#, "unknown field `keepgoing`"),

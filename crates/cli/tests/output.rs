@@ -1,0 +1,71 @@
+//! What the command line does with its output, and with a key, when the other end misbehaves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::fs::OpenOptions;
+use std::process::Stdio;
+
+use common::process::{Home, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// Commands that print, and need no device.
+const PRINTING: [&[&str]; 5] = [
+    &["devices"],
+    &["key", "show"],
+    &["config", "show"],
+    &["config", "reference"],
+    &["completions", "bash"],
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let server = Server::start().await;
+    let _device = server.device("box", &[]).await;
+    for args in PRINTING {
+        let mut child = server.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let status = child.wait().await.unwrap();
+        assert_eq!(status.code(), Some(0), "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_is_lost_is_an_error() {
+    let server = Server::start().await;
+    let _device = server.device("box", &[]).await;
+    let exec: &[&str] = &["exec", "--on", "box", "--", "uname"];
+    for args in PRINTING.into_iter().chain([exec]) {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let child = server.command(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        let done = child.wait_with_output().await.unwrap();
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains("cannot write the output"), "{args:?}: {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_points_elsewhere_does_not_get_the_key_there() {
+    let thief = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    let elsewhere = format!("http://{}/steal", thief.local_addr().unwrap());
+    let answering = tokio::spawn(async move {
+        let (mut stream, _) = server.accept().await.unwrap();
+        let mut request = [0_u8; 4096];
+        let _read = stream.read(&mut request).await.unwrap();
+        let answer =
+            format!("HTTP/1.1 302 Found\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let home = Home::new();
+    let mut command = home.command(&["devices", "--server", &url]);
+    let status = command.env("FLIGHTDECK_TOKEN", "hunter2").status().await.unwrap();
+    answering.await.unwrap();
+    assert_eq!(status.code(), Some(4));
+    let nobody = tokio::time::timeout(std::time::Duration::ZERO, thief.accept()).await;
+    assert!(nobody.is_err(), "the key went elsewhere");
+}
