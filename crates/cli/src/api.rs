@@ -45,6 +45,9 @@ pub(crate) struct Task {
 
 /// Who is online.
 pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
+    if target.server.is_tls() {
+        return Err(Failure::unreachable(link::DialError::Tls));
+    }
     let address = target.server.http("/api/v1/devices");
     let client = reqwest::Client::builder()
         .timeout(TIMEOUT)

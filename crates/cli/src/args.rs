@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::settings::{ClientKeys, DeviceKeys, ServerKeys};
+use crate::settings::{self, ClientKeys, DeviceKeys, Seconds, ServerKeys};
 
 /// Let AI agents, and people, work on a fleet of computers.
 #[derive(Debug, Parser)]
@@ -23,6 +23,25 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads the command line. The help of each setting names its default.
+    pub(crate) fn read() -> Self {
+        let rows = settings::defaults();
+        let described = |mut command: clap::Command| {
+            for row in rows.iter().filter(|row| !row.value.is_empty()) {
+                if command.get_arguments().any(|arg| arg.get_id() == row.key) {
+                    let (value, unit) = (&row.value, row.unit);
+                    let help = format!("{} [default: {value}{unit}]", row.about);
+                    command = command.mut_arg(row.key, |arg| arg.help(help));
+                }
+            }
+            command
+        };
+        let command = Self::command().mut_subcommands(described);
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// What every command takes.
@@ -134,9 +153,9 @@ pub(crate) struct Exec {
     /// Every device that is online
     #[arg(long, conflicts_with = "on")]
     pub(crate) all: bool,
-    /// Longest time for the command, in seconds
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<f64>,
+    /// Longest time for the command: seconds (30) or with a unit (90s, 5m) [default: the device's, 30 s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Seconds>,
     /// The folder to run in
     #[arg(long, value_name = "FOLDER")]
     pub(crate) cwd: Option<String>,

@@ -14,7 +14,7 @@ mod state;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Global};
@@ -66,7 +66,7 @@ impl Failure {
 type Ended = Result<Code, Failure>;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let code = match run(cli) {
         Ok(code) => code,
         Err(failure) => {

@@ -100,6 +100,12 @@ impl ServerUrl {
         self.token.as_ref()
     }
 
+    /// Whether the server is to be reached over TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        self.tls
+    }
+
     /// Whether the server is on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {

@@ -60,8 +60,8 @@ fn plan(args: &Exec) -> anyhow::Result<String> {
     }
     let mut parameters = Map::from_iter([("command".to_owned(), json!(command))]);
     if let Some(timeout) = args.timeout {
-        anyhow::ensure!(timeout > 0.0 && timeout.is_finite(), "--timeout must be more than 0");
-        parameters.insert("timeout".to_owned(), json!(timeout));
+        anyhow::ensure!(!timeout.0.is_zero(), "--timeout must be more than 0");
+        parameters.insert("timeout".to_owned(), json!(timeout.0.as_secs_f64()));
     }
     if let Some(cwd) = &args.cwd {
         parameters.insert("cwd".to_owned(), json!(cwd));

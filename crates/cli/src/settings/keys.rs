@@ -52,6 +52,7 @@ macro_rules! keys {
                     variable: $variable,
                     value: self.$key.to_string(),
                     is_text: self.$key.is_text(),
+                    unit: self.$key.unit(),
                     about: [$($doc),+].concat().trim().to_owned(),
                 },)*]
             }

@@ -11,7 +11,7 @@ pub(crate) use file::{File, FileError};
 pub(crate) use keys::{
     ClientKeys, ClientValues, DeviceKeys, DeviceValues, ServerKeys, ServerValues,
 };
-pub(crate) use values::ExecMode;
+pub(crate) use values::{ExecMode, Seconds};
 
 /// One key, as the reference and `config show` list it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(crate) struct Row {
     pub(crate) value: String,
     /// Whether the value stands in quotes in the file.
     pub(crate) is_text: bool,
+    /// What a bare number counts.
+    pub(crate) unit: &'static str,
     pub(crate) about: String,
 }
 
@@ -46,8 +48,11 @@ pub(crate) fn reference() -> String {
             );
         }
         let flag = row.key.replace('_', "-");
-        let default =
-            if row.value.is_empty() { "–".to_owned() } else { format!("`{}`", row.value) };
+        let default = if row.value.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("`{}`{}", row.value, row.unit)
+        };
         text.push_str(&format!(
             "| `{}` | `--{flag}` | `{}` | {default} | {} |\n",
             row.key, row.variable, row.about

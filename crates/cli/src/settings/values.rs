@@ -15,6 +15,11 @@ pub(crate) trait Setting {
     fn is_text(&self) -> bool {
         true
     }
+
+    /// What a bare number of it counts.
+    fn unit(&self) -> &'static str {
+        ""
+    }
 }
 
 impl Setting for String {}
@@ -37,7 +42,17 @@ macro_rules! numbers {
     )*};
 }
 
-numbers!(u16, u32, usize, Seconds);
+numbers!(u16, u32, usize);
+
+impl Setting for Seconds {
+    fn is_text(&self) -> bool {
+        false
+    }
+
+    fn unit(&self) -> &'static str {
+        " s"
+    }
+}
 
 /// A length of time: `30`, `0.5`, `90s`, `5m`, `1h30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
