@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Device as Args, Global};
 use crate::connect::Target;
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
-use crate::settings::{DeviceValues, ExecMode, File};
+use crate::settings::{DeviceValues, ExecMode, File, at_least_one};
 use crate::state::expand_home;
 use crate::{Code, Ended, Failure, interrupted};
 
@@ -58,15 +58,11 @@ pub(crate) fn settings(
 ) -> Result<DeviceSettings, Failure> {
     let id = if values.id.is_empty() { device::info::host_name() } else { values.id.clone() };
     let id = id.parse().with_context(|| format!("--id {id:?}"))?;
-    for (name, limit) in [
+    at_least_one(&[
         ("parallel_commands", values.parallel_commands),
         ("max_commands", values.max_commands),
         ("max_output_bytes", values.max_output_bytes),
-    ] {
-        if limit == 0 {
-            return Err(anyhow::anyhow!("{name} must be at least 1").into());
-        }
-    }
+    ])?;
     if values.heartbeat_interval.0.is_zero() {
         return Err(anyhow::anyhow!("heartbeat_interval must be more than 0").into());
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Global, Serve};
 use crate::connect::is_on_command_line;
 use crate::output::{BOLD, CYAN, DIM};
-use crate::settings::{File, ServerValues};
+use crate::settings::{File, ServerValues, at_least_one};
 use crate::state::StateFolder;
 use crate::{Code, Ended, interrupted};
 
@@ -84,14 +84,12 @@ async fn resolve(values: &ServerValues) -> anyhow::Result<SocketAddr> {
 /// The settings as the server takes them. A limit of nothing would stop everything.
 pub(crate) fn config(values: &ServerValues) -> anyhow::Result<Config> {
     let values = values.clone();
-    for (name, limit) in [
+    at_least_one(&[
         ("sessions_per_device", values.sessions_per_device),
         ("max_connections", values.max_connections),
         ("outbox_messages", values.outbox_messages),
         ("max_steps", values.max_steps as usize),
-    ] {
-        anyhow::ensure!(limit > 0, "{name} must be at least 1");
-    }
+    ])?;
     for (name, time) in [
         ("command_timeout", values.command_timeout),
         ("session_timeout", values.session_timeout),

@@ -35,6 +35,14 @@ pub(crate) fn defaults() -> Vec<Row> {
     rows
 }
 
+/// Refuses a limit of nothing, which would stop everything.
+pub(crate) fn at_least_one(limits: &[(&str, usize)]) -> anyhow::Result<()> {
+    for (name, limit) in limits {
+        anyhow::ensure!(*limit > 0, "{name} must be at least 1");
+    }
+    Ok(())
+}
+
 /// `docs/settings.md`, whole.
 pub(crate) fn reference() -> String {
     let mut text = String::from(REFERENCE_HEAD);
