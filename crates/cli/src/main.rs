@@ -7,6 +7,7 @@ mod api;
 mod args;
 mod commands;
 mod connect;
+mod key_file;
 mod output;
 mod settings;
 mod state;
@@ -88,7 +89,7 @@ fn run(cli: Cli) -> Ended {
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
         Command::Run(args) => block_on(commands::run::run(args, global)),
-        Command::Key(args::Key::Show) => commands::key::show(global),
+        Command::Key(args) => commands::key::run(args, global),
         Command::Config(args) => commands::config::run(&args, &global),
         Command::Completions(args) => {
             let mut script = Vec::new();

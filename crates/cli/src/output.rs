@@ -40,6 +40,25 @@ fn written(written: io::Result<()>) -> anyhow::Result<()> {
     }
 }
 
+/// Rows under headings, each column as wide as its widest cell.
+pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([headings[column].len()]).max().unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |cells: [&str; N]| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut table = format!("{BOLD}{}{BOLD:#}\n", line(headings));
+    for row in rows {
+        table.push_str(&line(row.each_ref().map(String::as_str)));
+        table.push('\n');
+    }
+    table
+}
+
 /// Text from outside with its control characters escaped, except line breaks and tabs.
 pub(crate) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
+use server::generate_key;
 
 /// The user's home folder.
 pub(crate) fn home() -> Option<PathBuf> {
@@ -80,10 +81,15 @@ impl StateFolder {
         }
     }
 
+    /// Makes the folder, if it is not there.
+    pub(crate) fn create(&self) -> anyhow::Result<()> {
+        create_private_folder(&self.0)
+            .with_context(|| format!("cannot make the state folder {}", self.0.display()))
+    }
+
     /// Keeps a key where there is none.
     pub(crate) fn put_key(&self, key: &SecretString) -> anyhow::Result<()> {
-        create_private_folder(&self.0)
-            .with_context(|| format!("cannot make the state folder {}", self.0.display()))?;
+        self.create()?;
         let path = self.key_path();
         write_private_file(&path, key.expose_secret())
             .with_context(|| format!("cannot write the key to {}", path.display()))
@@ -140,12 +146,6 @@ fn is_kind(error: &anyhow::Error, kind: io::ErrorKind) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind)
 }
 
-/// A fresh key: 244 random bits, in letters and digits.
-pub(crate) fn generate_key() -> SecretString {
-    let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
-    SecretString::from(halves.map(|half| half.simple().to_string()).concat())
-}
-
 #[cfg(unix)]
 fn create_private_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -165,19 +165,42 @@ fn create_private_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a file that nobody else can read, whole or not at all, unless it is there already.
 fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension(uuid::Uuid::new_v4().simple().to_string());
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(&draft).and_then(|mut file| {
-        writeln!(file, "{text}")?;
-        file.sync_all()?;
-        // Unlike a rename, a link never replaces what is there.
-        fs::hard_link(&draft, path)
-    });
+    let draft = write_draft(path, text)?;
+    // Unlike a rename, a link never replaces what is there.
+    let linked = fs::hard_link(&draft, path);
     let removed = fs::remove_file(&draft);
-    written.and(removed)
+    linked.and(removed)
+}
+
+/// The same, in the place of what is there.
+pub(crate) fn replace_private_file(path: &Path, text: &str) -> io::Result<()> {
+    let draft = write_draft(path, text)?;
+    fs::rename(&draft, path).inspect_err(|_| {
+        // What matters is the first error.
+        let _removed = fs::remove_file(&draft);
+    })
+}
+
+/// Writes a file beside the one that is meant. What nobody else can read stays so from the first byte.
+fn write_draft(path: &Path, text: &str) -> io::Result<PathBuf> {
+    let draft = path.with_extension(uuid::Uuid::new_v4().simple().to_string());
+    let mut file = private(fs::OpenOptions::new().write(true).create_new(true)).open(&draft)?;
+    let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
+    match written {
+        Ok(()) => Ok(draft),
+        Err(error) => {
+            // What matters is the first error.
+            let _removed = fs::remove_file(&draft);
+            Err(error)
+        }
+    }
+}
+
+/// What is made with these options can be read by its owner only.
+pub(crate) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
 }
 
 #[cfg(test)]

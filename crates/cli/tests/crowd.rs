@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{Peer, plan, until, within};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use server::{Config, Server};
+use server::{Config, Keys, Server};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,7 @@ async fn constellation(port: u16, number: usize, ready: Arc<Barrier>) -> Peer {
 
 /// A server on a free port.
 fn start() -> (Server, u16) {
-    let server = Server::new(Config::default(), SecretString::from(KEY.to_owned()));
+    let server = Server::new(Config::default(), Keys::local(SecretString::from(KEY.to_owned())));
     let listener = server::listen(([127, 0, 0, 1], 0).into()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let serving = server.clone();

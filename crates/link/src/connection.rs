@@ -154,7 +154,23 @@ impl<M: Wire> Connection<M> {
     /// The same for a time that may change meanwhile: `wake_at` is asked anew whenever something moves
     /// on the connection, such as a message that is queued.
     pub async fn next_event_or(&mut self, wake_at: impl Fn() -> Option<Instant>) -> Event<M> {
-        std::future::poll_fn(|cx| self.poll_event(cx, &wake_at)).await
+        std::future::poll_fn(|cx| {
+            let polled = self.poll_event(cx, &wake_at);
+            if self.outbox.note_heard(self.heard(), self.decoding.is_some()) {
+                self.ping(cx);
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Pings right away. What goes wrong comes up when the connection is used next.
+    fn ping(&mut self, cx: &mut Context<'_>) {
+        let sent = self.socket.start_send(Frame::Ping);
+        if sent.is_ok() {
+            let _comes_up_again = self.socket.poll_flush(cx);
+        }
+        cx.waker().wake_by_ref();
     }
 
     /// Ends the connection, politely: sends what is queued, then the close, and waits for the peer's.

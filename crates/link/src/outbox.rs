@@ -5,11 +5,16 @@
 //! connection is closed as too slow.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use aip::CloseCode;
 use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::connection::now;
 
 /// Bounds of an outgoing queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +45,19 @@ pub enum Next {
     Close(CloseCode, String),
 }
 
-/// A connection's outgoing queue. Shared by reference between its actor and everybody who sends.
+/// The most who ask at the same time whether a peer is alive; whoever asks then is told that it is.
+const MAX_PROBES: usize = 64;
+
+/// A connection's outgoing queue. Shared by reference between its actor and everybody who sends, and
+/// where they see whether the peer is alive.
 pub struct Outbox {
     queue: Mutex<Queue>,
     limits: OutboxLimits,
+    since: Instant,
+    /// When the last byte came in, in milliseconds after `since`.
+    heard: AtomicU64,
+    /// Whether somebody asks whether the peer is alive.
+    is_probed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -54,7 +68,20 @@ struct Queue {
     /// The place of the next message that the actor takes.
     taken: u64,
     actor: Option<Waker>,
+    probes: Vec<Probe>,
 }
+
+/// Somebody who asks whether the peer is alive.
+struct Probe {
+    /// When it asked, as [`Outbox::heard`] counts.
+    asked: u64,
+    is_pinged: bool,
+    alive: oneshot::Sender<Alive>,
+}
+
+/// The peer has given a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alive;
 
 struct Item {
     frame: Bytes,
@@ -64,9 +91,66 @@ struct Item {
 impl Outbox {
     /// An empty queue.
     #[must_use]
-    pub const fn new(limits: OutboxLimits) -> Self {
-        let queue = Queue { items: VecDeque::new(), bytes: 0, close: None, taken: 0, actor: None };
-        Self { queue: Mutex::new(queue), limits }
+    pub fn new(limits: OutboxLimits) -> Self {
+        Self {
+            queue: Mutex::default(),
+            limits,
+            since: now(),
+            heard: AtomicU64::new(0),
+            is_probed: AtomicBool::new(false),
+        }
+    }
+
+    /// How long ago the last byte came from the peer.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        now().saturating_duration_since(self.since).saturating_sub(heard)
+    }
+
+    /// Asks whether the peer is alive: it is pinged at once, and the answer comes with the first byte
+    /// from it, or never.
+    pub fn probe(&self) -> oneshot::Receiver<Alive> {
+        let (alive, answer) = oneshot::channel();
+        let mut queue = self.lock();
+        if queue.probes.len() >= MAX_PROBES {
+            // Nobody listens only when the asker is gone already.
+            let _asker_is_gone = alive.send(Alive);
+            return answer;
+        }
+        let asked = self.millis(now());
+        queue.probes.retain(|probe| !probe.alive.is_closed());
+        queue.probes.push(Probe { asked, is_pinged: false, alive });
+        self.is_probed.store(true, Ordering::Relaxed);
+        queue.wake();
+        answer
+    }
+
+    /// For the actor: notes when the last byte came in, and answers who asked. `is_busy` says that
+    /// bytes of the peer are being worked on right now. `true` when the peer shall be pinged.
+    pub(crate) fn note_heard(&self, heard: Instant, is_busy: bool) -> bool {
+        let heard = self.millis(heard);
+        self.heard.store(heard, Ordering::Relaxed);
+        if !self.is_probed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut queue = self.lock();
+        let asking = std::mem::take(&mut queue.probes);
+        let (alive, mut waiting): (Vec<_>, Vec<_>) =
+            asking.into_iter().partition(|probe| is_busy || heard >= probe.asked);
+        for probe in alive {
+            let _asker_is_gone = probe.alive.send(Alive);
+        }
+        let pings = waiting.iter().any(|probe| !probe.is_pinged);
+        waiting.iter_mut().for_each(|probe| probe.is_pinged = true);
+        self.is_probed.store(!waiting.is_empty(), Ordering::Relaxed);
+        queue.probes = waiting;
+        pings
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let millis = at.saturating_duration_since(self.since).as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
     /// Queues a message. Returns its place, to compare with [`Self::taken`]. What is queued behind a

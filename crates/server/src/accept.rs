@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aip::codec::{MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use aip::machine::{Refusal, Registration, confirm};
@@ -13,9 +14,10 @@ use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use link::connection::{now, timestamp};
-use link::{Connection, Event, Socket};
+use link::{Alive, Connection, Event, Socket};
 use tokio::net::TcpStream;
 
+use crate::auth::Principal;
 use crate::connection;
 use crate::registry::Client;
 use crate::server::{OpenSocket, Server};
@@ -23,6 +25,16 @@ use crate::session::fresh_response_id;
 
 /// What a WebSocket key is hashed with, from RFC 6455.
 const WEB_SOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// How long a connection whose id a newcomer with the same key wants may be silent after a ping,
+/// before it counts as dead.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Who comes in: whose key it showed, and from where.
+pub(crate) struct Visitor {
+    pub(crate) holder: Arc<Principal>,
+    pub(crate) address: Option<SocketAddr>,
+}
 
 /// The `Sec-WebSocket-Key` of a request, when it asks for a WebSocket.
 pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&[u8]> {
@@ -59,11 +71,11 @@ pub(crate) fn switch(key: &[u8]) -> Response<axum::body::Body> {
 pub(crate) async fn upgraded(
     server: Server,
     upgrade: OnUpgrade,
-    address: Option<SocketAddr>,
+    visitor: Visitor,
     opened: OpenSocket,
 ) {
     match upgrade.await {
-        Ok(upgraded) => accept(server, socket(upgraded), address, opened).await,
+        Ok(upgraded) => accept(server, socket(upgraded), visitor, opened).await,
         Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
     }
 }
@@ -83,21 +95,26 @@ fn socket(upgraded: Upgraded) -> Socket {
 pub(crate) async fn accept(
     server: Server,
     mut socket: Socket,
-    address: Option<SocketAddr>,
+    visitor: Visitor,
     opened: OpenSocket,
 ) {
     socket.set_max_message(MAX_FIRST_MESSAGE_BYTES);
     let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
     let mut connection = Connection::new(socket, outbox, server.config().watch(), None);
     let refusal = match first_message(&server, &mut connection).await {
-        Ok(registration) => match register(&server, registration, address) {
+        Ok(registration) => match register(&server, registration, &visitor).await {
             Ok(client) => return serve(&server, connection, client, opened),
             Err(refusal) => refusal,
         },
         Err(Some(refusal)) => refusal,
         Err(None) => return connection.close(CloseCode::NORMAL, "").await,
     };
-    tracing::info!(?address, %refusal, "registration refused");
+    tracing::info!(
+        address = ?visitor.address,
+        key = visitor.holder.name(),
+        %refusal,
+        "registration refused"
+    );
     let text = refusal.to_string();
     let error = stamped(ServerMessage::error(text.clone(), None));
     if refusal.close_code() == CloseCode::TOO_BIG {
@@ -130,19 +147,71 @@ async fn first_message(
     }
 }
 
-fn register(
+/// Stores a newcomer. Its key is looked at first, so that nobody learns what it does not let them.
+async fn register(
     server: &Server,
     registration: Registration,
-    address: Option<SocketAddr>,
+    visitor: &Visitor,
 ) -> Result<Arc<Client>, Refusal> {
+    check_key(&registration, &visitor.holder)?;
     let id = server.next_connection_id();
-    let client = Arc::new(Client::new(id, registration, address, server.config()));
-    server.registry().register(&client)?;
-    if server.sessions().is_closed() {
-        server.registry().unregister(&client);
-        return Err(Refusal::ShuttingDown);
+    let (holder, config) = (visitor.holder.clone(), server.config());
+    let client = Arc::new(Client::new(id, registration, holder, visitor.address, config));
+    let mut registered = server.registry().register(&client);
+    if let Err(Refusal::AlreadyRegistered(_)) = registered
+        && replace_dead(server, &client).await
+    {
+        registered = server.registry().register(&client);
     }
-    Ok(client)
+    registered?;
+    // What changed since we looked does not know of this client.
+    let refusal = if server.sessions().is_closed() {
+        Refusal::ShuttingDown
+    } else if !server.keyring().is_valid(&client.holder) {
+        Refusal::NotAllowed("This key was revoked or has expired".to_owned())
+    } else {
+        return Ok(client);
+    };
+    server.registry().unregister(&client);
+    Err(refusal)
+}
+
+fn check_key(registration: &Registration, holder: &Principal) -> Result<(), Refusal> {
+    holder
+        .may_register(registration.client_type, &registration.client_id)
+        .map_err(Refusal::NotAllowed)?;
+    match &registration.target_id {
+        Some(target) if !holder.may_reach(target) => {
+            Err(Refusal::NotAllowed("Not authorized to run tasks on this device".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the connection that has the newcomer's id was dead and is gone now. It is looked at only
+/// for a newcomer with the same key, and a live one stays.
+async fn replace_dead(server: &Server, newcomer: &Client) -> bool {
+    let Some(old) = server.registry().client(newcomer.id()) else { return true };
+    if !old.holder.has_key_of(&newcomer.holder) {
+        return false;
+    }
+    let alive = tokio::time::timeout(PROBE_TIMEOUT, old.outbox.probe()).await;
+    match alive {
+        Ok(Ok(Alive)) => false,
+        // Without an answer it is dead; if nobody can answer any more, it is gone.
+        Ok(Err(_)) => true,
+        Err(_) => {
+            tracing::warn!(
+                client = %old.id(),
+                connection = %old.connection,
+                silent_s = old.outbox.silence().as_secs(),
+                "a dead connection is replaced by a new one with the same key"
+            );
+            old.outbox.abort(CloseCode::REPLACED, "replaced: no sign of life, and you came anew");
+            connection::take_leave(server, &old);
+            true
+        }
+    }
 }
 
 fn serve(

@@ -1,7 +1,9 @@
 //! What a server can be told. A plain struct: reading files, flags and variables is for `cli`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aip::Payload;
 use link::OutboxLimits;
 use link::connection::Watch;
 
@@ -14,6 +16,8 @@ pub struct Config {
     pub queue_per_device: usize,
     /// Longest time for one command, from when it is sent.
     pub command_timeout: Duration,
+    /// The most that a task may ask for as its `command_timeout`.
+    pub max_command_timeout: Duration,
     /// Longest time for one task, from when it starts to run.
     pub session_timeout: Duration,
     /// Most steps of one task.
@@ -33,6 +37,8 @@ pub struct Config {
     pub ping_interval: Duration,
     /// Longest time for the head of an HTTP request.
     pub header_timeout: Duration,
+    /// Longest time for the body of an HTTP request.
+    pub body_timeout: Duration,
     /// Most WebSocket connections at the same time, and as many plain HTTP connections.
     pub max_connections: usize,
     /// Most messages that wait to be sent to one peer.
@@ -51,6 +57,8 @@ pub struct Config {
     pub agent_name_windows: String,
     /// The agent name for mobile devices.
     pub agent_name_mobile: String,
+    /// What to add to the facts of a device, by its id.
+    pub devices: BTreeMap<String, BTreeMap<String, Payload>>,
 }
 
 impl Default for Config {
@@ -60,6 +68,7 @@ impl Default for Config {
             sessions_per_device: 1,
             queue_per_device: 100,
             command_timeout: Duration::from_secs(300),
+            max_command_timeout: Duration::from_secs(3600),
             session_timeout: Duration::from_secs(3600),
             max_steps: 1000,
             max_request_bytes: 8 * 1024 * 1024,
@@ -69,6 +78,7 @@ impl Default for Config {
             liveness_timeout: Duration::from_secs(90),
             ping_interval: Duration::from_secs(30),
             header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(60),
             max_connections: 20_000,
             outbox_messages: outbox.messages,
             outbox_bytes: outbox.bytes,
@@ -78,6 +88,7 @@ impl Default for Config {
             agent_name_linux: "LinuxAgent".to_owned(),
             agent_name_windows: "HostAgent".to_owned(),
             agent_name_mobile: "MobileAgent".to_owned(),
+            devices: BTreeMap::new(),
         }
     }
 }

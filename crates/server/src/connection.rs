@@ -14,6 +14,7 @@ use link::{Closed, Connection, Event};
 
 use crate::accept::stamped;
 use crate::dispatch::Unclaimed;
+use crate::facts;
 use crate::registry::Client;
 use crate::server::{OpenSocket, Server};
 use crate::session;
@@ -95,11 +96,12 @@ impl Actor {
     fn handle_request(&self, request: Request, reply: &mut impl FnMut(ServerMessage)) {
         match request {
             Request::Heartbeat => {
+                self.client.note_heartbeat();
                 reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok));
             }
             Request::Task(task) => {
                 let session_id = task.session_id.clone();
-                if let Err(error) = session::submit(&self.server, &self.client, task) {
+                if let Err(error) = session::submit_for(&self.server, &self.client, task) {
                     let is_task = !error.names_open_task();
                     self.reject(Rejection { text: error.to_string(), session_id, is_task }, reply);
                 }
@@ -149,7 +151,12 @@ impl Actor {
     }
 
     fn device_info(&self, target_id: &ClientId, request_id: Option<RequestId>) -> ServerMessage {
-        let facts = self.server.registry().device(target_id).and_then(|device| device.facts());
+        if !self.client.may_reach(target_id) {
+            let text = "Not authorized to request device info for this device";
+            return ServerMessage::error(text.to_owned(), None);
+        }
+        let device = self.server.registry().device(target_id);
+        let facts = device.and_then(|device| facts::of(&device, self.server.config()));
         let result = facts.or_else(|| {
             let error = format!("Device {target_id} not found or no system info available");
             Payload::from_value(&BTreeMap::from([("error", error)])).ok()
@@ -181,13 +188,8 @@ impl Actor {
         }
     }
 
-    /// Frees the id, and ends at once whatever depended on this connection.
     fn handle_closed(&self, closed: &Closed) {
-        self.server.registry().unregister(&self.client);
-        let taken = self.client.outbox.taken();
-        self.client.outbox.abort(CloseCode::NORMAL, "closed");
-        self.server.sessions().handle_gone(&self.client);
-        self.client.commands.handle_lost(taken);
+        take_leave(&self.server, &self.client);
         tracing::info!(
             client = %self.client.id(),
             connection = %self.client.connection,
@@ -196,4 +198,14 @@ impl Actor {
             "disconnected"
         );
     }
+}
+
+/// Frees the id, and ends at once whatever depended on this connection. Doing so again changes
+/// nothing.
+pub(crate) fn take_leave(server: &Server, client: &Client) {
+    server.registry().unregister(client);
+    let taken = client.outbox.taken();
+    client.outbox.abort(CloseCode::NORMAL, "closed");
+    server.sessions().handle_gone(client);
+    client.commands.handle_lost(taken);
 }

@@ -51,7 +51,6 @@ pub(crate) enum Unclaimed {
 /// The commands that one device was sent and has not answered.
 pub(crate) struct Commands {
     pending: Mutex<Pending<ResponseId, Waiting>>,
-    timeout: Duration,
     stop_grace: Duration,
 }
 
@@ -84,7 +83,7 @@ impl Commands {
     pub(crate) fn new(config: &Config) -> Self {
         // A stopping command still holds its place, so there is never more than one for each place.
         let pending = Mutex::new(Pending::new(config.sessions_per_device));
-        Self { pending, timeout: config.command_timeout, stop_grace: config.stop_grace }
+        Self { pending, stop_grace: config.stop_grace }
     }
 
     /// Puts a command in, before it is sent.
@@ -93,11 +92,12 @@ impl Commands {
         response_id: ResponseId,
         session_id: SessionId,
         call_ids: Vec<CallId>,
+        timeout: Duration,
     ) -> Result<oneshot::Receiver<Settlement>, CannotWait> {
         let (settle, settled) = oneshot::channel();
         let state = State::Open { call_ids, settle };
         let waiting = Waiting { session_id, place: None, state };
-        self.lock().insert(response_id, waiting, now() + self.timeout)?;
+        self.lock().insert(response_id, waiting, now() + timeout)?;
         Ok(settled)
     }
 
@@ -254,7 +254,8 @@ pub(crate) fn send(
     actions: &[Command],
 ) -> Result<oneshot::Receiver<Settlement>, CannotWait> {
     let call_ids = actions.iter().filter_map(|action| action.call_id.clone()).collect();
-    let settled = device.commands.open(response_id.clone(), task.session_id.clone(), call_ids)?;
+    let (session_id, timeout) = (task.session_id.clone(), task.command_timeout);
+    let settled = device.commands.open(response_id.clone(), session_id, call_ids, timeout)?;
     let message = ServerMessage {
         agent_name: Some(task.agent_name.clone()),
         // As the Python server sends them: its devices choose a section by them.

@@ -14,12 +14,14 @@ mod auth;
 mod config;
 mod connection;
 mod dispatch;
+mod facts;
 mod http;
 mod registry;
 mod server;
 mod session;
 pub mod store;
 
+pub use auth::{KeyRecord, Keys, NewKey, Pattern, Role, generate_key};
 pub use config::Config;
 pub use server::{ServeError, Server, Snapshot, listen};
-pub use session::{Task, TaskId};
+pub use session::{Requester, Task, TaskId};

@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aip::machine::{Peer, Refusal, Registration};
 use aip::message::Feature;
 use aip::{ClientId, ClientType, Payload, ServerMessage};
 use jiff::Timestamp;
 use link::Outbox;
+use link::connection::now;
 use tokio::sync::Notify;
 
+use crate::auth::Principal;
 use crate::config::Config;
 use crate::dispatch::Commands;
 
@@ -30,12 +33,17 @@ impl fmt::Display for ConnectionId {
 pub(crate) struct Client {
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Peer,
+    /// Whose key it showed.
+    pub(crate) holder: Arc<Principal>,
     pub(crate) platform: String,
     /// Whether it speaks the extension; a legacy peer does not.
     pub(crate) is_flightdeck: bool,
     /// Whether it wants to see each step.
     pub(crate) wants_progress: bool,
     pub(crate) connected_at: Timestamp,
+    since: Instant,
+    /// When its last HEARTBEAT came, in milliseconds after `since`, plus one; 0 for never.
+    heartbeat: AtomicU64,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) outbox: Arc<Outbox>,
     /// The commands that it was sent and has not answered.
@@ -47,6 +55,7 @@ impl Client {
     pub(crate) fn new(
         connection: ConnectionId,
         registration: Registration,
+        holder: Arc<Principal>,
         address: Option<SocketAddr>,
         config: &Config,
     ) -> Self {
@@ -60,8 +69,12 @@ impl Client {
                 client_id: registration.client_id,
                 client_type: registration.client_type,
                 target_id: registration.target_id,
+                is_bound: !holder.names_targets(),
             },
+            holder,
             connected_at: Timestamp::now(),
+            since: now(),
+            heartbeat: AtomicU64::new(0),
             address,
             outbox: Arc::new(Outbox::new(config.outbox())),
             commands: Commands::new(config),
@@ -75,6 +88,24 @@ impl Client {
 
     pub(crate) fn is_device(&self) -> bool {
         self.peer.client_type == ClientType::Device
+    }
+
+    /// Whether it may work with this device, as far as its key says.
+    pub(crate) fn may_reach(&self, device: &ClientId) -> bool {
+        device == self.id() || self.holder.may_reach(device)
+    }
+
+    /// Notes that a HEARTBEAT came.
+    pub(crate) fn note_heartbeat(&self) {
+        let millis = now().saturating_duration_since(self.since).as_millis();
+        self.heartbeat.store(u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    /// How long ago its last HEARTBEAT came.
+    pub(crate) fn heartbeat_age(&self) -> Option<Duration> {
+        let at = self.heartbeat.load(Ordering::Relaxed).checked_sub(1)?;
+        let since = now().saturating_duration_since(self.since);
+        Some(since.saturating_sub(Duration::from_millis(at)))
     }
 
     /// What is known of a device: a JSON object.
@@ -185,7 +216,8 @@ pub(crate) mod tests {
             system_info: None,
             extension: None,
         };
-        Arc::new(Client::new(ConnectionId(number), registration, None, &Config::default()))
+        let holder = Arc::new(Principal::Shared { name: "local" });
+        Arc::new(Client::new(ConnectionId(number), registration, holder, None, &Config::default()))
     }
 
     #[test]

@@ -13,17 +13,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
 use link::Socket;
-use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept;
+use crate::accept::{self, Visitor};
 use crate::agent::{Agent, Auto};
-use crate::auth::Key;
+use crate::auth::{KeyRecord, Keyring, Keys};
 use crate::config::Config;
 use crate::http;
 use crate::registry::{ConnectionId, Registry};
@@ -36,6 +36,9 @@ const LISTEN_BACKLOG: u32 = 4096;
 
 /// The largest head of an HTTP request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How often to look for keys that have expired.
+const KEY_CHECK: Duration = Duration::from_secs(1);
 
 /// After an accept that failed for want of a resource, how long to wait for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -57,7 +60,8 @@ pub struct Server(Arc<Inner>);
 
 struct Inner {
     config: Config,
-    key: Key,
+    keyring: Keyring,
+    started_at: Timestamp,
     registry: Registry,
     sessions: Sessions,
     store: Arc<dyn Store>,
@@ -108,25 +112,21 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 impl Server {
-    /// A server that keeps its journals in memory. `key` is what every peer must show.
+    /// A server that keeps its journals in memory and opens to these keys.
     #[must_use]
-    pub fn new(config: Config, key: SecretString) -> Self {
+    pub fn new(config: Config, keys: Keys) -> Self {
         let store = MemoryStore::new(config.history_tasks, config.history_bytes);
-        Self::with(config, key, Arc::new(store), Arc::new(Auto))
+        Self::with(config, keys, Arc::new(store), Arc::new(Auto))
     }
 
     /// A server with a store and an agent of the caller's.
     #[must_use]
-    pub fn with(
-        config: Config,
-        key: SecretString,
-        store: Arc<dyn Store>,
-        agent: Arc<dyn Agent>,
-    ) -> Self {
+    pub fn with(config: Config, keys: Keys, store: Arc<dyn Store>, agent: Arc<dyn Agent>) -> Self {
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Inner {
             config: config.sound(),
-            key: Key::new(key),
+            keyring: Keyring::new(keys),
+            started_at: Timestamp::now(),
             registry: Registry::default(),
             sessions: Sessions::default(),
             store,
@@ -145,14 +145,27 @@ impl Server {
         http::router(self.clone())
     }
 
+    /// The OpenAPI description of the HTTP API, as JSON.
+    #[must_use]
+    pub fn openapi(&self) -> String {
+        http::description(self)
+    }
+
     /// Serves whoever connects until `stop`, then shuts down: lets running commands finish within the
     /// grace time, ends the rest with an outcome each, and says goodbye to every peer.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let router = self.router();
+        let mut key_check = tokio::time::interval(KEY_CHECK);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = stop.cancelled() => break,
+                _ = key_check.tick() => {
+                    if self.0.keyring.has_expired() {
+                        self.close_invalid();
+                    }
+                    continue;
+                }
             };
             match accepted {
                 Ok((stream, address)) => self.serve_stream(stream, address, router.clone()),
@@ -194,22 +207,40 @@ impl Server {
         });
     }
 
-    /// Takes a peer in on a socket that has passed authentication already. Returns when it is
-    /// registered or refused; a registered one is served in a task of its own.
+    /// Puts other created keys into force, and closes at once the connections of those that are gone,
+    /// changed or expired.
+    pub fn set_keys(&self, created: Vec<KeyRecord>) {
+        self.0.keyring.replace(created);
+        self.close_invalid();
+    }
+
+    fn close_invalid(&self) {
+        for client in self.0.registry.all() {
+            if !self.0.keyring.is_valid(&client.holder) {
+                tracing::warn!(
+                    client = %client.id(),
+                    key = client.holder.name(),
+                    "cut: its key was revoked or has expired"
+                );
+                client.outbox.abort(CloseCode::POLICY, "the key was revoked or has expired");
+            }
+        }
+    }
+
+    /// Takes a peer in, with the rights of the shared key, on a socket that has passed authentication
+    /// already. Returns when it is registered or refused; a registered one is served in a task of its
+    /// own.
     pub async fn accept(&self, socket: Socket, address: Option<SocketAddr>) {
         let opened = OpenSocket::new(self.clone());
-        let accepting = accept::accept(self.clone(), socket, address, opened);
+        let visitor = Visitor { holder: self.0.keyring.holder_of_shared().clone(), address };
+        let accepting = accept::accept(self.clone(), socket, visitor, opened);
         self.0.connections.track_future(accepting).await;
     }
 
     /// Serves one peer as soon as its upgrade is through.
-    pub(crate) fn spawn_upgraded(
-        &self,
-        upgrade: hyper::upgrade::OnUpgrade,
-        address: Option<SocketAddr>,
-    ) {
+    pub(crate) fn spawn_upgraded(&self, upgrade: hyper::upgrade::OnUpgrade, visitor: Visitor) {
         let opened = OpenSocket::new(self.clone());
-        self.spawn(accept::upgraded(self.clone(), upgrade, address, opened));
+        self.spawn(accept::upgraded(self.clone(), upgrade, visitor, opened));
     }
 
     /// Runs a part of a connection's life; shutdown waits for it.
@@ -261,8 +292,12 @@ impl Server {
         &self.0.config
     }
 
-    pub(crate) fn key(&self) -> &Key {
-        &self.0.key
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.0.keyring
+    }
+
+    pub(crate) fn started_at(&self) -> Timestamp {
+        self.0.started_at
     }
 
     pub(crate) fn registry(&self) -> &Registry {

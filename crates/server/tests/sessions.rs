@@ -13,7 +13,7 @@ use link::connection::{Watch, now};
 use link::memory::{KillSwitch, pair};
 use link::{Closed, Connection, Event, Outbox, OutboxLimits};
 use serde_json::{Value, json};
-use server::{Config, Server, Snapshot};
+use server::{Config, Keys, Server, Snapshot};
 
 /// Longer than any wait of these tests: what does not come by then never comes.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
@@ -22,7 +22,7 @@ const PLAN: &str = r#"{"commands":[{"tool_name":"t"}]}"#;
 const TWO_STEPS: &str = r#"{"commands":[{"tool_name":"t"},{"tool_name":"u"}]}"#;
 
 fn server(config: Config) -> Server {
-    Server::new(config, "key".to_owned().into())
+    Server::new(config, Keys::local("key".to_owned().into()))
 }
 
 /// A raw peer on its end of a link.

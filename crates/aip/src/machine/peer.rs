@@ -1,7 +1,9 @@
 //! A registered peer, as the server sees it: who it is, and what it may say.
 
+use std::time::Duration;
+
 use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
-use crate::message::{ActionResult, ClientMessage, ClientMessageType, ClientType};
+use crate::message::{ActionResult, ClientMessage, ClientMessageType, ClientType, TaskSettings};
 use crate::payload::Payload;
 
 /// The identity that a connection is pinned to by its registration.
@@ -11,8 +13,10 @@ pub struct Peer {
     pub client_id: ClientId,
     /// Its role.
     pub client_type: ClientType,
-    /// The only device that a constellation may work with, if it declared one.
+    /// The device that a constellation declared as its target.
     pub target_id: Option<ClientId>,
+    /// Whether it may work with that device only, because its key does not itself name more.
+    pub is_bound: bool,
 }
 
 /// What a peer asks for, once it is known that it may.
@@ -53,6 +57,8 @@ pub struct TaskRequest {
     pub target_id: ClientId,
     /// What to do: never empty.
     pub request: String,
+    /// Longest time for one of its commands, if it shall be another than the server's default.
+    pub command_timeout: Option<Duration>,
 }
 
 /// What a device says became of a COMMAND.
@@ -144,11 +150,13 @@ impl Peer {
     fn task(&self, message: ClientMessage) -> Result<TaskRequest, String> {
         let target_id = self.task_target(message.target_id)?;
         let request = message.request.filter(|request| !request.trim().is_empty());
+        let command_timeout = TaskSettings::of(message.metadata.as_ref())?.command_timeout()?;
         Ok(TaskRequest {
             session_id: message.session_id,
             task_name: message.task_name.as_deref().and_then(TaskName::sanitize),
             target_id,
             request: request.ok_or("Empty task content")?,
+            command_timeout,
         })
     }
 
@@ -188,7 +196,7 @@ impl Peer {
 
     /// A constellation that declared a target at registration reaches that one only.
     fn may_reach(&self, target: &ClientId) -> bool {
-        self.target_id.as_ref().is_none_or(|declared| declared == target)
+        !self.is_bound || self.target_id.as_ref().is_none_or(|declared| declared == target)
     }
 }
 
@@ -204,6 +212,7 @@ mod tests {
             client_id: ClientId::new("me").unwrap(),
             client_type,
             target_id: target.map(|id| ClientId::new(id).unwrap()),
+            is_bound: true,
         }
     }
 

@@ -58,6 +58,9 @@ pub enum Refusal {
     /// The id is taken by a live connection.
     #[error("client_id '{0}' is already registered; duplicate registrations are not allowed")]
     AlreadyRegistered(ClientId),
+    /// The key does not let its holder register so.
+    #[error("{0}")]
+    NotAllowed(String),
     /// Nothing came in time.
     #[error("No registration within {0} s")]
     TooLate(u64),

@@ -1,6 +1,8 @@
 //! The opt-in extension `flightdeck`: what stands under that key in a client's `metadata` and in a
 //! server's `result`. A peer that did not ask for it never sees any of it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ActionResult, Command};
@@ -33,6 +35,14 @@ pub struct Extension {
     /// What it asks for.
     #[serde(default)]
     pub features: Vec<Feature>,
+}
+
+/// What a requester may set for one task, as `metadata.flightdeck` of its TASK.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskSettings {
+    /// Longest time for one command of the task, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_timeout_s: Option<f64>,
 }
 
 /// What the server grants, in the confirmation's `result.flightdeck`.
@@ -99,6 +109,41 @@ struct Keyed<T> {
 #[derive(Serialize, Deserialize)]
 struct WithStep {
     step: Step,
+}
+
+impl TaskSettings {
+    /// What a TASK sets, read out of its `metadata`.
+    ///
+    /// # Errors
+    /// When something of it has the wrong shape.
+    pub fn of(metadata: Option<&Payload>) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            #[serde(default)]
+            flightdeck: Option<TaskSettings>,
+        }
+
+        let Some(metadata) = metadata else { return Ok(Self::default()) };
+        let read: Metadata = metadata
+            .parse()
+            .map_err(|error| format!("Invalid message: metadata.flightdeck: {error}"))?;
+        Ok(read.flightdeck.unwrap_or_default())
+    }
+
+    /// Longest time for one command.
+    ///
+    /// # Errors
+    /// When the number is no length of time.
+    pub fn command_timeout(&self) -> Result<Option<Duration>, String> {
+        let seconds = self.command_timeout_s.map(Duration::try_from_secs_f64).transpose();
+        seconds.map_err(|error| format!("command_timeout_s: {error}"))
+    }
+
+    /// As `metadata` of a TASK.
+    #[must_use]
+    pub fn to_metadata(&self) -> Option<Payload> {
+        Payload::from_value(&Keyed { flightdeck: self }).ok()
+    }
 }
 
 impl Extension {

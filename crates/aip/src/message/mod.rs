@@ -15,7 +15,7 @@ pub use client::ClientMessage;
 pub use enums::{
     ClientMessageType, ClientType, Platform, ResultStatus, ServerMessageType, Status, ToolType,
 };
-pub use extension::{Confirmed, Extension, Feature, Step, StepStatus, VERSION};
+pub use extension::{Confirmed, Extension, Feature, Step, StepStatus, TaskSettings, VERSION};
 pub use facts::{ConstellationMetadata, DeviceMetadata, SystemInfo};
 pub use payloads::{ActionResult, Command, ToolInfo, TruncatedResult};
 pub use server::ServerMessage;

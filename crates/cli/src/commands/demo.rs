@@ -13,7 +13,7 @@ use device::{Device, DeviceEvent};
 use link::{ClientSettings, Direction, ServerUrl, Tap};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use server::{Config, Server};
+use server::{Config, Keys, Server, generate_key};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::args::Demo;
 use crate::commands::device::{settings as device_settings, watchdog};
 use crate::output::{BOLD, DIM, GREEN, RED, Spinner, print, print_line, safe};
 use crate::settings::DeviceKeys;
-use crate::state::{StateFolder, generate_key};
+use crate::state::StateFolder;
 use crate::{Ended, Failure, interrupted};
 
 pub(crate) async fn run(args: &Demo) -> Ended {
@@ -70,7 +70,7 @@ async fn start(json: bool) -> Result<Running, Failure> {
         server::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("the demo")?;
     let port = listener.local_addr().context("the address of the listener")?.port();
     let stop = CancellationToken::new();
-    let server = Server::new(Config::default(), key.clone());
+    let server = Server::new(Config::default(), Keys::local(key.clone()));
     let serving_stop = stop.clone();
     let serving = tokio::spawn(async move { server.serve(listener, serving_stop).await });
     let server = ServerUrl::local(port);

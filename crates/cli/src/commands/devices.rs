@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::api::{self, Device};
 use crate::args::{Devices, Global};
 use crate::connect::Target;
-use crate::output::{BOLD, human, print, print_line, safe_line};
+use crate::output::{human, print, print_line, safe_line, table};
 use crate::{Code, Ended};
 
 const HEADINGS: [&str; 5] = ["ID", "PLATFORM", "FEATURES", "SINCE", "BUSY WITH"];
@@ -22,7 +22,7 @@ pub(crate) async fn run(args: Devices, global: Global) -> Ended {
     } else if devices.is_empty() {
         eprintln!("No device is online. Make this machine one: flightdeck device");
     } else {
-        print(&table(&devices.iter().map(row).collect::<Vec<_>>()))?;
+        print(&table(HEADINGS, &devices.iter().map(row).collect::<Vec<_>>()))?;
     }
     Ok(Code::COMPLETED)
 }
@@ -39,30 +39,16 @@ fn row(device: &Device) -> [String; 5] {
 }
 
 fn busy(device: &Device) -> String {
-    let (running, waiting): (Vec<_>, Vec<_>) =
-        device.tasks.iter().partition(|task| task.state == "running");
-    let names: Vec<&str> = running.iter().map(|task| task.task_name.as_str()).collect();
+    let (waiting, placed): (Vec<_>, Vec<_>) =
+        device.tasks.iter().partition(|task| task.state == "queued");
+    let name = |task: &&api::Task| match task.state.as_str() {
+        "stopping" => format!("{} (stopping)", task.task_name),
+        _ => task.task_name.clone(),
+    };
+    let names: Vec<String> = placed.iter().map(name).collect();
     match (names.is_empty(), waiting.len()) {
         (true, _) => "–".to_owned(),
         (false, 0) => names.join(", "),
         (false, n) => format!("{} (+{n} waiting)", names.join(", ")),
     }
-}
-
-fn table(rows: &[[String; 5]]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
-    };
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let line = |cells: [&str; 5]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut table = format!("{BOLD}{}{BOLD:#}\n", line(HEADINGS));
-    for row in rows {
-        table.push_str(&line(row.each_ref().map(String::as_str)));
-        table.push('\n');
-    }
-    table
 }

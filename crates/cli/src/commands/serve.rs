@@ -1,16 +1,18 @@
 //! `flightdeck serve`: starts the server and says how to use it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
 use secrecy::SecretString;
-use server::{Config, Server};
+use server::{Config, Keys, Server};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Serve};
 use crate::connect::is_on_command_line;
+use crate::key_file::KeyFile;
 use crate::output::{BOLD, CYAN, DIM};
-use crate::settings::{File, ServerValues, at_least_one};
+use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
 use crate::state::StateFolder;
 use crate::{Code, Ended, interrupted};
 
@@ -27,7 +29,20 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let folder = StateFolder::new(global.state_dir)?;
     let key = Key::find(&values, &folder)?;
     raise_open_files();
-    let server = Server::new(config(&values)?, key.secret.clone());
+    let key_file = KeyFile::new(&folder);
+    let seen = key_file.version();
+    let keys = Keys {
+        shared: key.secret.clone(),
+        is_legacy: !key.is_generated,
+        created: key_file.load()?,
+    };
+    if keys.is_legacy {
+        tracing::warn!(
+            "one given key opens everything (legacy, as UFO's); \
+             `flightdeck key create` makes keys that open less"
+        );
+    }
+    let server = Server::new(config(&values, file.devices)?, keys);
     let listener = server::listen(address).map_err(|error| {
         anyhow::anyhow!("{error}\n  is a server running already? Another port: --port N")
     })?;
@@ -35,6 +50,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     greet(address, &key, &folder);
 
     let stop = CancellationToken::new();
+    tokio::spawn(key_file.watch(server.clone(), seen));
     let serving = server.serve(listener, stop.clone());
     tokio::pin!(serving);
     tokio::select! {
@@ -82,7 +98,7 @@ async fn resolve(values: &ServerValues) -> anyhow::Result<SocketAddr> {
 }
 
 /// The settings as the server takes them. A limit of nothing would stop everything.
-pub(crate) fn config(values: &ServerValues) -> anyhow::Result<Config> {
+pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Result<Config> {
     let values = values.clone();
     at_least_one(&[
         ("sessions_per_device", values.sessions_per_device),
@@ -97,6 +113,7 @@ pub(crate) fn config(values: &ServerValues) -> anyhow::Result<Config> {
         ("liveness_timeout", values.liveness_timeout),
         ("ping_interval", values.ping_interval),
         ("header_timeout", values.header_timeout),
+        ("body_timeout", values.body_timeout),
     ] {
         anyhow::ensure!(!time.0.is_zero(), "{name} must be more than 0");
     }
@@ -104,6 +121,7 @@ pub(crate) fn config(values: &ServerValues) -> anyhow::Result<Config> {
         sessions_per_device: values.sessions_per_device,
         queue_per_device: values.queue_per_device,
         command_timeout: values.command_timeout.0,
+        max_command_timeout: values.max_command_timeout.0,
         session_timeout: values.session_timeout.0,
         max_steps: values.max_steps,
         max_request_bytes: values.max_request_bytes,
@@ -113,6 +131,7 @@ pub(crate) fn config(values: &ServerValues) -> anyhow::Result<Config> {
         liveness_timeout: values.liveness_timeout.0,
         ping_interval: values.ping_interval.0,
         header_timeout: values.header_timeout.0,
+        body_timeout: values.body_timeout.0,
         max_connections: values.max_connections,
         outbox_messages: values.outbox_messages,
         outbox_bytes: values.outbox_bytes,
@@ -122,7 +141,20 @@ pub(crate) fn config(values: &ServerValues) -> anyhow::Result<Config> {
         agent_name_linux: values.agent_name_linux,
         agent_name_windows: values.agent_name_windows,
         agent_name_mobile: values.agent_name_mobile,
+        devices: payloads(devices)?,
     })
+}
+
+/// What the file says of devices, as JSON.
+fn payloads(
+    devices: DeviceTables,
+) -> anyhow::Result<BTreeMap<String, BTreeMap<String, aip::Payload>>> {
+    let payload =
+        |(key, value): (String, toml::Value)| Ok((key, aip::Payload::from_value(&value)?));
+    let table = |(id, table): (String, toml::Table)| {
+        Ok((id, table.into_iter().map(payload).collect::<Result<_, serde_json::Error>>()?))
+    };
+    devices.into_iter().map(table).collect()
 }
 
 /// Every connection is an open file; ten thousand are more than the usual limit.

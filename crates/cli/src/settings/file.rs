@@ -1,5 +1,6 @@
 //! The settings file: found, read, and its mistakes explained.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -18,7 +19,12 @@ pub(crate) struct File {
     pub(crate) server: ServerKeys,
     pub(crate) client: ClientKeys,
     pub(crate) device: DeviceKeys,
+    /// What the server adds to the facts of a device: `[devices."ID"]`, with any keys.
+    pub(crate) devices: DeviceTables,
 }
+
+/// A table of any keys for each device.
+pub(crate) type DeviceTables = BTreeMap<String, toml::Table>;
 
 /// What is wrong with the file, and what to do about it.
 #[derive(Debug)]
@@ -73,7 +79,7 @@ fn usual_path() -> Option<PathBuf> {
 /// For a key that does not exist, the one that was meant.
 fn nearest(message: &str) -> Option<String> {
     let unknown = message.strip_prefix("unknown field `")?.split('`').next()?;
-    let sections = ["server", "client", "device"].map(str::to_owned);
+    let sections = ["server", "client", "device", "devices"].map(str::to_owned);
     let keys = defaults().into_iter().map(|row| row.key.to_owned());
     let (near, likeness) = keys
         .chain(sections)

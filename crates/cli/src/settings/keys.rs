@@ -78,6 +78,8 @@ keys! {
         queue_per_device: usize = server().queue_per_device, "FLIGHTDECK_QUEUE_PER_DEVICE";
         /// Longest time for one command.
         command_timeout: Seconds = Seconds(server().command_timeout), "FLIGHTDECK_COMMAND_TIMEOUT";
+        /// The most that one task may ask for as its longest time for a command.
+        max_command_timeout: Seconds = Seconds(server().max_command_timeout), "FLIGHTDECK_MAX_COMMAND_TIMEOUT";
         /// Longest time for one task, from when it starts to run.
         session_timeout: Seconds = Seconds(server().session_timeout), "FLIGHTDECK_SESSION_TIMEOUT";
         /// Most steps of one task.
@@ -96,6 +98,8 @@ keys! {
         ping_interval: Seconds = Seconds(server().ping_interval), "FLIGHTDECK_PING_INTERVAL";
         /// Longest time for the head of an HTTP request.
         header_timeout: Seconds = Seconds(server().header_timeout), "FLIGHTDECK_HEADER_TIMEOUT";
+        /// Longest time for the body of an HTTP request.
+        body_timeout: Seconds = Seconds(server().body_timeout), "FLIGHTDECK_BODY_TIMEOUT";
         /// Most WebSocket connections at the same time, and as many plain HTTP connections.
         max_connections: usize = server().max_connections, "FLIGHTDECK_MAX_CONNECTIONS";
         /// Most messages that wait to be sent to one peer; one that reads too slowly is cut.

@@ -7,11 +7,11 @@ mod file;
 mod keys;
 mod values;
 
-pub(crate) use file::{File, FileError};
+pub(crate) use file::{DeviceTables, File, FileError};
 pub(crate) use keys::{
     ClientKeys, ClientValues, DeviceKeys, DeviceValues, ServerKeys, ServerValues,
 };
-pub(crate) use values::{ExecMode, Seconds};
+pub(crate) use values::{ExecMode, Lifetime, Seconds};
 
 /// One key, as the reference and `config show` list it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +66,24 @@ pub(crate) fn reference() -> String {
             row.key, row.variable, row.about
         ));
     }
+    text.push_str(REFERENCE_TAIL);
     text
 }
+
+const REFERENCE_TAIL: &str = "
+## `[devices.\"ID\"]`
+
+For `flightdeck serve`, only in the file: what the server adds to the facts that orchestrators get of a
+device. Any keys. Each goes into the device's `custom_metadata`; the words of `additional_features` are
+added to its `supported_features`; `tags` stands at the top too.
+
+```toml
+[devices.\"lab-1\"]
+room = \"2.14\"
+additional_features = [\"gpu\"]
+tags = [\"lab\", \"linux\"]
+```
+";
 
 const REFERENCE_HEAD: &str = "# Settings
 

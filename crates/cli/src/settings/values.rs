@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -81,6 +81,23 @@ impl FromStr for Seconds {
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.as_secs_f64())
+    }
+}
+
+/// How long a key opens: `12h`, `30d`, `8w`. A day has 24 hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lifetime(pub(crate) SignedDuration);
+
+impl FromStr for Lifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let span = text.parse::<Span>().ok();
+        let span = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+        match span {
+            Some(duration) if duration.is_positive() => Ok(Self(duration)),
+            _ => Err(format!("'{text}' is no length of time; use a unit (12h, 30d, 8w)")),
+        }
     }
 }
 

@@ -1,52 +1,134 @@
-//! `GET /api/v1/devices`: which devices are online, and what they are busy with.
+//! `/api/v1/devices`: which devices are online, what is known of them, and what they are busy with.
 
-use axum::extract::State;
+use std::time::Duration;
+
+use aip::{ClientId, Payload};
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::response::Json;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::access::Holder;
+use super::problem::Problem;
+use crate::facts;
 use crate::registry::Client;
 use crate::server::Server;
 use crate::session::Busy;
 
-#[derive(Serialize)]
+/// The devices that are online, by id.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Devices {
     devices: Vec<Device>,
 }
 
-#[derive(Serialize)]
-struct Device {
+/// A device that is online.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Device {
+    /// Who it says it is.
     id: String,
+    /// `windows`, `linux`, `mobile` or what else it says.
     platform: String,
+    /// What it says it can do.
     features: Vec<String>,
+    /// When it registered.
     connected_since: Timestamp,
+    /// From where.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
-    /// Running tasks first, then the waiting ones.
+    /// The name of the key it showed.
+    key: String,
+    /// How it is known to be alive.
+    liveness: Liveness,
+    /// What it is busy with: running tasks first, then the waiting ones in the order of their turns.
     tasks: Vec<Busy>,
+    /// What it says of itself (`system_info`), merged with the server's configuration for it. Not in
+    /// the list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    facts: Option<Payload>,
+}
+
+/// How a device is known to be alive.
+#[derive(Serialize, ToSchema)]
+struct Liveness {
+    /// Milliseconds since the last byte from it, of whatever kind: a message, a part of one, the
+    /// answer to a ping.
+    silent_ms: u64,
+    /// Milliseconds since its last HEARTBEAT; missing when it has sent none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_ms: Option<u64>,
 }
 
 /// What is read of a device's facts.
 #[derive(Default, Deserialize)]
-struct Facts {
+struct Features {
     #[serde(default)]
     supported_features: Vec<String>,
 }
 
-pub(super) async fn list(State(server): State<Server>) -> Json<Devices> {
+/// List the devices that are online
+///
+/// Those that the key may work with.
+#[utoipa::path(
+    get, path = "/devices", tag = "devices",
+    responses((status = OK, body = Devices), (status = UNAUTHORIZED, body = Problem))
+)]
+pub(super) async fn list(
+    State(server): State<Server>,
+    Extension(holder): Extension<Holder>,
+) -> Json<Devices> {
     let clients = server.registry().all();
     let devices = clients.iter().filter(|client| client.is_device());
-    Json(Devices { devices: devices.map(|device| describe(&server, device)).collect() })
+    let devices = devices.filter(|device| holder.may_reach(device.id()));
+    Json(Devices { devices: devices.map(|device| describe(&server, device, false)).collect() })
 }
 
-fn describe(server: &Server, device: &Client) -> Device {
-    let facts: Facts = device.facts().and_then(|facts| facts.parse().ok()).unwrap_or_default();
+/// Show one device, with its facts
+#[utoipa::path(
+    get, path = "/devices/{id}", tag = "devices",
+    params(("id" = String, Path, description = "The id of the device")),
+    responses(
+        (status = OK, body = Device),
+        (status = UNAUTHORIZED, body = Problem),
+        (status = NOT_FOUND, body = Problem, description = "`device_not_online`")
+    )
+)]
+pub(super) async fn show(
+    State(server): State<Server>,
+    Extension(holder): Extension<Holder>,
+    Path(id): Path<String>,
+) -> Result<Json<Device>, Problem> {
+    let known = ClientId::new(&id).ok().filter(|id| holder.may_reach(id));
+    let device = known.and_then(|id| server.registry().device(&id));
+    let detail = || format!("Device '{id}' is not online, or not yours to see");
+    let device =
+        device.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "device_not_online", detail()))?;
+    Ok(Json(describe(&server, &device, true)))
+}
+
+fn describe(server: &Server, device: &Client, with_facts: bool) -> Device {
+    let facts = facts::of(device, server.config());
+    let features: Features =
+        facts.as_ref().and_then(|facts| facts.parse().ok()).unwrap_or_default();
     Device {
         id: device.id().to_string(),
         platform: device.platform.clone(),
-        features: facts.supported_features,
+        features: features.supported_features,
         connected_since: device.connected_at,
         address: device.address.map(|address| address.to_string()),
+        key: device.holder.name().to_owned(),
+        liveness: Liveness {
+            silent_ms: millis(device.outbox.silence()),
+            heartbeat_ms: device.heartbeat_age().map(millis),
+        },
         tasks: server.sessions().busy(device.id()),
+        facts: facts.filter(|_| with_facts),
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,34 +1,76 @@
 //! The HTTP side: the upgrade to WebSocket, UFO's routes in UFO's form, and ours under `/api/v1`.
 
+mod about;
+mod access;
+mod body;
 mod devices;
-
-use std::net::SocketAddr;
+mod openapi;
+mod problem;
+mod task_view;
+mod tasks;
+mod ufo;
+mod web_socket;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{Response, StatusCode};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Json};
-use axum::routing::{MethodRouter, get};
+use axum::extract::Request;
+use axum::http::{Response, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, get, post};
 use hyper::body::Incoming;
-use serde::Serialize;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
 
-use crate::accept;
 use crate::server::Server;
+use problem::Problem;
+
+/// Where our own API begins.
+const V1: &str = "/api/v1";
 
 /// All routes.
 pub(crate) fn router(server: Server) -> Router {
-    let api = Router::new()
-        .route("/api/clients", only(get(clients)))
-        .route("/api/health", only(get(health)))
-        .route("/api/v1/devices", only(get(devices::list)))
-        .route_layer(middleware::from_fn_with_state(server.clone(), require_key));
+    let (v1, description) = v1(&server).split_for_parts();
+    let ufo = Router::new()
+        .route("/api/clients", only(get(ufo::clients)))
+        .route("/api/health", only(get(ufo::health)))
+        .route("/api/dispatch", only(post(ufo::dispatch)))
+        .route("/api/task_result/{task_name}", only(get(ufo::task_result)))
+        .route_layer(from_fn_with_state(server.clone(), access::ufo));
     Router::new()
-        .merge(api)
-        .route("/ws", only(get(web_socket)))
-        .fallback(|| async { detail(StatusCode::NOT_FOUND, "Not Found") })
+        .merge(ufo)
+        .merge(v1.method_not_allowed_fallback(method_not_allowed))
+        .route("/ws", only(get(web_socket::upgrade)))
+        .merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
+        .fallback(not_found)
         .with_state(server)
+}
+
+/// The description of our own API, as JSON.
+pub(crate) fn description(server: &Server) -> String {
+    let (_router, description) = v1(server).split_for_parts();
+    let mut text = description.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// Our own API.
+fn v1(server: &Server) -> OpenApiRouter<Server> {
+    let operators = OpenApiRouter::new()
+        .routes(routes!(about::show))
+        .route_layer(from_fn_with_state(server.clone(), access::operators));
+    let routes = OpenApiRouter::new()
+        .routes(routes!(devices::list))
+        .routes(routes!(devices::show))
+        .routes(routes!(tasks::list, tasks::submit))
+        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::wait))
+        .routes(routes!(tasks::cancel))
+        .route_layer(from_fn_with_state(server.clone(), access::orchestrators))
+        .merge(operators);
+    OpenApiRouter::with_openapi(openapi::Description::openapi()).nest(V1, routes)
 }
 
 /// Serves one request.
@@ -42,67 +84,18 @@ pub(crate) async fn call(router: &mut Router, request: Request<Incoming>) -> Res
 
 /// A route that answers the other methods as UFO's server does.
 fn only(route: MethodRouter<Server>) -> MethodRouter<Server> {
-    route.fallback(|| async { detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+    route.fallback(|| async { ufo::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
 }
 
-/// An error in the form of UFO's server.
-#[derive(Serialize)]
-struct Detail {
-    detail: &'static str,
+async fn method_not_allowed() -> Response<Body> {
+    let text = "This route has other methods; see /api/docs";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text).into_response()
 }
 
-fn detail(status: StatusCode, detail: &'static str) -> Response<Body> {
-    (status, Json(Detail { detail })).into_response()
-}
-
-async fn require_key(State(server): State<Server>, request: Request, next: Next) -> Response<Body> {
-    if server.key().admits(request.headers(), request.uri()) {
-        next.run(request).await
-    } else {
-        detail(StatusCode::UNAUTHORIZED, "Invalid API key")
+async fn not_found(uri: Uri) -> Response<Body> {
+    if uri.path().starts_with(V1) {
+        let text = "There is no such route; see /api/docs";
+        return Problem::new(StatusCode::NOT_FOUND, "no_such_route", text).into_response();
     }
-}
-
-/// `GET /ws`: refuses a wrong key before the upgrade.
-async fn web_socket(State(server): State<Server>, mut request: Request) -> Response<Body> {
-    let address = request.extensions().get::<SocketAddr>().copied();
-    if !server.key().admits(request.headers(), request.uri()) {
-        tracing::info!(?address, "a WebSocket with a wrong key or none was refused");
-        return StatusCode::FORBIDDEN.into_response();
-    }
-    if !server.has_room() {
-        return detail(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The server is at its limit of connections",
-        );
-    }
-    let Some(key) = accept::upgrade_key(request.headers()) else {
-        return detail(StatusCode::NOT_FOUND, "Not Found");
-    };
-    let response = accept::switch(key);
-    server.spawn_upgraded(hyper::upgrade::on(&mut request), address);
-    response
-}
-
-#[derive(Serialize)]
-struct Clients {
-    online_clients: Vec<String>,
-}
-
-async fn clients(State(server): State<Server>) -> Json<Clients> {
-    Json(Clients { online_clients: online(&server) })
-}
-
-#[derive(Serialize)]
-struct Health {
-    status: &'static str,
-    online_clients: Vec<String>,
-}
-
-async fn health(State(server): State<Server>) -> Json<Health> {
-    Json(Health { status: "healthy", online_clients: online(&server) })
-}
-
-fn online(server: &Server) -> Vec<String> {
-    server.registry().all().iter().map(|client| client.id().to_string()).collect()
+    ufo::detail(StatusCode::NOT_FOUND, "Not Found")
 }

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use aip::ClientId;
-
-use super::TaskId;
+use super::{Requester, TaskId};
 
 /// The queue of a device is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +23,7 @@ pub(super) enum Turn {
 pub(super) struct Lane {
     running: Vec<TaskId>,
     /// One queue for each requester that waits, in the order of their turns.
-    waiting: VecDeque<(ClientId, VecDeque<TaskId>)>,
+    waiting: VecDeque<(Requester, VecDeque<TaskId>)>,
 }
 
 impl Lane {
@@ -33,7 +31,7 @@ impl Lane {
     /// `capacity`.
     pub(super) fn join(
         &mut self,
-        requester: &ClientId,
+        requester: &Requester,
         session: TaskId,
         places: usize,
         capacity: usize,
@@ -86,9 +84,11 @@ impl Lane {
         &self.running
     }
 
-    /// Everybody, those with a place first.
-    pub(super) fn sessions(&self) -> impl Iterator<Item = &TaskId> {
-        self.running.iter().chain(self.waiting.iter().flat_map(|(_, queue)| queue))
+    /// Everybody: those with a place first, then the others in the order of their turns, as it stands.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = TaskId> {
+        let rounds = self.waiting.iter().map(|(_, queue)| queue.len()).max().unwrap_or(0);
+        let in_round = |round: usize| self.waiting.iter().filter_map(move |(_, q)| q.get(round));
+        self.running.iter().chain((0..rounds).flat_map(in_round)).copied()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -100,8 +100,8 @@ impl Lane {
 mod tests {
     use super::*;
 
-    fn client(id: &str) -> ClientId {
-        ClientId::new(id).unwrap()
+    fn client(id: &str) -> Requester {
+        Requester::Client(aip::ClientId::new(id).unwrap())
     }
 
     /// Runs everything in the lane one after the other and returns the order.
@@ -124,8 +124,10 @@ mod tests {
             lane.join(&client(&name[..1]), id, 1, 100).unwrap();
         }
         let name = |id: TaskId| ids.iter().find(|(known, _)| *known == id).unwrap().1;
+        let foreseen: Vec<&str> = lane.sessions().map(name).collect();
         let order: Vec<&str> = drain(&mut lane).into_iter().map(name).collect();
         assert_eq!(order, ["a1", "a2", "b1", "c1", "a3", "b2", "a4"]);
+        assert_eq!(foreseen, order);
     }
 
     #[test]

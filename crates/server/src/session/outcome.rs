@@ -37,13 +37,14 @@ impl Outcome {
         Self { status: Status::Failed, error: Some(error.into()), finish: Finish::Results }
     }
 
-    pub(super) fn stopped(cause: Cause, task: &Task) -> Self {
+    pub(super) fn stopped(cause: &Cause, task: &Task) -> Self {
         Self::failed(match cause {
             Cause::DeviceGone => {
                 format!("Task was cancelled because target device disconnected ('{}')", task.device)
             }
             Cause::RequesterGone => "Task was cancelled due to client disconnection".to_owned(),
             Cause::Shutdown => "Task was cancelled because the server is shutting down".to_owned(),
+            Cause::Cancelled(by) => format!("Task was cancelled by '{by}'"),
         })
     }
 
@@ -115,6 +116,15 @@ fn result_bytes(result: &ActionResult) -> usize {
     result.result.as_ref().map_or(0, Payload::len)
 }
 
+/// Writes what a task returned, as in its TASK_END but always whole.
+pub(crate) fn write_whole_result(out: &mut Vec<u8>, task: &Task, finish: &Finish, steps: &[Step]) {
+    let value = match finish {
+        Finish::Value(value) => Value::Own(value.clone()),
+        Finish::Results => Value::Results(steps),
+    };
+    write_outcome(out, &task.request, |out| value.write(out, task.id, usize::MAX));
+}
+
 /// What stands for a result that is too large, naming where the whole is.
 fn truncated(bytes: usize, task: TaskId) -> Option<Payload> {
     let marker = TruncatedResult { truncated: true, bytes, task: task.to_string() };
@@ -156,6 +166,7 @@ fn head(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use std::sync::OnceLock;
+    use std::time::Duration;
 
     use aip::codec::Wire;
     use aip::{ClientId, SessionId, TaskName};
@@ -163,7 +174,8 @@ mod tests {
     use serde_json::{Value as Json, json};
 
     use super::*;
-    use crate::session::fresh_response_id;
+    use crate::auth::Principal;
+    use crate::session::{Requester, fresh_response_id};
 
     fn task() -> Task {
         Task {
@@ -171,9 +183,11 @@ mod tests {
             session_id: SessionId::new("S").unwrap(),
             task_name: TaskName::sanitize("t").unwrap(),
             request: "do it".to_owned(),
-            requester: ClientId::new("g").unwrap(),
+            requester: Requester::Client(ClientId::new("g").unwrap()),
             device: ClientId::new("d").unwrap(),
             agent_name: "LinuxAgent".to_owned(),
+            command_timeout: Duration::from_secs(300),
+            holder: Arc::new(Principal::Shared { name: "local" }),
             created_at: Timestamp::UNIX_EPOCH,
             plan: OnceLock::new(),
         }

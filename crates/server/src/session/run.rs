@@ -2,18 +2,22 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aip::machine::TaskRequest;
 use aip::{ActionResult, ClientId, Command, ResponseId, ServerMessage, ServerMessageType, Status};
 use bytes::Bytes;
+use jiff::Timestamp;
 use link::connection::{OFFLOAD_BYTES, now, timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::lane::Turn;
 use super::table::Refused;
-use super::{Cause, Outcome, Session, Step, fresh_call_id, fresh_response_id, progress};
+use super::{
+    Cause, Origin, Outcome, Requester, Session, Step, Task, Wanted, fresh_call_id,
+    fresh_response_id, progress,
+};
 use crate::agent::Decision;
 use crate::dispatch::{self, Reach, Settlement};
 use crate::registry::Client;
@@ -27,8 +31,12 @@ pub(crate) enum SubmitError {
     NotADevice,
     #[error("Target device '{0}' is not connected")]
     NotConnected(ClientId),
+    #[error("Not authorized to run tasks on this device")]
+    NotAuthorized,
     #[error("Task content of {bytes} bytes is over the limit of {limit} bytes")]
     TooLong { bytes: usize, limit: usize },
+    #[error("command_timeout_s must be more than 0 and at most {}", longest.as_secs_f64())]
+    Timeout { longest: Duration },
     #[error(transparent)]
     Refused(#[from] Refused),
 }
@@ -40,6 +48,23 @@ impl SubmitError {
     }
 }
 
+/// Begins a task that a connected client wants.
+///
+/// # Errors
+/// When it cannot begin.
+pub(crate) fn submit_for(
+    server: &Server,
+    client: &Arc<Client>,
+    request: TaskRequest,
+) -> Result<(), SubmitError> {
+    if !client.may_reach(&request.target_id) {
+        return Err(SubmitError::NotAuthorized);
+    }
+    let requester = Requester::Client(client.id().clone());
+    let wanted = Wanted { request, requester, holder: client.holder.clone() };
+    submit(server, wanted, Origin::Client(client.clone())).map(|_task| ())
+}
+
 /// Begins a task: checks its target, gives it its place in the queue, and runs it in a task of its
 /// own, which answers with the ACK and later the TASK_END. Where the store commits at once, the ACK
 /// is queued on return, so that it comes before any answer to a later message.
@@ -48,27 +73,33 @@ impl SubmitError {
 /// When it cannot begin.
 pub(crate) fn submit(
     server: &Server,
-    requester: &Arc<Client>,
-    wanted: TaskRequest,
-) -> Result<(), SubmitError> {
-    let target = wanted.target_id.clone();
+    wanted: Wanted,
+    origin: Origin,
+) -> Result<Arc<Task>, SubmitError> {
+    let (config, target) = (server.config(), wanted.request.target_id.clone());
     let device = match server.registry().client(&target) {
         Some(client) if client.is_device() => client,
         Some(_) => return Err(SubmitError::NotADevice),
         None => return Err(SubmitError::NotConnected(target)),
     };
-    let (bytes, limit) = (wanted.request.len(), server.config().max_request_bytes);
+    let (bytes, limit) = (wanted.request.request.len(), config.max_request_bytes);
     if bytes > limit {
         return Err(SubmitError::TooLong { bytes, limit });
     }
-    let agent_name = server.config().agent_name(&device.platform);
-    let session = Arc::new(Session::new(wanted, requester, &device, agent_name));
-    let turn = server.sessions().begin(&session, server.config())?;
+    let timeout = wanted.request.command_timeout.unwrap_or(config.command_timeout);
+    let longest = config.max_command_timeout.max(config.command_timeout);
+    if timeout.is_zero() || timeout > longest {
+        return Err(SubmitError::Timeout { longest });
+    }
+    let agent_name = config.agent_name(&device.platform);
+    let session = Arc::new(Session::new(wanted, origin, &device, agent_name, timeout));
+    let turn = server.sessions().begin(&session, config)?;
     // Whoever left while we looked the other way was not told of this session.
     if !server.registry().device(&target).is_some_and(|now| now.connection == device.connection) {
         session.stop(Cause::DeviceGone);
     }
-    let created = server.store().append(session.task.id, Entry::Created(session.task.clone()));
+    let task = session.task.clone();
+    let created = server.store().append(task.id, Entry::Created(task.clone()));
     let created = if created.is_done() {
         acknowledge(&session);
         None
@@ -76,16 +107,19 @@ pub(crate) fn submit(
         Some(created)
     };
     tokio::spawn(run(Runner::new(server.clone(), session), created, turn));
-    Ok(())
+    Ok(task)
 }
 
 fn acknowledge(session: &Session) {
-    session.requester.send(&ServerMessage {
-        session_id: Some(session.task.session_id.clone()),
-        timestamp: Some(timestamp()),
-        response_id: Some(fresh_response_id()),
-        ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
-    });
+    session.note_stored();
+    if let Some(requester) = session.requester() {
+        requester.send(&ServerMessage {
+            session_id: Some(session.task.session_id.clone()),
+            timestamp: Some(timestamp()),
+            response_id: Some(fresh_response_id()),
+            ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
+        });
+    }
 }
 
 async fn run(mut runner: Runner, created: Option<Commit>, turn: Turn) {
@@ -114,7 +148,7 @@ enum Broken {
 }
 
 /// Why a session goes no further.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Halt {
     Stopped(Cause),
     OutOfTime,
@@ -162,7 +196,7 @@ impl Runner {
             acknowledge(&self.session);
         }
         if let Err(cause) = self.wait_turn(turn).await {
-            return Outcome::stopped(cause, &self.session.task);
+            return Outcome::stopped(&cause, &self.session.task);
         }
         self.work().await
     }
@@ -174,8 +208,8 @@ impl Runner {
     async fn wait_turn(&self, turn: Turn) -> Result<(), Cause> {
         let Turn::After(ahead) = turn else { return Ok(()) };
         let (session, task) = (&self.session, &self.session.task);
-        if session.requester.wants_progress {
-            progress::queued(&session.requester, &task.session_id, task.device.as_str(), ahead);
+        if let Some(watcher) = session.watcher() {
+            progress::queued(watcher, &task.session_id, task.device.as_str(), ahead);
         }
         tokio::select! {
             () = session.turn.notified() => Ok(()),
@@ -199,7 +233,7 @@ impl Runner {
             };
             match stepped {
                 Ok(()) => {}
-                Err(Broken::Stopped(cause)) => return Outcome::stopped(cause, &self.session.task),
+                Err(Broken::Stopped(cause)) => return Outcome::stopped(&cause, &self.session.task),
                 Err(Broken::Failed(error)) => return Outcome::failed(error),
             }
         }
@@ -236,6 +270,7 @@ impl Runner {
         }
         let (response_id, commands) = (fresh_response_id(), Arc::<[Command]>::from(commands));
         self.append(Entry::Decided {
+            at: Timestamp::now(),
             response_id: response_id.clone(),
             commands: commands.clone(),
         })
@@ -255,7 +290,7 @@ impl Runner {
             return Err(self.broken(Halt::OutOfTime));
         }
         if let Some(cause) = self.session.stop.get() {
-            return Err(Broken::Stopped(*cause));
+            return Err(Broken::Stopped(cause.clone()));
         }
         if self.server.sessions().is_closed() {
             return Err(Broken::Stopped(Cause::Shutdown));
@@ -306,7 +341,7 @@ impl Runner {
                 (results, broken)
             }
             Ok(Settlement::TimedOut(reach)) => {
-                let timeout = self.server.config().command_timeout.as_secs();
+                let timeout = self.session.task.command_timeout.as_secs_f64();
                 let tool = commands.first().map_or("tool", |command| &command.tool_name);
                 let step = self.step_number();
                 let broken = format!("Step {step} ({tool}) timed out after {timeout} s");
@@ -320,7 +355,7 @@ impl Runner {
             Err((halt, reach)) => (unknown(&commands, "Stopped", reach), Some(self.broken(halt))),
         };
         let results = Arc::<[ActionResult]>::from(results);
-        self.append(Entry::Answered { results: results.clone() }).await?;
+        self.append(Entry::Answered { at: Timestamp::now(), results: results.clone() }).await?;
         self.history.push(Step { commands, results });
         self.show_ended(sent);
         broken.map_or(Ok(()), Err)
@@ -335,23 +370,20 @@ impl Runner {
     }
 
     fn show_running(&self, commands: &[Command]) {
-        let requester = &self.session.requester;
-        if requester.wants_progress {
-            progress::running(
-                requester,
-                &self.session.task.session_id,
-                self.step_number(),
-                commands,
-            );
+        if let Some(watcher) = self.session.watcher() {
+            let session_id = &self.session.task.session_id;
+            progress::running(watcher, session_id, self.step_number(), commands);
         }
     }
 
     fn show_ended(&self, sent: Instant) {
-        let (requester, session_id) = (&self.session.requester, &self.session.task.session_id);
-        let Some(step) = self.history.last().filter(|_| requester.wants_progress) else { return };
+        let session_id = &self.session.task.session_id;
+        let (Some(watcher), Some(step)) = (self.session.watcher(), self.history.last()) else {
+            return;
+        };
         let elapsed = millis(now().saturating_duration_since(sent));
         let n = self.step_number() - 1;
-        progress::ended(requester, session_id, n, &step.commands, &step.results, elapsed);
+        progress::ended(watcher, session_id, n, &step.commands, &step.results, elapsed);
     }
 
     /// The number of the step that comes next, from 1.
@@ -362,7 +394,13 @@ impl Runner {
     /// Ends the session: its outcome is stored, its id is freed, whoever is there is told, and its
     /// place on the device goes to the next one as soon as the device is done with it.
     async fn end(&mut self, outcome: &Outcome) {
-        let ended = Entry::Ended { status: outcome.status, error: outcome.error.clone() };
+        let ended = Entry::Ended {
+            at: Timestamp::now(),
+            status: outcome.status,
+            error: outcome.error.clone(),
+            finish: outcome.finish.clone(),
+            is_cancelled: matches!(self.session.stop.get(), Some(Cause::Cancelled(_))),
+        };
         if let Err(error) = self.append(ended).await {
             tracing::error!(task = %self.session.task.id, %error, "failed to store an outcome");
         }
@@ -372,6 +410,7 @@ impl Runner {
         if let Some(open) = self.open.take()
             && let Some((freed, _)) = self.stop(&open)
         {
+            self.server.sessions().keep_place(&self.session);
             // Resolved when the device answers after all, is gone, or its grace is over.
             let _freed = freed.await;
         }
@@ -399,7 +438,8 @@ impl Runner {
     fn settle(&mut self, outcome: &Outcome, frame: Bytes, response_id: &ResponseId) {
         self.is_settled = true;
         let (session, task) = (&self.session, &self.session.task);
-        let own_task = session.requester.connection == session.device.connection;
+        let own_task =
+            session.requester().is_some_and(|own| own.connection == session.device.connection);
         let for_device = match session.stop.get() {
             Some(Cause::DeviceGone) => None,
             _ if own_task => None,
@@ -409,7 +449,7 @@ impl Runner {
             _ => Some(frame.clone()),
         };
         self.server.sessions().end(session, || {
-            let _cut_if_it_overflows = session.requester.outbox.push(frame);
+            session.tell(frame);
             if let Some(frame) = for_device {
                 let _cut_if_it_overflows = session.device.outbox.push(frame);
             }

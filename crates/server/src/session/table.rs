@@ -7,9 +7,10 @@ use aip::{ClientId, SessionId};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::Notify;
+use utoipa::ToSchema;
 
 use super::lane::{Lane, Turn};
-use super::{Cause, Session, TaskId};
+use super::{Cause, Requester, Session, TaskId};
 use crate::config::Config;
 use crate::registry::Client;
 
@@ -37,21 +38,29 @@ impl Refused {
 }
 
 /// What a device is busy with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Busy {
+    /// The id of the task.
+    pub(crate) task: String,
+    #[schema(value_type = String)]
     pub(crate) session_id: SessionId,
     pub(crate) task_name: String,
-    pub(crate) requester: ClientId,
+    pub(crate) requester: String,
     pub(crate) state: SessionState,
+    /// When it was accepted.
     pub(crate) since: Timestamp,
 }
 
 /// Whether a session has its place on the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SessionState {
+    /// It has its place.
     Running,
+    /// It waits for it.
     Queued,
+    /// It is over, and its device has not confirmed yet that it stopped.
+    Stopping,
 }
 
 /// Every session that is not over.
@@ -68,7 +77,9 @@ struct Table {
     open_ids: HashMap<SessionId, TaskId>,
     /// By device. A place may be taken a while longer than its session lasts.
     lanes: HashMap<ClientId, Lane>,
-    by_requester: HashMap<ClientId, HashSet<TaskId>>,
+    by_requester: HashMap<Requester, HashSet<TaskId>>,
+    /// Sessions that are over and still have their place.
+    stopping: HashMap<TaskId, Arc<Session>>,
     closed: bool,
 }
 
@@ -81,7 +92,7 @@ impl Sessions {
         }
         let (id, session_id) = (session.task.id, &session.task.session_id);
         if let Some(known) = table.open_ids.get(session_id).and_then(|id| table.sessions.get(id)) {
-            let same = known.requester.id() == session.requester.id();
+            let same = known.task.requester == session.task.requester;
             return Err(if same {
                 Refused::AlreadyRunning(session_id.clone())
             } else {
@@ -91,7 +102,7 @@ impl Sessions {
         let turn = table.join_lane(session, config)?;
         table.sessions.insert(id, session.clone());
         table.open_ids.insert(session_id.clone(), id);
-        table.by_requester.entry(session.requester.id().clone()).or_default().insert(id);
+        table.by_requester.entry(session.task.requester.clone()).or_default().insert(id);
         Ok(turn)
     }
 
@@ -102,10 +113,11 @@ impl Sessions {
         tell();
         table.sessions.remove(&session.task.id);
         table.open_ids.remove(&session.task.session_id);
-        if let Some(ids) = table.by_requester.get_mut(session.requester.id()) {
+        session.over.notify_waiters();
+        if let Some(ids) = table.by_requester.get_mut(&session.task.requester) {
             ids.remove(&session.task.id);
             if ids.is_empty() {
-                table.by_requester.remove(session.requester.id());
+                table.by_requester.remove(&session.task.requester);
             }
         }
         if table.sessions.is_empty() {
@@ -113,9 +125,15 @@ impl Sessions {
         }
     }
 
+    /// Notes that a session that is over keeps its place for a while.
+    pub(super) fn keep_place(&self, session: &Arc<Session>) {
+        self.lock().stopping.insert(session.task.id, session.clone());
+    }
+
     /// Gives a session's place on its device to the next.
     pub(super) fn leave_lane(&self, session: &Session) {
         let mut table = self.lock();
+        table.stopping.remove(&session.task.id);
         let device = &session.task.device;
         let Some(lane) = table.lanes.get_mut(device) else { return };
         let next = lane.leave(session.task.id);
@@ -127,6 +145,45 @@ impl Sessions {
         }
     }
 
+    /// A session that is not over.
+    pub(crate) fn get(&self, id: TaskId) -> Option<Arc<Session>> {
+        self.lock().sessions.get(&id).cloned()
+    }
+
+    /// Waits until a session is over.
+    pub(crate) async fn wait_over(&self, session: &Session) {
+        let over = session.over.notified();
+        tokio::pin!(over);
+        // From here on no end is missed.
+        over.as_mut().enable();
+        if self.get(session.task.id).is_some() {
+            over.await;
+        }
+    }
+
+    /// Whether a session that is not over has its place on its device.
+    pub(crate) fn state(&self, id: TaskId) -> Option<SessionState> {
+        let table = self.lock();
+        let session = table.sessions.get(&id)?;
+        let lane = table.lanes.get(&session.task.device);
+        let is_running = lane.is_some_and(|lane| lane.running().contains(&id));
+        Some(if is_running { SessionState::Running } else { SessionState::Queued })
+    }
+
+    /// How many sessions come before this one on its device, as it stands.
+    pub(crate) fn ahead(&self, id: TaskId) -> Option<usize> {
+        let table = self.lock();
+        let lane = table.lanes.get(&table.sessions.get(&id)?.task.device)?;
+        lane.sessions().position(|known| known == id)
+    }
+
+    /// How many sessions have their place, and how many wait for it.
+    pub(crate) fn running_and_queued(&self) -> (usize, usize) {
+        let table = self.lock();
+        let queued = table.lanes.values().map(Lane::waiting_len).sum();
+        (table.sessions.len().saturating_sub(queued), queued)
+    }
+
     /// Whether this session id names a task that is not over.
     pub(crate) fn is_open(&self, id: &SessionId) -> bool {
         self.lock().open_ids.contains_key(id)
@@ -136,14 +193,15 @@ impl Sessions {
     pub(crate) fn handle_gone(&self, client: &Client) {
         let table = self.lock();
         let executed = table.lanes.get(client.id()).into_iter().flat_map(Lane::sessions);
-        for session in executed.filter_map(|id| table.sessions.get(id)) {
+        for session in executed.filter_map(|id| table.sessions.get(&id)) {
             if session.device.connection == client.connection {
                 session.stop(Cause::DeviceGone);
             }
         }
-        let requested = table.by_requester.get(client.id()).into_iter().flatten();
+        let requester = Requester::Client(client.id().clone());
+        let requested = table.by_requester.get(&requester).into_iter().flatten();
         for session in requested.filter_map(|id| table.sessions.get(id)) {
-            if session.requester.connection == client.connection {
+            if session.requester().is_some_and(|own| own.connection == client.connection) {
                 session.stop(Cause::RequesterGone);
             }
         }
@@ -191,15 +249,20 @@ impl Sessions {
         let Some(lane) = table.lanes.get(device) else { return Vec::new() };
         let running = lane.running().len();
         let ordered = lane.sessions().enumerate();
-        let states = ordered.map(|(n, id)| {
-            (id, if n < running { SessionState::Running } else { SessionState::Queued })
-        });
-        states
-            .filter_map(|(id, state)| table.sessions.get(id).map(|session| (session, state)))
+        ordered
+            .filter_map(|(n, id)| {
+                let open = table.sessions.get(&id).map(|session| match n < running {
+                    true => (session, SessionState::Running),
+                    false => (session, SessionState::Queued),
+                });
+                let stopping = || Some((table.stopping.get(&id)?, SessionState::Stopping));
+                open.or_else(stopping)
+            })
             .map(|(session, state)| Busy {
+                task: session.task.id.to_string(),
                 session_id: session.task.session_id.clone(),
                 task_name: session.task.task_name.to_string(),
-                requester: session.task.requester.clone(),
+                requester: session.task.requester.to_string(),
                 state,
                 since: session.task.created_at,
             })
@@ -222,7 +285,7 @@ impl Table {
         let device = &session.task.device;
         let lane = self.lanes.entry(device.clone()).or_default();
         lane.join(
-            session.requester.id(),
+            &session.task.requester,
             session.task.id,
             config.sessions_per_device,
             config.queue_per_device,

@@ -1,11 +1,13 @@
 //! Journals in memory: gone with the process, and bounded in number and bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aip::{ActionResult, Payload};
 
-use super::{Commit, Entry, Store};
+use super::{Commit, Entry, Query, Store, Summary};
+use crate::agent::Finish;
 use crate::session::TaskId;
 
 /// What an entry costs beside its payloads, about, in bytes.
@@ -20,7 +22,8 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Journals {
-    tasks: HashMap<TaskId, Vec<Entry>>,
+    /// In the order in which they were created.
+    tasks: BTreeMap<TaskId, Vec<Entry>>,
     /// Ended tasks with their size, oldest first.
     ended: VecDeque<(TaskId, usize)>,
     ended_bytes: usize,
@@ -56,6 +59,20 @@ impl Store for MemoryStore {
     fn journal(&self, task: TaskId) -> Option<Vec<Entry>> {
         self.lock().tasks.get(&task).cloned()
     }
+
+    fn tasks(&self, query: &Query) -> Vec<Summary> {
+        let journals = self.lock();
+        let older = (Bound::Unbounded, query.before.map_or(Bound::Unbounded, Bound::Excluded));
+        let known = journals.tasks.range(older).rev().filter_map(|(_, journal)| summary(journal));
+        known.filter(|summary| query.wants(summary)).take(query.limit).collect()
+    }
+}
+
+fn summary(journal: &[Entry]) -> Option<Summary> {
+    let Some(Entry::Created(task)) = journal.first() else { return None };
+    let steps = journal.iter().filter(|entry| matches!(entry, Entry::Decided { .. })).count();
+    let ended = journal.last().filter(|entry| matches!(entry, Entry::Ended { .. })).cloned();
+    Some(Summary { task: task.clone(), steps, ended })
 }
 
 impl Journals {
@@ -75,8 +92,14 @@ fn size(entry: &Entry) -> usize {
         Entry::Decided { commands, .. } => {
             commands.iter().filter_map(|c| c.parameters.as_ref()).map(Payload::len).sum()
         }
-        Entry::Answered { results } => results.iter().map(ActionResult::bytes).sum(),
-        Entry::Ended { error, .. } => error.as_ref().map_or(0, |error| error.len()),
+        Entry::Answered { results, .. } => results.iter().map(ActionResult::bytes).sum(),
+        Entry::Ended { error, finish, .. } => {
+            let value = match finish {
+                Finish::Value(value) => value.len(),
+                Finish::Results => 0,
+            };
+            value + error.as_ref().map_or(0, |error| error.len())
+        }
     };
     ENTRY_BYTES + payloads
 }
@@ -86,14 +109,23 @@ mod tests {
     use std::sync::Arc;
 
     use aip::Status;
+    use jiff::Timestamp;
 
     use super::*;
 
     fn end(store: &MemoryStore, task: TaskId, bytes: usize) {
         let result = Payload::string(&"x".repeat(bytes));
         let results = Arc::new([ActionResult::success(None, None, result)]);
-        let _kept = store.append(task, Entry::Answered { results });
-        let _kept = store.append(task, Entry::Ended { status: Status::Completed, error: None });
+        let at = Timestamp::UNIX_EPOCH;
+        let _kept = store.append(task, Entry::Answered { at, results });
+        let ended = Entry::Ended {
+            at,
+            status: Status::Completed,
+            error: None,
+            finish: Finish::Results,
+            is_cancelled: false,
+        };
+        let _kept = store.append(task, ended);
     }
 
     #[test]
@@ -111,7 +143,8 @@ mod tests {
     fn an_open_task_is_never_forgotten() {
         let store = MemoryStore::new(0, 0);
         let open = TaskId::fresh();
-        let _kept = store.append(open, Entry::Answered { results: Arc::new([]) });
+        let _kept = store
+            .append(open, Entry::Answered { at: Timestamp::UNIX_EPOCH, results: Arc::new([]) });
         end(&store, TaskId::fresh(), 10);
         assert_eq!(store.journal(open).map(|journal| journal.len()), Some(1));
     }

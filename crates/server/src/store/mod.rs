@@ -7,11 +7,13 @@ mod memory;
 
 use std::sync::Arc;
 
-use aip::{ActionResult, Command, ResponseId, Status};
+use aip::{ActionResult, ClientId, Command, ResponseId, Status};
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 pub use memory::MemoryStore;
 
+use crate::agent::Finish;
 use crate::session::{Task, TaskId};
 
 /// Something that happened to a task.
@@ -21,6 +23,8 @@ pub enum Entry {
     Created(Arc<Task>),
     /// Its agent decided, and this is being sent.
     Decided {
+        /// When.
+        at: Timestamp,
         /// The COMMAND's id, *R*.
         response_id: ResponseId,
         /// The COMMAND's actions.
@@ -28,15 +32,23 @@ pub enum Entry {
     },
     /// Its device answered.
     Answered {
+        /// When.
+        at: Timestamp,
         /// One result for each action.
         results: Arc<[ActionResult]>,
     },
     /// It is over.
     Ended {
+        /// When.
+        at: Timestamp,
         /// `completed` or `failed`.
         status: Status,
         /// Why it failed.
         error: Option<Arc<str>>,
+        /// What it returned.
+        finish: Finish,
+        /// Whether it failed because somebody cancelled it.
+        is_cancelled: bool,
     },
 }
 
@@ -87,4 +99,49 @@ pub trait Store: Send + Sync + 'static {
 
     /// A task's journal, if it is still known.
     fn journal(&self, task: TaskId) -> Option<Vec<Entry>>;
+
+    /// The tasks that a query asks for, newest first.
+    fn tasks(&self, query: &Query) -> Vec<Summary>;
+}
+
+/// Which tasks somebody wants to see.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// Only tasks that are older than this one.
+    pub before: Option<TaskId>,
+    /// Only tasks for this device.
+    pub device: Option<ClientId>,
+    /// Only tasks of this name.
+    pub task_name: Option<String>,
+    /// Only tasks that were submitted with this created key: its public id.
+    pub key: Option<String>,
+    /// Only tasks that are over, or only tasks that are not.
+    pub is_over: Option<bool>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+impl Query {
+    /// Whether it asks for this one, its place and the limit aside.
+    fn wants(&self, found: &Summary) -> bool {
+        let task = &found.task;
+        self.device.as_ref().is_none_or(|device| *device == task.device)
+            && self
+                .task_name
+                .as_ref()
+                .is_none_or(|name| name.as_str() == &*task.task_name.to_string())
+            && self.key.as_deref().is_none_or(|key| task.holder.key_id() == Some(key))
+            && self.is_over.is_none_or(|is_over| is_over == found.ended.is_some())
+    }
+}
+
+/// A task and, when it is over, its [`Entry::Ended`].
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// The task.
+    pub task: Arc<Task>,
+    /// How many steps were decided.
+    pub steps: usize,
+    /// How it ended.
+    pub ended: Option<Entry>,
 }

@@ -1,0 +1,113 @@
+//! The created keys of the server on this machine: a file in the state folder, which the commands
+//! change and the server watches.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use server::{KeyRecord, Server};
+
+use crate::state::{StateFolder, private, replace_private_file};
+
+/// The name of the file in the state folder.
+const NAME: &str = "keys.json";
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How often the server looks whether the file has changed.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The file.
+pub(crate) struct KeyFile {
+    folder: PathBuf,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    keys: Vec<KeyRecord>,
+}
+
+/// What tells one state of the file from another.
+type Version = Option<(SystemTime, u64)>;
+
+impl KeyFile {
+    pub(crate) fn new(folder: &StateFolder) -> Self {
+        Self { folder: folder.path().to_owned() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(NAME)
+    }
+
+    /// The created keys; none without a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not what these commands write.
+    pub(crate) fn load(&self) -> anyhow::Result<Vec<KeyRecord>> {
+        let path = self.path();
+        let cannot = || format!("cannot read the keys in {}", path.display());
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Ok(found) if found.len() > MAX_BYTES => {
+                bail!("{}: it is larger than {MAX_BYTES} bytes", cannot());
+            }
+            found => found.with_context(cannot)?,
+        };
+        let text = fs::read_to_string(&path).with_context(cannot)?;
+        let content: Content = serde_json::from_str(&text).with_context(cannot)?;
+        Ok(content.keys)
+    }
+
+    /// Changes the created keys; nobody else changes them meanwhile.
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Vec<KeyRecord>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let lock = self.folder.join("keys.lock");
+        let cannot = || format!("cannot lock {}", lock.display());
+        let file = private(File::options().write(true).create(true).truncate(false)).open(&lock);
+        let file = file.with_context(cannot)?;
+        file.lock().with_context(cannot)?;
+        let mut keys = self.load()?;
+        let changed = change(&mut keys)?;
+        let text = serde_json::to_string_pretty(&Content { keys }).context("the keys")?;
+        let path = self.path();
+        replace_private_file(&path, &text)
+            .with_context(|| format!("cannot write the keys to {}", path.display()))?;
+        Ok(changed)
+    }
+
+    /// Puts each change into force on a server, for ever. A file that cannot be read changes nothing.
+    pub(crate) async fn watch(self, server: Server, mut seen: Version) {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            let version = self.version();
+            if version == seen {
+                continue;
+            }
+            seen = version;
+            match self.load() {
+                Ok(keys) => {
+                    tracing::info!(keys = keys.len(), "the created keys have changed");
+                    server.set_keys(keys);
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(error, "the created keys stay as they were");
+                }
+            }
+        }
+    }
+
+    /// Which state the file is in.
+    pub(crate) fn version(&self) -> Version {
+        let found = fs::metadata(self.path()).ok()?;
+        Some((found.modified().ok()?, found.len()))
+    }
+}

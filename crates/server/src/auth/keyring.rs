@@ -1,0 +1,331 @@
+//! All keys that open, and who holds each.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use aip::{ClientId, ClientType};
+use axum::http::{HeaderMap, Uri};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use super::record::id_of;
+use super::{KeyRecord, Role, shown_keys};
+
+/// The keys that a server opens to.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The key that everybody may share: all roles, no patterns.
+    pub shared: SecretString,
+    /// Whether the shared key was given, as UFO's is, rather than generated for this machine.
+    pub is_legacy: bool,
+    /// The created ones.
+    pub created: Vec<KeyRecord>,
+}
+
+impl Keys {
+    /// One generated key for everything.
+    #[must_use]
+    pub const fn local(shared: SecretString) -> Self {
+        Self { shared, is_legacy: false, created: Vec::new() }
+    }
+}
+
+/// The holder of a key, and what the key lets it do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// Whoever has the shared key: any role, any id, any device.
+    Shared { name: &'static str },
+    /// Whoever has a key of their own.
+    Own(KeyRecord),
+}
+
+impl Principal {
+    /// The label of its key.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Shared { name } => name,
+            Self::Own(record) => &record.name,
+        }
+    }
+
+    /// The public id of its key, if the key is its own.
+    pub(crate) fn key_id(&self) -> Option<&str> {
+        match self {
+            Self::Shared { .. } => None,
+            Self::Own(record) => Some(&record.id),
+        }
+    }
+
+    /// Whether another holder has the same key.
+    pub(crate) fn has_key_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Shared { .. }, Self::Shared { .. }) => true,
+            (Self::Own(one), Self::Own(other)) => one.id == other.id,
+            _ => false,
+        }
+    }
+
+    /// Whether it may see and cancel what others do.
+    pub(crate) const fn is_operator(&self) -> bool {
+        match self {
+            Self::Shared { .. } => true,
+            Self::Own(record) => matches!(record.role, Role::Operator),
+        }
+    }
+
+    /// Whether it may submit tasks for devices.
+    pub(crate) const fn is_orchestrator(&self) -> bool {
+        match self {
+            Self::Shared { .. } => true,
+            Self::Own(record) => matches!(record.role, Role::Operator | Role::Constellation),
+        }
+    }
+
+    /// Whether it may register so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn may_register(&self, role: ClientType, id: &ClientId) -> Result<(), String> {
+        let Self::Own(record) = self else { return Ok(()) };
+        let fits = match role {
+            ClientType::Device => record.role == Role::Device,
+            ClientType::Constellation => self.is_orchestrator(),
+        };
+        if !fits {
+            return Err(format!(
+                "This key is for the role {}: it does not open for a {role}",
+                record.role
+            ));
+        }
+        if !record.admits_client(id) {
+            let pattern = record.client.as_ref().map(ToString::to_string).unwrap_or_default();
+            return Err(format!("This key is for the ids '{pattern}': '{id}' is none of them"));
+        }
+        Ok(())
+    }
+
+    /// Whether it may work with this device. A device works with nobody but itself, which is not asked
+    /// here.
+    pub(crate) fn may_reach(&self, device: &ClientId) -> bool {
+        match self {
+            Self::Shared { .. } => true,
+            Self::Own(record) => {
+                self.is_orchestrator()
+                    && record.target.as_ref().is_none_or(|pattern| pattern.matches(device))
+            }
+        }
+    }
+
+    /// Whether its key itself names the devices it may work with, which then counts more than the
+    /// target that it declared at registration.
+    pub(crate) const fn names_targets(&self) -> bool {
+        match self {
+            Self::Shared { .. } => false,
+            Self::Own(record) => record.target.is_some(),
+        }
+    }
+
+    fn is_expired(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Shared { .. } => false,
+            Self::Own(record) => record.is_expired(now),
+        }
+    }
+}
+
+/// All keys that open.
+pub(crate) struct Keyring {
+    shared: SecretString,
+    holder_of_shared: Arc<Principal>,
+    is_legacy: bool,
+    created: RwLock<HashMap<String, Arc<Principal>>>,
+    /// When keys will expire.
+    ends: Mutex<Vec<Timestamp>>,
+}
+
+impl Keyring {
+    pub(crate) fn new(keys: Keys) -> Self {
+        let name = if keys.is_legacy { "api-key (legacy)" } else { "local" };
+        let ring = Self {
+            shared: keys.shared,
+            holder_of_shared: Arc::new(Principal::Shared { name }),
+            is_legacy: keys.is_legacy,
+            created: RwLock::default(),
+            ends: Mutex::default(),
+        };
+        ring.replace(keys.created);
+        ring
+    }
+
+    /// Whether everybody may share one given key, as with UFO's server.
+    pub(crate) const fn is_legacy(&self) -> bool {
+        self.is_legacy
+    }
+
+    pub(crate) const fn holder_of_shared(&self) -> &Arc<Principal> {
+        &self.holder_of_shared
+    }
+
+    /// How many created keys there are.
+    pub(crate) fn len(&self) -> usize {
+        self.created().len()
+    }
+
+    /// Whether a key has expired since this was asked last.
+    pub(crate) fn has_expired(&self) -> bool {
+        let now = Timestamp::now();
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ends.len();
+        ends.retain(|end| *end > now);
+        ends.len() < before
+    }
+
+    /// Puts other created keys into force.
+    pub(crate) fn replace(&self, records: Vec<KeyRecord>) {
+        let ends = records.iter().filter_map(|record| record.expires_at).collect();
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+        let created = records
+            .into_iter()
+            .map(|record| (record.id.clone(), Arc::new(Principal::Own(record))))
+            .collect();
+        *self.created.write().unwrap_or_else(PoisonError::into_inner) = created;
+    }
+
+    /// Who shows a key that opens, if anybody.
+    pub(crate) fn authenticate(&self, headers: &HeaderMap, uri: &Uri) -> Option<Arc<Principal>> {
+        let mut found = None;
+        shown_keys(headers, uri, |shown| {
+            found = self.holder(shown);
+            found.is_some()
+        });
+        found
+    }
+
+    /// Whether the holder's key still opens as it did.
+    pub(crate) fn is_valid(&self, principal: &Principal) -> bool {
+        match principal {
+            Principal::Shared { .. } => true,
+            Principal::Own(record) => {
+                !record.is_expired(Timestamp::now())
+                    && self.created().get(&record.id).is_some_and(|known| **known == *principal)
+            }
+        }
+    }
+
+    /// Compared in constant time, on bytes.
+    fn holder(&self, shown: &[u8]) -> Option<Arc<Principal>> {
+        // An empty key is a mistake, never a door.
+        if shown.is_empty() {
+            return None;
+        }
+        if bool::from(self.shared.expose_secret().as_bytes().ct_eq(shown)) {
+            return Some(self.holder_of_shared.clone());
+        }
+        let holder = self.created().get(id_of(shown)?)?.clone();
+        let opens = match &*holder {
+            Principal::Own(record) => record.is(shown) && !holder.is_expired(Timestamp::now()),
+            Principal::Shared { .. } => false,
+        };
+        opens.then_some(holder)
+    }
+
+    fn created(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Principal>>> {
+        self.created.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::auth::NewKey;
+
+    fn ring(created: Vec<KeyRecord>) -> Keyring {
+        let shared = SecretString::from("s&crét".to_owned());
+        Keyring::new(Keys { shared, is_legacy: true, created })
+    }
+
+    fn shows(ring: &Keyring, uri: &str, headers: &[(&'static str, &[u8])]) -> Option<String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        ring.authenticate(&map, &uri.parse().unwrap()).map(|holder| holder.name().to_owned())
+    }
+
+    fn new(role: Role, client: Option<&str>, target: Option<&str>) -> NewKey {
+        let pattern = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+        let (client, target) = (pattern(client), pattern(target));
+        NewKey { name: "n".to_owned(), role, client, target, expires_at: None }
+    }
+
+    fn id(text: &str) -> ClientId {
+        ClientId::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_taken_in_each_form_and_nothing_else_is() {
+        let ring = ring(Vec::new());
+        let is_open = |uri, headers: &[(&'static str, &[u8])]| shows(&ring, uri, headers).is_some();
+        assert!(is_open("/ws?token=s%26cr%C3%A9t", &[]));
+        assert!(is_open("/ws", &[("x-api-key", "s&crét".as_bytes())]));
+        assert!(is_open("/ws", &[("authorization", "bearer s&crét".as_bytes())]));
+        for uri in ["/ws", "/ws?token=", "/ws?token=x", "/ws?tok=s%26cr%C3%A9t"] {
+            assert!(!is_open(uri, &[]), "{uri}");
+        }
+        assert!(!is_open("/ws", &[("x-api-key", b"\xff\xfe")]));
+        assert!(!is_open("/ws", &[("authorization", b"Basic abc")]));
+    }
+
+    #[test]
+    fn a_created_key_opens_until_it_is_revoked_or_expires() {
+        let (record, key) = KeyRecord::create(new(Role::Device, None, None)).unwrap();
+        let stored = serde_json::to_string(&record).unwrap();
+        let secret = key.expose_secret().rsplit('_').next().unwrap();
+        assert!(!stored.contains(secret), "only its hash is stored");
+
+        let ring = ring(vec![record.clone()]);
+        let opens = |ring: &Keyring| {
+            shows(ring, "/ws", &[("x-api-key", key.expose_secret().as_bytes())]).is_some()
+        };
+        assert!(opens(&ring));
+        for wrong in [format!("fd_{}_x", record.id), format!("fd_{}", record.id)] {
+            assert_eq!(shows(&ring, "/ws", &[("x-api-key", wrong.as_bytes())]), None);
+        }
+        let holder = ring.holder(key.expose_secret().as_bytes()).unwrap();
+        assert!(ring.is_valid(&holder));
+        ring.replace(Vec::new());
+        assert!(!opens(&ring) && !ring.is_valid(&holder));
+
+        let past = Timestamp::now() - SignedDuration::from_secs(1);
+        ring.replace(vec![KeyRecord { expires_at: Some(past), ..record }]);
+        assert!(!opens(&ring) && !ring.is_valid(&holder));
+    }
+
+    #[test]
+    fn a_key_binds_its_holder_to_its_role_and_its_ids() {
+        let holder = |new| Principal::Own(KeyRecord::create(new).unwrap().0);
+        let (device, constellation) = (ClientType::Device, ClientType::Constellation);
+        let lab = holder(new(Role::Device, Some("lab-*"), None));
+        assert_eq!(lab.may_register(device, &id("lab-1")), Ok(()));
+        assert!(lab.may_register(device, &id("x")).unwrap_err().contains("'lab-*'"));
+        assert!(lab.may_register(constellation, &id("lab-1")).is_err());
+        assert!(!lab.may_reach(&id("lab-1")) && !lab.is_orchestrator());
+
+        let galaxy = holder(new(Role::Constellation, None, Some("lab-*")));
+        assert_eq!(galaxy.may_register(constellation, &id("g")), Ok(()));
+        assert!(galaxy.may_register(device, &id("lab-1")).is_err());
+        assert!(galaxy.may_reach(&id("lab-1")) && !galaxy.may_reach(&id("office-1")));
+        assert!(galaxy.names_targets() && !galaxy.is_operator());
+
+        let operator = holder(new(Role::Operator, None, None));
+        assert_eq!(operator.may_register(constellation, &id("o")), Ok(()));
+        assert!(operator.may_register(device, &id("o")).is_err());
+        assert!(operator.is_operator() && operator.may_reach(&id("any")));
+
+        assert!(KeyRecord::create(new(Role::Device, None, Some("x"))).is_err());
+    }
+}

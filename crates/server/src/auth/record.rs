@@ -1,0 +1,147 @@
+//! A key as it is stored: everything but the secret.
+
+use std::fmt;
+
+use aip::ClientId;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use super::Pattern;
+
+/// What created keys begin with, so that secret scanners know one when they see it.
+const PREFIX: &str = "fd_";
+
+/// Characters of the part of a key that names it and is no secret.
+const ID_CHARS: usize = 12;
+
+/// The longest name of a key, in characters.
+const MAX_NAME_CHARS: usize = 64;
+
+/// What the holder of a key may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Executes: registers as a device, and submits tasks for itself.
+    Device,
+    /// Orchestrates: registers as a constellation, and submits tasks for its targets, also over HTTP.
+    Constellation,
+    /// Runs the place: what a constellation may, and sees and cancels everybody's tasks.
+    Operator,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Device => "device",
+            Self::Constellation => "constellation",
+            Self::Operator => "operator",
+        })
+    }
+}
+
+/// What a new key shall be.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// A label for people: in listings, in the log, in the audit log.
+    pub name: String,
+    /// What its holder may be.
+    pub role: Role,
+    /// Which ids its holder may register with; any if `None`.
+    pub client: Option<Pattern>,
+    /// Which devices its holder may work with; any if `None`. Not for devices.
+    pub target: Option<Pattern>,
+    /// When it stops to open.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A created key, as it is stored: without its secret, which nobody can find out from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// The part of the key that names it: what stands between `fd_` and the next `_`.
+    pub id: String,
+    /// The label.
+    pub name: String,
+    /// What its holder may be.
+    pub role: Role,
+    /// Which ids its holder may register with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Pattern>,
+    /// Which devices its holder may work with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Pattern>,
+    /// SHA-256 of the whole key, in hexadecimal digits. A key has 244 random bits, so that a slow hash
+    /// would protect nothing that a fast one does not.
+    sha256: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it stops to open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+impl KeyRecord {
+    /// Creates a key: what to store, and the key itself, to be shown once.
+    ///
+    /// # Errors
+    /// When the name is empty, too long or has control characters, or a device has targets.
+    pub fn create(new: NewKey) -> Result<(Self, SecretString), String> {
+        let chars = new.name.chars().count();
+        if chars == 0 || chars > MAX_NAME_CHARS || new.name.chars().any(char::is_control) {
+            return Err(format!("a name has 1 to {MAX_NAME_CHARS} characters, none of control"));
+        }
+        if new.role == Role::Device && new.target.is_some() {
+            return Err("a device works for itself only: it has no targets".to_owned());
+        }
+        let id: String = Uuid::new_v4().simple().to_string().chars().take(ID_CHARS).collect();
+        let key = format!("{PREFIX}{id}_{}", generate_key().expose_secret());
+        let record = Self {
+            sha256: hash(key.as_bytes()),
+            id,
+            name: new.name,
+            role: new.role,
+            client: new.client,
+            target: new.target,
+            created_at: Timestamp::now(),
+            expires_at: new.expires_at,
+        };
+        Ok((record, SecretString::from(key)))
+    }
+
+    /// Whether it opens no more.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
+    }
+
+    /// Whether this is the key. In constant time.
+    pub(super) fn is(&self, shown: &[u8]) -> bool {
+        bool::from(hash(shown).as_bytes().ct_eq(self.sha256.as_bytes()))
+    }
+
+    /// Whether its holder may register with this id.
+    pub(super) fn admits_client(&self, id: &ClientId) -> bool {
+        self.client.as_ref().is_none_or(|pattern| pattern.matches(id))
+    }
+}
+
+/// The part of a shown key that names its record.
+pub(super) fn id_of(shown: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(shown).ok()?;
+    text.strip_prefix(PREFIX)?.split_once('_').map(|(id, _)| id)
+}
+
+fn hash(key: &[u8]) -> String {
+    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A fresh secret: 244 random bits, in letters and digits.
+#[must_use]
+pub fn generate_key() -> SecretString {
+    let halves = [Uuid::new_v4(), Uuid::new_v4()];
+    SecretString::from(halves.map(|half| half.simple().to_string()).concat())
+}

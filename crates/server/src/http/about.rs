@@ -1,0 +1,127 @@
+//! `/api/v1/server`: what this server is, how much there is of everything, and its limits.
+
+use axum::extract::State;
+use axum::response::Json;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use crate::config::Config;
+use crate::server::Server;
+
+/// A server.
+#[derive(Serialize, ToSchema)]
+pub(super) struct About {
+    /// Its version.
+    version: &'static str,
+    started_at: Timestamp,
+    uptime_s: u64,
+    keys: KeysAbout,
+    counts: Counts,
+    limits: Limits,
+}
+
+/// The keys that it opens to.
+#[derive(Serialize, ToSchema)]
+struct KeysAbout {
+    /// `legacy`: one given key that everybody shares, as UFO's; `local`: one generated for this
+    /// machine.
+    shared: &'static str,
+    /// How many keys were created and are in force.
+    created: usize,
+}
+
+/// How much there is of everything.
+#[derive(Serialize, ToSchema)]
+struct Counts {
+    devices: usize,
+    constellations: usize,
+    /// WebSockets, registered or not.
+    sockets: usize,
+    tasks_running: usize,
+    tasks_queued: usize,
+    /// Messages that wait to be sent, of all connections.
+    queued_messages: usize,
+}
+
+/// The limits in force; times in seconds. The settings reference tells what each means.
+#[derive(Serialize, ToSchema)]
+struct Limits {
+    sessions_per_device: usize,
+    queue_per_device: usize,
+    command_timeout_s: f64,
+    max_command_timeout_s: f64,
+    session_timeout_s: f64,
+    max_steps: u32,
+    max_request_bytes: usize,
+    max_task_bytes: usize,
+    max_message_bytes: usize,
+    max_connections: usize,
+    outbox_messages: usize,
+    outbox_bytes: usize,
+    stop_grace_s: f64,
+    registration_timeout_s: f64,
+    liveness_timeout_s: f64,
+    ping_interval_s: f64,
+}
+
+/// Show the server: version, uptime, counts, limits
+///
+/// For operators.
+#[utoipa::path(
+    get, path = "/server", tag = "server",
+    responses(
+        (status = OK, body = About),
+        (status = UNAUTHORIZED, body = Problem),
+        (status = FORBIDDEN, body = Problem, description = "`not_allowed`")
+    )
+)]
+pub(super) async fn show(State(server): State<Server>) -> Json<About> {
+    let snapshot = server.snapshot();
+    let clients = server.registry().all();
+    let devices = clients.iter().filter(|client| client.is_device()).count();
+    let (tasks_running, tasks_queued) = server.sessions().running_and_queued();
+    let uptime = Timestamp::now().duration_since(server.started_at()).as_secs();
+    Json(About {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: server.started_at(),
+        uptime_s: u64::try_from(uptime).unwrap_or(0),
+        keys: KeysAbout {
+            shared: if server.keyring().is_legacy() { "legacy" } else { "local" },
+            created: server.keyring().len(),
+        },
+        counts: Counts {
+            devices,
+            constellations: clients.len() - devices,
+            sockets: snapshot.sockets,
+            tasks_running,
+            tasks_queued,
+            queued_messages: snapshot.queued_messages,
+        },
+        limits: Limits::of(server.config()),
+    })
+}
+
+impl Limits {
+    const fn of(config: &Config) -> Self {
+        Self {
+            sessions_per_device: config.sessions_per_device,
+            queue_per_device: config.queue_per_device,
+            command_timeout_s: config.command_timeout.as_secs_f64(),
+            max_command_timeout_s: config.max_command_timeout.as_secs_f64(),
+            session_timeout_s: config.session_timeout.as_secs_f64(),
+            max_steps: config.max_steps,
+            max_request_bytes: config.max_request_bytes,
+            max_task_bytes: config.max_task_bytes,
+            max_message_bytes: aip::codec::MAX_MESSAGE_BYTES,
+            max_connections: config.max_connections,
+            outbox_messages: config.outbox_messages,
+            outbox_bytes: config.outbox_bytes,
+            stop_grace_s: config.stop_grace.as_secs_f64(),
+            registration_timeout_s: config.registration_timeout.as_secs_f64(),
+            liveness_timeout_s: config.liveness_timeout.as_secs_f64(),
+            ping_interval_s: config.ping_interval.as_secs_f64(),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! A task as the HTTP API shows it.
+
+use aip::{ActionResult, Command, Payload};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::agent::Finish;
+use crate::server::Server;
+use crate::session::{self, SessionState};
+use crate::store::{Entry, Summary};
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum TaskState {
+    /// It waits for its turn on the device.
+    Queued,
+    /// It has its place on the device.
+    Running,
+    /// It ended well.
+    Completed,
+    /// It ended, and `error` says why.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl TaskState {
+    pub(super) const fn is_over(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// A task.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Task {
+    /// Our own id of it, unique for ever.
+    id: String,
+    /// The wire's name for the run.
+    session_id: String,
+    /// The label for people.
+    task_name: String,
+    /// Which device does it.
+    device: String,
+    /// Who wants it: the id of a client, or `HTTP, key NAME`.
+    requester: String,
+    /// The name of the key it was submitted with.
+    key: String,
+    state: TaskState,
+    /// While it is queued: how many tasks come before it, as it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ahead: Option<usize>,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<Timestamp>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// How many steps were begun.
+    step_count: usize,
+    /// What to do. Not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
+    /// What was done. Not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<Vec<Step>>,
+    /// What its agent returned, if that is something else than the results of its steps. Not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    result: Option<Payload>,
+}
+
+/// A page of tasks, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Tasks {
+    tasks: Vec<Task>,
+    /// Where the next page begins: give it as `before`. Missing on the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// One step of a task: a COMMAND and its answer.
+#[derive(Serialize, ToSchema)]
+struct Step {
+    /// From 1.
+    n: usize,
+    /// When it was sent.
+    sent_at: Timestamp,
+    /// When it was settled; missing while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_at: Option<Timestamp>,
+    actions: Vec<Action>,
+}
+
+/// One tool call of a step, and what became of it.
+#[derive(Serialize, ToSchema)]
+struct Action {
+    tool_name: String,
+    /// Its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<Payload>,
+    /// `action` or `data_collection`.
+    tool_type: String,
+    /// `success`, `failure`, `skipped` or `none`; missing while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// What the tool returned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    result: Option<Payload>,
+    /// Where the tool lives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+}
+
+/// A task as it is now, without its steps.
+pub(super) fn view(server: &Server, known: &Summary) -> Task {
+    let task = &known.task;
+    let (state, ended_at, error) = match &known.ended {
+        Some(Entry::Ended { at, status, error, is_cancelled, .. }) => {
+            let state = match status {
+                _ if *is_cancelled => TaskState::Cancelled,
+                aip::Status::Completed => TaskState::Completed,
+                _ => TaskState::Failed,
+            };
+            (state, Some(*at), error.as_deref().map(str::to_owned))
+        }
+        _ => match server.sessions().state(task.id) {
+            Some(SessionState::Queued) => (TaskState::Queued, None, None),
+            _ => (TaskState::Running, None, None),
+        },
+    };
+    let ahead = server.sessions().ahead(task.id).filter(|_| state == TaskState::Queued);
+    Task {
+        id: task.id.to_string(),
+        session_id: task.session_id.to_string(),
+        task_name: task.task_name.to_string(),
+        device: task.device.to_string(),
+        requester: task.requester.to_string(),
+        key: task.holder.name().to_owned(),
+        state,
+        ahead,
+        created_at: task.created_at,
+        ended_at,
+        error,
+        step_count: known.steps,
+        request: None,
+        steps: None,
+        result: None,
+    }
+}
+
+impl Task {
+    pub(super) const fn state(&self) -> TaskState {
+        self.state
+    }
+
+    pub(super) fn with_steps(self, task: &session::Task, journal: &[Entry]) -> Self {
+        let result = journal.iter().find_map(|entry| match entry {
+            Entry::Ended { finish: Finish::Value(value), .. } => Some(value.clone()),
+            _ => None,
+        });
+        Self { request: Some(task.request.clone()), steps: Some(steps(journal)), result, ..self }
+    }
+}
+
+impl Tasks {
+    /// The first `limit` of tasks, and where the rest begins.
+    pub(super) fn page(mut tasks: Vec<Task>, limit: usize) -> Self {
+        let has_more = tasks.len() > limit;
+        tasks.truncate(limit);
+        let next = tasks.last().filter(|_| has_more).map(|last| last.id.clone());
+        Self { tasks, next }
+    }
+}
+
+fn steps(journal: &[Entry]) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for entry in journal {
+        match entry {
+            Entry::Decided { at, commands, .. } => steps.push(Step {
+                n: steps.len() + 1,
+                sent_at: *at,
+                settled_at: None,
+                actions: commands.iter().map(Action::begun).collect(),
+            }),
+            Entry::Answered { at, results } => {
+                if let Some(step) = steps.last_mut() {
+                    step.settled_at = Some(*at);
+                    let ended = step.actions.iter_mut().zip(results.iter());
+                    ended.for_each(|(action, result)| action.end(result));
+                }
+            }
+            Entry::Created(_) | Entry::Ended { .. } => {}
+        }
+    }
+    steps
+}
+
+impl Action {
+    fn begun(command: &Command) -> Self {
+        Self {
+            tool_name: command.tool_name.clone(),
+            parameters: command.parameters.clone(),
+            tool_type: command.tool_type.to_string(),
+            status: None,
+            error: None,
+            result: None,
+            namespace: None,
+        }
+    }
+
+    fn end(&mut self, result: &ActionResult) {
+        self.status = Some(result.status.to_string());
+        self.error.clone_from(&result.error);
+        self.result.clone_from(&result.result);
+        self.namespace.clone_from(&result.namespace);
+    }
+}

@@ -1,0 +1,242 @@
+//! UFO's four routes, in UFO's forms: see `aip.md`, section 3.
+
+use std::sync::Mutex;
+
+use aip::machine::TaskRequest;
+use aip::{ClientId, SessionId, TaskName};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::{IntoResponse, Json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+use super::access::Holder;
+use super::{body, tasks};
+use crate::server::Server;
+use crate::session::{self, Origin, Requester, SubmitError, Wanted};
+use crate::store::{Entry, Query};
+
+/// An error in the form of UFO's server.
+pub(super) fn detail(status: StatusCode, detail: &str) -> Response<Body> {
+    (status, Json(json!({ "detail": detail }))).into_response()
+}
+
+#[derive(Serialize)]
+pub(super) struct Clients {
+    online_clients: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    online_clients: Vec<String>,
+}
+
+/// `GET /api/clients`
+pub(super) async fn clients(
+    State(server): State<Server>,
+    Extension(holder): Extension<Holder>,
+) -> Json<Clients> {
+    Json(Clients { online_clients: online(&server, &holder) })
+}
+
+/// `GET /api/health`
+pub(super) async fn health(
+    State(server): State<Server>,
+    Extension(holder): Extension<Holder>,
+) -> Json<Health> {
+    Json(Health { status: "healthy", online_clients: online(&server, &holder) })
+}
+
+/// Everybody for whoever may see everything, else the devices that it may work with.
+fn online(server: &Server, holder: &Holder) -> Vec<String> {
+    let everybody = server.registry().all();
+    let is_shown =
+        |id: &ClientId, is_device| holder.is_operator() || (is_device && holder.may_reach(id));
+    let shown = everybody.iter().filter(|client| is_shown(client.id(), client.is_device()));
+    shown.map(|client| client.id().to_string()).collect()
+}
+
+/// What `POST /api/dispatch` asks for.
+struct Dispatch {
+    client_id: ClientId,
+    request: String,
+    task_name: TaskName,
+}
+
+const BAD_TASK_NAME: &str = "Invalid task_name: must be a non-empty string of characters \
+    [A-Za-z0-9._-] and must not start with '.'";
+
+impl Dispatch {
+    /// Reads the body. The checks come in the order of UFO's server.
+    fn read(mut fields: Map<String, Value>) -> Result<Self, (StatusCode, String)> {
+        let bad = |text: &str| (StatusCode::BAD_REQUEST, text.to_owned());
+        let request = text(&fields, "request")?.filter(|request| !request.trim().is_empty());
+        let request = request.ok_or_else(|| bad("Empty task content"))?.to_owned();
+        let client_id = text(&fields, "client_id")?.filter(|id| !id.is_empty());
+        let client_id = client_id.ok_or_else(|| bad("Empty client ID"))?;
+        let offline = || (StatusCode::NOT_FOUND, "Client not online".to_owned());
+        let client_id = ClientId::new(client_id).map_err(|_| offline())?;
+        let task_name = match fields.remove("task_name") {
+            None => session::fresh_task_name(),
+            Some(Value::String(name)) => TaskName::sanitize(&name)
+                .filter(|safe| safe.as_str() == name)
+                .ok_or_else(|| bad(BAD_TASK_NAME))?,
+            Some(_) => return Err(bad(BAD_TASK_NAME)),
+        };
+        Ok(Self { client_id, request, task_name })
+    }
+}
+
+/// A text field; `null` and missing mean the same.
+fn text<'a>(
+    fields: &'a Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'a str>, (StatusCode, String)> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => {
+            Err((StatusCode::UNPROCESSABLE_ENTITY, format!("{name}: Input should be a string")))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Dispatched {
+    status: &'static str,
+    task_name: String,
+    client_id: ClientId,
+    session_id: SessionId,
+}
+
+/// `POST /api/dispatch`: starts the session itself, where UFO's server asks the device to.
+pub(super) async fn dispatch(
+    State(server): State<Server>,
+    Extension(holder): Extension<Holder>,
+    body: Body,
+) -> Response<Body> {
+    let bytes = match body::read(body, server.config()).await {
+        Ok(bytes) => bytes,
+        Err(problem) => return detail(problem.status(), problem.detail()),
+    };
+    let fields = match body::parse::<Map<String, Value>>(&bytes) {
+        Ok(fields) => fields,
+        Err(error) => return not_valid(&error),
+    };
+    let wanted = match Dispatch::read(fields) {
+        Ok(wanted) => wanted,
+        Err((StatusCode::UNPROCESSABLE_ENTITY, error)) => return not_valid(&error),
+        Err((status, text)) => return detail(status, &text),
+    };
+    match start(&server, holder, wanted).await {
+        Ok(dispatched) => Json(dispatched).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// As FastAPI says that a body is not what it should be.
+fn not_valid(error: &str) -> Response<Body> {
+    let detail = json!({"detail": [{"type": "value_error", "loc": ["body"], "msg": error}]});
+    (StatusCode::UNPROCESSABLE_ENTITY, Json(detail)).into_response()
+}
+
+async fn start(
+    server: &Server,
+    holder: Holder,
+    wanted: Dispatch,
+) -> Result<Dispatched, Response<Body>> {
+    let request = TaskRequest {
+        session_id: None,
+        task_name: Some(wanted.task_name),
+        target_id: wanted.client_id,
+        request: wanted.request,
+        command_timeout: None,
+    };
+    let task = submit(server, holder, request).await.map_err(|error| refused(&error))?;
+    Ok(Dispatched {
+        status: "dispatched",
+        task_name: task.task_name.to_string(),
+        client_id: task.device.clone(),
+        session_id: task.session_id.clone(),
+    })
+}
+
+/// Why a task could not be submitted over HTTP.
+pub(super) enum NotSubmitted {
+    Refused(SubmitError),
+    NotStored,
+}
+
+/// Submits a task and waits until it is stored.
+pub(super) async fn submit(
+    server: &Server,
+    holder: Holder,
+    request: TaskRequest,
+) -> Result<std::sync::Arc<session::Task>, NotSubmitted> {
+    if !holder.may_reach(&request.target_id) {
+        return Err(NotSubmitted::Refused(SubmitError::NotAuthorized));
+    }
+    let requester = Requester::Http(holder.name().into());
+    let (stored, is_stored) = oneshot::channel();
+    let origin = Origin::Http { stored: Mutex::new(Some(stored)) };
+    let task = session::submit(server, Wanted { request, requester, holder }, origin)
+        .map_err(NotSubmitted::Refused)?;
+    is_stored.await.map_err(|_| NotSubmitted::NotStored)?;
+    Ok(task)
+}
+
+fn refused(why: &NotSubmitted) -> Response<Body> {
+    let error = match why {
+        NotSubmitted::NotStored => {
+            return detail(StatusCode::SERVICE_UNAVAILABLE, "The task could not be stored");
+        }
+        NotSubmitted::Refused(error) => error,
+    };
+    let status = match error {
+        SubmitError::NotConnected(_) => {
+            return detail(StatusCode::NOT_FOUND, "Client not online");
+        }
+        SubmitError::NotADevice | SubmitError::Timeout { .. } => StatusCode::BAD_REQUEST,
+        SubmitError::NotAuthorized => StatusCode::FORBIDDEN,
+        SubmitError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        SubmitError::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    detail(status, &error.to_string())
+}
+
+/// `GET /api/task_result/{task_name}`: of the newest task of that name. A name that nobody has heard
+/// of is pending, as at UFO's server.
+pub(super) async fn task_result(
+    State(server): State<Server>,
+    Extension(holder): Extension<Holder>,
+    Path(task_name): Path<String>,
+) -> Response<Body> {
+    let key = tasks::only_own(&holder);
+    let query = Query { task_name: Some(task_name), key, limit: 1, ..Query::default() };
+    let Some(newest) = server.store().tasks(&query).into_iter().next() else {
+        return pending();
+    };
+    let Some(Entry::Ended { finish, .. }) = newest.ended else { return pending() };
+    let steps = tasks::steps(&server.store().journal(newest.task.id).unwrap_or_default());
+    let mut out = b"{\"status\":\"done\",\"result\":".to_vec();
+    let written = tokio::task::spawn_blocking(move || {
+        session::write_whole_result(&mut out, &newest.task, &finish, &steps);
+        out.push(b'}');
+        out
+    });
+    match written.await {
+        Ok(text) => {
+            let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            ([json], text).into_response()
+        }
+        Err(_) => detail(StatusCode::INTERNAL_SERVER_ERROR, "The result could not be written"),
+    }
+}
+
+fn pending() -> Response<Body> {
+    Json(json!({ "status": "pending" })).into_response()
+}
