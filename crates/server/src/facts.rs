@@ -52,7 +52,7 @@ fn union(own: Vec<String>, more: Vec<String>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn object(text: &str) -> Payload {
+    fn object(text: &'static str) -> Payload {
         Payload::from_text(text).unwrap()
     }
 

@@ -405,3 +405,63 @@ async fn results_that_cannot_be_read_are_a_failure_at_once() {
     let error = end["error"].as_str().unwrap();
     assert!(error.contains("The device's results could not be read"), "{error}");
 }
+
+/// A newcomer's end of a link, and the server's answer to it, which may take a while.
+async fn come(server: &Server, id: &'static str) -> (Peer, Value) {
+    let (theirs, ours, switch) = pair();
+    let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+    let watch = Watch { ping_every: Duration::from_secs(20), timeout: NEVER };
+    let connection = Connection::new(ours, outbox, watch, None);
+    let mut peer = Peer { id, role: "device", connection, switch };
+    peer.say(json!({"type": "register", "metadata": {"platform": "linux"}}));
+    let ((), answer) = tokio::join!(server.accept(theirs, None), peer.hear());
+    (peer, answer)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    device.expect("command").await;
+    device.switch.swallow();
+    requester.expect_silence(Duration::from_secs(5)).await;
+    let start = now();
+    let (mut newcomer, answer) = come(&server, "d").await;
+    assert_eq!((now() - start).as_secs(), 2);
+    assert_eq!(answer["status"], "ok");
+    let end = requester.expect("task_end").await;
+    let text = "Task was cancelled because target device disconnected ('d')";
+    assert_eq!(end["error"], text);
+
+    // The old one changes nothing any more, and the new one works at once.
+    requester.submit("S2", "d", PLAN);
+    requester.expect("heartbeat").await;
+    let command = newcomer.expect("command").await;
+    newcomer.answer_and_flush(&command, "new").await;
+    assert_eq!(requester.expect("task_end").await["status"], "completed");
+    newcomer.leave().await;
+    requester.leave().await;
+    assert_eq!(at_rest(&server).await.commands, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    let command = device.expect("command").await;
+    let thief = async {
+        let (_thief, answer) = come(&server, "d").await;
+        answer
+    };
+    // It says nothing, but its program answers pings.
+    let (answer, ()) = tokio::join!(thief, device.expect_silence(Duration::from_secs(5)));
+    let text = "client_id 'd' is already registered; duplicate registrations are not allowed";
+    assert_eq!((&answer["type"], &answer["error"]), (&json!("error"), &json!(text)));
+    device.answer_and_flush(&command, "mine").await;
+    let end = requester.expect("task_end").await;
+    assert_eq!(end["result"][0]["result"][0][0]["result"], "mine");
+}

@@ -301,7 +301,9 @@ mod tests {
         assert!(!opens(&ring) && !ring.is_valid(&holder));
 
         let past = Timestamp::now() - SignedDuration::from_secs(1);
-        ring.replace(vec![KeyRecord { expires_at: Some(past), ..record }]);
+        let mut expired = record;
+        expired.expires_at = Some(past);
+        ring.replace(vec![expired]);
         assert!(!opens(&ring) && !ring.is_valid(&holder));
     }
 
