@@ -183,6 +183,9 @@ pub(crate) struct Run {
     /// A label for the task
     #[arg(long, value_name = "NAME")]
     pub(crate) task_name: Option<String>,
+    /// Longest time for one of its commands: seconds (30) or with a unit (90s, 5m) [default: the server's, 300 s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) command_timeout: Option<Seconds>,
     /// Print JSON, one event a line
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use aip::codec::{About, Wire};
 use aip::machine::Pending;
-use aip::message::{Confirmed, ConstellationMetadata, Extension, Feature, Step, VERSION};
+use aip::message::{
+    Confirmed, ConstellationMetadata, Extension, Feature, Step, TaskSettings, VERSION,
+};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
     ServerMessage, ServerMessageType, SessionId, Status,
@@ -89,6 +91,9 @@ impl Constellation {
             task_name: task.task_name,
             target_id: Some(task.target),
             request: Some(task.request),
+            metadata: task.command_timeout.and_then(|timeout| {
+                TaskSettings { command_timeout_s: Some(timeout.as_secs_f64()) }.to_metadata()
+            }),
             request_id: Some(fresh(RequestId::new)),
             ..self.shared.message(ClientMessageType::Task)
         };

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aip::message::Step;
 use aip::{ClientId, Payload, ServerMessage, SessionId, Status};
@@ -20,12 +21,15 @@ pub struct NewTask {
     pub request: String,
     /// A label for people.
     pub task_name: Option<String>,
+    /// Longest time for one of its commands, if it shall be another than the server's default. A
+    /// Python server does not know it.
+    pub command_timeout: Option<Duration>,
 }
 
 impl NewTask {
     /// A task without a label.
     pub fn new(target: ClientId, request: impl Into<String>) -> Self {
-        Self { target, request: request.into(), task_name: None }
+        Self { target, request: request.into(), task_name: None, command_timeout: None }
     }
 }
 

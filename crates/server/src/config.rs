@@ -68,7 +68,7 @@ impl Default for Config {
             sessions_per_device: 1,
             queue_per_device: 100,
             command_timeout: Duration::from_secs(300),
-            max_command_timeout: Duration::from_secs(3600),
+            max_command_timeout: Duration::from_secs(7200),
             session_timeout: Duration::from_secs(3600),
             max_steps: 1000,
             max_request_bytes: 8 * 1024 * 1024,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use constellation::{
@@ -27,9 +28,10 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
             target.server
         )));
     }
+    let command_timeout = args.timeout.map(|timeout| timeout.0 + ANSWER_TIME);
     let show = Show { labels: devices.len() > 1, json: args.json };
     tokio::select! {
-        code = run_all(&constellation, devices, &plan, show) => {
+        code = run_all(&constellation, devices, &plan, command_timeout, show) => {
             let code = code?;
             say_goodbye(constellation).await;
             Ok(code)
@@ -41,6 +43,9 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
         }
     }
 }
+
+/// How much longer the server waits than the device, so that the device's own answer comes through.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
 
 /// How to print.
 #[derive(Clone, Copy)]
@@ -95,15 +100,15 @@ async fn run_all(
     constellation: &Constellation,
     devices: Vec<ClientId>,
     plan: &str,
+    command_timeout: Option<Duration>,
     show: Show,
 ) -> Ended {
     let spinner = Arc::new(Spinner::new(&waiting(devices.len())));
     let mut left = devices.len();
     let mut tasks = tokio::task::JoinSet::new();
     for device in devices {
-        let task = constellation
-            .submit(NewTask::new(device.clone(), plan))
-            .map_err(Failure::unreachable)?;
+        let task = NewTask { command_timeout, ..NewTask::new(device.clone(), plan) };
+        let task = constellation.submit(task).map_err(Failure::unreachable)?;
         tasks.spawn(one(device, task, spinner.clone()));
     }
     let mut worst = Code::COMPLETED;

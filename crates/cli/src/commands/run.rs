@@ -20,7 +20,11 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
     let on = args.on.parse().with_context(|| format!("--on {:?}", args.on))?;
     let target = Target::new(args.client, &global)?;
     let constellation = target.connect("run").await?;
-    let task = NewTask { target: on, request: text, task_name: args.task_name };
+    let task = NewTask {
+        task_name: args.task_name,
+        command_timeout: args.command_timeout.map(|timeout| timeout.0),
+        ..NewTask::new(on, text)
+    };
     let task = constellation.submit(task).map_err(Failure::unreachable)?;
     let outcome = tokio::select! {
         outcome = watch(task, args.json) => outcome,
