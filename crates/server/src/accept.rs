@@ -88,7 +88,8 @@ pub(crate) async fn accept(
 ) {
     socket.set_max_message(MAX_FIRST_MESSAGE_BYTES);
     let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
-    let mut connection = Connection::new(socket, outbox, server.config().watch(), None);
+    let mut connection =
+        Connection::new(socket, outbox, server.config().watch(), Some(server.metrics().tap()));
     let refusal = match first_message(&server, &mut connection).await {
         Ok(registration) => match register(&server, registration, address) {
             Ok(client) => return serve(&server, connection, client, opened),
@@ -97,6 +98,7 @@ pub(crate) async fn accept(
         Err(Some(refusal)) => refusal,
         Err(None) => return connection.close(CloseCode::NORMAL, "").await,
     };
+    server.metrics().count_refusal(&refusal);
     tracing::info!(?address, %refusal, "registration refused");
     let text = refusal.to_string();
     let error = stamped(ServerMessage::error(text.clone(), None));
@@ -117,6 +119,7 @@ async fn first_message(
         event = connection.next_event(Some(now() + timeout)) => event,
         () = server.shutting_down() => return Err(Some(Refusal::ShuttingDown)),
     };
+    server.metrics().count_received(&event);
     match event {
         Event::Message(message) => Registration::read(message).map_err(Some),
         Event::Unreadable(error, _) => Err(Some(error.into())),
@@ -136,12 +139,15 @@ fn register(
     address: Option<SocketAddr>,
 ) -> Result<Arc<Client>, Refusal> {
     let id = server.next_connection_id();
-    let client = Arc::new(Client::new(id, registration, address, server.config()));
+    let outbox = link::Outbox::new(server.config().outbox())
+        .counting_dropped_progress(server.metrics().dropped_progress());
+    let client = Arc::new(Client::new(id, registration, address, outbox, server.config()));
     server.registry().register(&client)?;
     if server.sessions().is_closed() {
         server.registry().unregister(&client);
         return Err(Refusal::ShuttingDown);
     }
+    server.metrics().count_registration(client.peer.client_type);
     Ok(client)
 }
 

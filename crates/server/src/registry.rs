@@ -48,6 +48,7 @@ impl Client {
         connection: ConnectionId,
         registration: Registration,
         address: Option<SocketAddr>,
+        outbox: Outbox,
         config: &Config,
     ) -> Self {
         let features = registration.extension.as_ref().map(|asked| asked.features.as_slice());
@@ -63,7 +64,7 @@ impl Client {
             },
             connected_at: Timestamp::now(),
             address,
-            outbox: Arc::new(Outbox::new(config.outbox())),
+            outbox: Arc::new(outbox),
             commands: Commands::new(config),
             facts: Mutex::new(registration.system_info),
         }
@@ -185,7 +186,9 @@ pub(crate) mod tests {
             system_info: None,
             extension: None,
         };
-        Arc::new(Client::new(ConnectionId(number), registration, None, &Config::default()))
+        let config = Config::default();
+        let outbox = Outbox::new(config.outbox());
+        Arc::new(Client::new(ConnectionId(number), registration, None, outbox, &config))
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The HTTP side: the upgrade to WebSocket, UFO's routes in UFO's form, and ours under `/api/v1`.
 
 mod devices;
+mod ops;
 
 use std::net::SocketAddr;
 
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::accept;
+use crate::metrics::Refused;
 use crate::server::Server;
 
 /// All routes.
@@ -23,10 +25,13 @@ pub(crate) fn router(server: Server) -> Router {
         .route("/api/clients", only(get(clients)))
         .route("/api/health", only(get(health)))
         .route("/api/v1/devices", only(get(devices::list)))
+        .route("/metrics", only(get(ops::metrics)))
         .route_layer(middleware::from_fn_with_state(server.clone(), require_key));
     Router::new()
         .merge(api)
         .route("/ws", only(get(web_socket)))
+        .route("/healthz", only(get(ops::alive)))
+        .route("/readyz", only(get(ops::ready)))
         .fallback(|| async { detail(StatusCode::NOT_FOUND, "Not Found") })
         .with_state(server)
 }
@@ -59,6 +64,7 @@ async fn require_key(State(server): State<Server>, request: Request, next: Next)
     if server.key().admits(request.headers(), request.uri()) {
         next.run(request).await
     } else {
+        server.metrics().count_refused(Refused::WrongKey);
         detail(StatusCode::UNAUTHORIZED, "Invalid API key")
     }
 }
@@ -67,10 +73,12 @@ async fn require_key(State(server): State<Server>, request: Request, next: Next)
 async fn web_socket(State(server): State<Server>, mut request: Request) -> Response<Body> {
     let address = request.extensions().get::<SocketAddr>().copied();
     if !server.key().admits(request.headers(), request.uri()) {
+        server.metrics().count_refused(Refused::WrongKey);
         tracing::info!(?address, "a WebSocket with a wrong key or none was refused");
         return StatusCode::FORBIDDEN.into_response();
     }
     if !server.has_room() {
+        server.metrics().count_refused(Refused::NoRoom);
         return detail(
             StatusCode::SERVICE_UNAVAILABLE,
             "The server is at its limit of connections",

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 pub(crate) use outcome::Outcome;
 pub(crate) use run::submit;
-pub(crate) use table::{Busy, Sessions};
+pub(crate) use table::{Busy, SessionState, Sessions};
 
 use crate::agent::Plan;
 use crate::registry::Client;

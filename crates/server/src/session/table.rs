@@ -54,6 +54,15 @@ pub(crate) enum SessionState {
     Queued,
 }
 
+/// How many sessions are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Levels {
+    pub(crate) running: usize,
+    pub(crate) queued: usize,
+    /// Most that wait for one device.
+    pub(crate) longest_queue: usize,
+}
+
 /// Every session that is not over.
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -204,6 +213,18 @@ impl Sessions {
                 since: session.task.created_at,
             })
             .collect()
+    }
+
+    /// How many sessions are in which state.
+    pub(crate) fn levels(&self) -> Levels {
+        let table = self.lock();
+        let waiting = || table.lanes.values().map(Lane::waiting_len);
+        let queued = waiting().sum();
+        Levels {
+            running: table.sessions.len().saturating_sub(queued),
+            queued,
+            longest_queue: waiting().max().unwrap_or(0),
+        }
     }
 
     /// How many entries each map has: sessions, their ids, lanes, requesters.
