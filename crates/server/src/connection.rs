@@ -184,12 +184,12 @@ impl Actor {
 
     /// Frees the id, and ends at once whatever depended on this connection.
     fn handle_closed(&self, closed: &Closed) {
+        self.server.metrics().count_disconnect(closed);
         self.server.registry().unregister(&self.client);
         let taken = self.client.outbox.taken();
         self.client.outbox.abort(CloseCode::NORMAL, "closed");
         self.server.sessions().handle_gone(&self.client);
         self.client.commands.handle_lost(taken);
-        self.server.metrics().count_disconnect(closed);
         if let Some(overflow) = self.client.outbox.overflow() {
             self.report_slow_consumer(overflow);
         }

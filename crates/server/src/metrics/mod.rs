@@ -1,4 +1,4 @@
-//! What the server counts, for `GET /metrics`. What each metric means is in `docs/operations.md`.
+//! What the server counts, for `GET /metrics`; what each metric means is in `docs/operations.md`.
 //!
 //! A server owns its metrics: two servers in one process count apart. Every label comes from a closed
 //! set and every handle is made at the start, so that counting is one relaxed atomic addition and a
@@ -398,6 +398,36 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn each_way_a_command_can_be_settled_is_counted_apart() {
+        use crate::dispatch::Reach;
+        let server = Server::new(crate::Config::default(), "key".to_owned().into());
+        let metrics = server.metrics();
+        let second = Duration::from_secs(1);
+        metrics.count_command(Some(&Settlement::Answered(Vec::new())), second);
+        metrics.count_command(Some(&Settlement::TimedOut(Reach::Sent)), second);
+        metrics.count_command(Some(&Settlement::Lost(Reach::NeverSent)), second);
+        metrics.count_command(None, second);
+        let text = metrics.render(&server);
+        for settlement in ["answered", "timed_out", "lost", "stopped"] {
+            let line = format!("flightdeck_commands_total{{settlement=\"{settlement}\"}} 1\n");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("flightdeck_command_duration_seconds_sum 4.0\n"), "{text}");
+    }
+
+    #[test]
+    fn only_our_own_verdict_counts_as_silence() {
+        let server = Server::new(crate::Config::default(), "key".to_owned().into());
+        for by_us in [true, false] {
+            let closed = Closed { code: CloseCode::NO_LIFE, reason: String::new(), by_us };
+            server.metrics().count_disconnect(&closed);
+        }
+        let text = server.metrics().render(&server);
+        assert!(text.contains("flightdeck_liveness_closes_total 1\n"), "{text}");
+        assert!(text.contains("flightdeck_disconnects_total{by=\"peer\",code=\"4004\"} 1\n"));
     }
 
     #[test]
