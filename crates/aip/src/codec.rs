@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::id::{self, CallId, ResponseId, SessionId};
-use crate::message::{ActionResult, ClientMessage, Command, ServerMessage};
+use crate::message::{ActionResult, ClientMessage, Command, ServerMessage, ServerMessageType};
 use crate::payload::{self, Payload};
 
 /// Largest message either way, in bytes: 100 MiB.
@@ -197,6 +197,17 @@ pub fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
 /// Strings up to this length are looked through for what needs an escape before they are written:
 /// ids and timestamps never have any.
 const SHORT_STRING_BYTES: usize = 64;
+
+/// What a frame says it is, off its first bytes, when [`encode_server`] wrote it; `None` for any other
+/// text. For those who count frames that others have encoded.
+#[must_use]
+pub fn kind_of_server(frame: &[u8]) -> Option<ServerMessageType> {
+    let word = frame.strip_prefix(br#"{"type":""#)?;
+    let is = |kind: &ServerMessageType| {
+        word.strip_prefix(kind.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b"\""))
+    };
+    ServerMessageType::ALL.iter().copied().find(is)
+}
 
 /// Writes one JSON string.
 pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
@@ -401,6 +412,7 @@ fn command_bytes(command: &Command) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Status;
 
     fn client(text: &str) -> Result<ClientMessage, DecodeError> {
         ClientMessage::decode(&Bytes::copy_from_slice(text.as_bytes()))
@@ -443,6 +455,18 @@ mod tests {
         let ids = (about.session_id.unwrap(), about.prev_response_id.unwrap());
         assert_eq!((ids.0.as_str(), ids.1.as_str()), ("S", "R"));
         assert_eq!(About::of(b"{oops"), About::default());
+    }
+
+    #[test]
+    fn a_frame_of_a_server_says_what_it_is_in_its_first_bytes() {
+        for kind in ServerMessageType::ALL {
+            let frame = ServerMessage::new(*kind, Status::Ok).encode();
+            assert_eq!(kind_of_server(&frame), Some(*kind));
+        }
+        for other in [&b""[..], b"{}", br#"{"type":"#, br#"{"type":"task"#, br#"{"type":"tasks"}"#]
+        {
+            assert_eq!(kind_of_server(other), None);
+        }
     }
 
     #[test]

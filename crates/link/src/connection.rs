@@ -186,7 +186,9 @@ impl<M: Wire> Connection<M> {
 
     /// Refuses a peer whose first message was too big: see [`Socket::refuse`].
     pub async fn refuse(self, message: &impl Wire, code: CloseCode, reason: &str) {
-        self.socket.refuse(&message.encode(), code, reason, LINGER).await;
+        let frame = message.encode();
+        self.show(Direction::Out, &frame);
+        self.socket.refuse(&frame, code, reason, LINGER).await;
     }
 
     fn poll_event(
@@ -257,10 +259,14 @@ impl<M: Wire> Connection<M> {
     }
 
     fn send(&mut self, frame: Bytes) -> Result<(), Closed> {
-        if let Some(tap) = &self.tap {
-            tap(Direction::Out, &frame);
-        }
+        self.show(Direction::Out, &frame);
         self.socket.start_send(Frame::Text(frame))
+    }
+
+    fn show(&self, direction: Direction, frame: &Bytes) {
+        if let Some(tap) = &self.tap {
+            tap(direction, frame);
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event<M>> {
@@ -278,9 +284,7 @@ impl<M: Wire> Connection<M> {
     }
 
     fn handle_text(&mut self, cx: &mut Context<'_>, text: Bytes) -> Poll<Event<M>> {
-        if let Some(tap) = &self.tap {
-            tap(Direction::In, &text);
-        }
+        self.show(Direction::In, &text);
         if text.len() <= OFFLOAD_BYTES {
             return Poll::Ready(read(&text));
         }

@@ -19,5 +19,5 @@ mod transport;
 pub use client::{Client, ClientSettings, Exit, Role};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
-pub use outbox::{Alive, Outbox, OutboxLimits, Overflow};
+pub use outbox::{Alive, Bound, Outbox, OutboxLimits, Overflow};
 pub use socket::{Closed, Frame, Incoming, Socket};

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,25 @@ impl Default for OutboxLimits {
 /// The queue is full: the peer reads too slowly. The connection is being closed with 4003.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the peer reads too slowly: its outgoing queue overflowed")]
-pub struct Overflow;
+pub struct Overflow {
+    /// Messages that waited.
+    pub messages: usize,
+    /// Bytes that waited.
+    pub bytes: usize,
+    /// The size of the message that found no room, in bytes.
+    pub refused: usize,
+    /// The bound that it would have broken.
+    pub bound: Bound,
+}
+
+/// One of the bounds of [`OutboxLimits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// `messages`.
+    Messages,
+    /// `bytes`.
+    Bytes,
+}
 
 /// What the actor finds in its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +76,7 @@ pub struct Outbox {
     heard: AtomicU64,
     /// Whether somebody asks whether the peer is alive.
     is_probed: AtomicBool,
+    dropped_progress: Option<Arc<AtomicU64>>,
 }
 
 #[derive(Default)]
@@ -65,6 +84,7 @@ struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
     close: Option<(CloseCode, String)>,
+    overflow: Option<Overflow>,
     /// The place of the next message that the actor takes.
     taken: u64,
     actor: Option<Waker>,
@@ -98,6 +118,7 @@ impl Outbox {
             since: now(),
             heard: AtomicU64::new(0),
             is_probed: AtomicBool::new(false),
+            dropped_progress: None,
         }
     }
 
@@ -153,6 +174,12 @@ impl Outbox {
         u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
+    /// Adds each progress message that is dropped to a count, which many queues may share.
+    #[must_use]
+    pub fn counting_dropped_progress(self, count: Arc<AtomicU64>) -> Self {
+        Self { dropped_progress: Some(count), ..self }
+    }
+
     /// Queues a message. Returns its place, to compare with [`Self::taken`]. What is queued behind a
     /// close is dropped.
     ///
@@ -164,11 +191,13 @@ impl Outbox {
             return Ok(queue.next_place());
         }
         if !queue.has_room(frame.len(), self.limits) {
-            queue.drop_progress();
+            self.count_dropped_progress(queue.drop_progress());
         }
         if !queue.has_room(frame.len(), self.limits) {
-            queue.close_now(CloseCode::TOO_SLOW, &Overflow.to_string());
-            return Err(Overflow);
+            let overflow = queue.overflow_by(frame.len(), self.limits);
+            queue.overflow = Some(overflow);
+            queue.close_now(CloseCode::TOO_SLOW, &overflow.to_string());
+            return Err(overflow);
         }
         Ok(queue.append(frame, false))
     }
@@ -176,8 +205,19 @@ impl Outbox {
     /// Queues a progress message, or drops it when there is no room.
     pub fn push_progress(&self, frame: Bytes) {
         let mut queue = self.lock();
-        if queue.close.is_none() && queue.has_room(frame.len(), self.limits) {
+        if queue.close.is_some() {
+            return;
+        }
+        if queue.has_room(frame.len(), self.limits) {
             queue.append(frame, true);
+        } else {
+            self.count_dropped_progress(1);
+        }
+    }
+
+    fn count_dropped_progress(&self, messages: u64) {
+        if let Some(count) = &self.dropped_progress {
+            count.fetch_add(messages, Ordering::Relaxed);
         }
     }
 
@@ -199,6 +239,12 @@ impl Outbox {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.lock().close.is_none()
+    }
+
+    /// How the queue overflowed, if it did.
+    #[must_use]
+    pub fn overflow(&self) -> Option<Overflow> {
+        self.lock().overflow
     }
 
     /// The place up to which messages were handed to the socket. A message whose place is not below
@@ -283,12 +329,21 @@ impl Queue {
         self.taken + self.items.len() as u64
     }
 
-    fn drop_progress(&mut self) {
+    fn overflow_by(&self, refused: usize, limits: OutboxLimits) -> Overflow {
+        let messages = self.items.len();
+        let bound = if messages >= limits.messages { Bound::Messages } else { Bound::Bytes };
+        Overflow { messages, bytes: self.bytes, refused, bound }
+    }
+
+    /// Returns how many messages it dropped.
+    fn drop_progress(&mut self) -> u64 {
         let before = self.items.len();
         self.items.retain(|item| !item.progress);
+        let dropped = (before - self.items.len()) as u64;
         // What stood behind moves up; better to take a waiting message for sent than the reverse.
-        self.taken += (before - self.items.len()) as u64;
+        self.taken += dropped;
         self.bytes = self.items.iter().map(|item| item.frame.len()).sum();
+        dropped
     }
 
     fn close_now(&mut self, code: CloseCode, reason: &str) {
@@ -334,10 +389,12 @@ mod tests {
     fn an_empty_queue_takes_one_message_of_any_size_and_then_its_bounds_hold() {
         let outbox = outbox();
         assert_eq!(outbox.push(frame(1000)), Ok(0));
-        assert_eq!(outbox.push(frame(1)), Err(Overflow));
-        let close = Next::Close(CloseCode::TOO_SLOW, Overflow.to_string());
+        let overflow = Overflow { messages: 1, bytes: 1000, refused: 1, bound: Bound::Bytes };
+        assert_eq!(outbox.push(frame(1)), Err(overflow));
+        let close = Next::Close(CloseCode::TOO_SLOW, overflow.to_string());
         assert_eq!(next(&outbox), Some(close));
         assert!(!outbox.is_open());
+        assert_eq!(outbox.overflow(), Some(overflow), "it is known when the queue is gone");
     }
 
     #[test]
@@ -346,12 +403,14 @@ mod tests {
         for place in 0..3 {
             assert_eq!(outbox.push(frame(1)), Ok(place));
         }
-        assert_eq!(outbox.push(frame(1)), Err(Overflow));
+        let overflow = Overflow { messages: 3, bytes: 3, refused: 1, bound: Bound::Messages };
+        assert_eq!(outbox.push(frame(1)), Err(overflow));
     }
 
     #[test]
     fn progress_goes_first() {
-        let outbox = outbox();
+        let dropped = Arc::new(AtomicU64::new(0));
+        let outbox = outbox().counting_dropped_progress(dropped.clone());
         outbox.push(frame(1)).unwrap();
         outbox.push_progress(frame(2));
         outbox.push_progress(frame(3));
@@ -361,6 +420,7 @@ mod tests {
         assert_eq!(next(&outbox), Some(Next::Frame(frame(1))));
         assert_eq!(next(&outbox), Some(Next::Frame(frame(5))));
         assert_eq!(next(&outbox), None);
+        assert_eq!(dropped.load(Ordering::Relaxed), 3);
     }
 
     #[test]

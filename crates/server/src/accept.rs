@@ -100,7 +100,8 @@ pub(crate) async fn accept(
 ) {
     socket.set_max_message(MAX_FIRST_MESSAGE_BYTES);
     let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
-    let mut connection = Connection::new(socket, outbox, server.config().watch(), None);
+    let mut connection =
+        Connection::new(socket, outbox, server.config().watch(), Some(server.metrics().tap()));
     let refusal = match first_message(&server, &mut connection).await {
         Ok(registration) => match register(&server, registration, &visitor).await {
             Ok(client) => return serve(&server, connection, client, opened),
@@ -109,6 +110,7 @@ pub(crate) async fn accept(
         Err(Some(refusal)) => refusal,
         Err(None) => return connection.close(CloseCode::NORMAL, "").await,
     };
+    server.metrics().count_refusal(&refusal);
     tracing::info!(
         address = ?visitor.address,
         key = visitor.holder.name(),
@@ -134,6 +136,7 @@ async fn first_message(
         event = connection.next_event(Some(now() + timeout)) => event,
         () = server.shutting_down() => return Err(Some(Refusal::ShuttingDown)),
     };
+    server.metrics().count_received(&event);
     match event {
         Event::Message(message) => Registration::read(message).map_err(Some),
         Event::Unreadable(error, _) => Err(Some(error.into())),
@@ -155,8 +158,10 @@ async fn register(
 ) -> Result<Arc<Client>, Refusal> {
     check_key(&registration, &visitor.holder)?;
     let id = server.next_connection_id();
-    let (holder, config) = (visitor.holder.clone(), server.config());
-    let client = Arc::new(Client::new(id, registration, holder, visitor.address, config));
+    let (config, metrics) = (server.config(), server.metrics());
+    let outbox =
+        link::Outbox::new(config.outbox()).counting_dropped_progress(metrics.dropped_progress());
+    let client = Arc::new(Client::new(id, registration, visitor, outbox, config));
     let mut registered = server.registry().register(&client);
     if let Err(Refusal::AlreadyRegistered(_)) = registered
         && replace_dead(server, &client).await
@@ -170,6 +175,7 @@ async fn register(
     } else if !server.keyring().is_valid(&client.holder) {
         Refusal::NotAllowed("This key was revoked or has expired".to_owned())
     } else {
+        metrics.count_registration(client.peer.client_type);
         return Ok(client);
     };
     server.registry().unregister(&client);

@@ -10,7 +10,7 @@ use aip::{
     ServerMessageType, SessionId, Status,
 };
 use link::connection::now;
-use link::{Closed, Connection, Event};
+use link::{Bound, Closed, Connection, Event, Overflow};
 
 use crate::accept::stamped;
 use crate::dispatch::Unclaimed;
@@ -57,6 +57,7 @@ impl Actor {
         connection: &mut Connection<ClientMessage>,
         event: Event<ClientMessage>,
     ) {
+        self.server.metrics().count_received(&event);
         // What is about a session goes the way of the session's own messages, behind its ACK.
         let mut reply = |message: ServerMessage| match message.session_id {
             Some(_) => self.client.send(&stamped(message)),
@@ -135,7 +136,7 @@ impl Actor {
     fn handle_results(&self, results: CommandResults, reply: &mut impl FnMut(ServerMessage)) {
         let (session_id, response_id) = (results.session_id.clone(), results.response_id.clone());
         if let Err(unclaimed) = self.client.commands.handle_results(results) {
-            self.server.count_dropped_results();
+            self.server.metrics().count_dropped_results(unclaimed);
             tracing::info!(
                 client = %self.client.id(),
                 session = session_id.as_ref().map(SessionId::as_str),
@@ -189,13 +190,36 @@ impl Actor {
     }
 
     fn handle_closed(&self, closed: &Closed) {
+        self.server.metrics().count_disconnect(closed);
         take_leave(&self.server, &self.client);
+        if let Some(overflow) = self.client.outbox.overflow() {
+            self.report_slow_consumer(overflow);
+        }
         tracing::info!(
             client = %self.client.id(),
             connection = %self.client.connection,
             by = if closed.by_us { "server" } else { "peer" },
             closed = closed.to_string(),
             "disconnected"
+        );
+    }
+
+    fn report_slow_consumer(&self, overflow: Overflow) {
+        self.server.metrics().count_slow_consumer();
+        let config = self.server.config();
+        let (setting, limit) = match overflow.bound {
+            Bound::Messages => ("outbox_messages", config.outbox_messages),
+            Bound::Bytes => ("outbox_bytes", config.outbox_bytes),
+        };
+        tracing::warn!(
+            client = %self.client.id(),
+            connection = %self.client.connection,
+            queued_messages = overflow.messages,
+            queued_bytes = overflow.bytes,
+            refused_bytes = overflow.refused,
+            setting,
+            limit,
+            "a client was cut because it reads too slowly"
         );
     }
 }

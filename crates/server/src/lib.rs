@@ -6,7 +6,8 @@
 //! - [`store`]: where the journal of each task goes.
 //!
 //! Inside: `accept` (upgrade to registered connection), `connection` (its actor), `registry` (who is
-//! connected), `session` (a task's life), `dispatch` (a command, its device and its reply), `http`.
+//! connected), `session` (a task's life), `dispatch` (a command, its device and its reply), `http`,
+//! `metrics` (what is counted).
 
 mod accept;
 pub mod agent;
@@ -16,6 +17,7 @@ mod connection;
 mod dispatch;
 mod facts;
 mod http;
+mod metrics;
 mod registry;
 mod server;
 mod session;

@@ -15,6 +15,7 @@ use link::Outbox;
 use link::connection::now;
 use tokio::sync::Notify;
 
+use crate::accept::Visitor;
 use crate::auth::Principal;
 use crate::config::Config;
 use crate::dispatch::Commands;
@@ -55,10 +56,11 @@ impl Client {
     pub(crate) fn new(
         connection: ConnectionId,
         registration: Registration,
-        holder: Arc<Principal>,
-        address: Option<SocketAddr>,
+        visitor: &Visitor,
+        outbox: Outbox,
         config: &Config,
     ) -> Self {
+        let Visitor { holder, address } = visitor;
         let features = registration.extension.as_ref().map(|asked| asked.features.as_slice());
         Self {
             connection,
@@ -71,12 +73,12 @@ impl Client {
                 target_id: registration.target_id,
                 is_bound: !holder.names_targets(),
             },
-            holder,
+            holder: holder.clone(),
             connected_at: Timestamp::now(),
             since: now(),
             heartbeat: AtomicU64::new(0),
-            address,
-            outbox: Arc::new(Outbox::new(config.outbox())),
+            address: *address,
+            outbox: Arc::new(outbox),
             commands: Commands::new(config),
             facts: Mutex::new(registration.system_info),
         }
@@ -217,7 +219,10 @@ pub(crate) mod tests {
             extension: None,
         };
         let holder = Arc::new(Principal::Shared { name: "local" });
-        Arc::new(Client::new(ConnectionId(number), registration, holder, None, &Config::default()))
+        let visitor = Visitor { holder, address: None };
+        let config = Config::default();
+        let outbox = Outbox::new(config.outbox());
+        Arc::new(Client::new(ConnectionId(number), registration, &visitor, outbox, &config))
     }
 
     #[test]

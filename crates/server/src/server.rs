@@ -26,6 +26,7 @@ use crate::agent::{Agent, Auto};
 use crate::auth::{KeyRecord, Keyring, Keys};
 use crate::config::Config;
 use crate::http;
+use crate::metrics::Metrics;
 use crate::registry::{ConnectionId, Registry};
 use crate::session::Sessions;
 use crate::store::{MemoryStore, Store};
@@ -68,7 +69,7 @@ struct Inner {
     agent: Arc<dyn Agent>,
     connections: TaskTracker,
     next_connection: AtomicU64,
-    dropped_results: AtomicU64,
+    metrics: Metrics,
     http_places: Arc<Semaphore>,
     stopping: CancellationToken,
     open_sockets: AtomicUsize,
@@ -133,7 +134,7 @@ impl Server {
             agent,
             connections: TaskTracker::new(),
             next_connection: AtomicU64::new(1),
-            dropped_results: AtomicU64::new(0),
+            metrics: Metrics::new(),
             http_places: Arc::new(Semaphore::new(max_connections)),
             stopping: CancellationToken::new(),
             open_sockets: AtomicUsize::new(0),
@@ -283,8 +284,8 @@ impl Server {
             requesters,
             commands: clients.iter().map(|client| client.commands.len()).sum(),
             queued_messages: clients.iter().map(|client| client.outbox.len()).sum(),
-            sockets: self.0.open_sockets.load(Ordering::Relaxed),
-            dropped_results: self.0.dropped_results.load(Ordering::Relaxed),
+            sockets: self.open_sockets(),
+            dropped_results: self.0.metrics.dropped_results(),
         }
     }
 
@@ -320,8 +321,18 @@ impl Server {
         ConnectionId(self.0.next_connection.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn count_dropped_results(&self) {
-        self.0.dropped_results.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// WebSockets, registered or not.
+    pub(crate) fn open_sockets(&self) -> usize {
+        self.0.open_sockets.load(Ordering::Relaxed)
+    }
+
+    /// Whether the shutdown has begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
     }
 
     /// Resolves when the server shuts down.
@@ -331,7 +342,7 @@ impl Server {
 
     /// Whether another WebSocket fits.
     pub(crate) fn has_room(&self) -> bool {
-        self.0.open_sockets.load(Ordering::Relaxed) < self.0.config.max_connections
+        self.open_sockets() < self.0.config.max_connections
     }
 }
 

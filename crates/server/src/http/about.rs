@@ -81,7 +81,7 @@ pub(super) async fn show(State(server): State<Server>) -> Json<About> {
     let snapshot = server.snapshot();
     let clients = server.registry().all();
     let devices = clients.iter().filter(|client| client.is_device()).count();
-    let (tasks_running, tasks_queued) = server.sessions().running_and_queued();
+    let levels = server.sessions().levels();
     let uptime = Timestamp::now().duration_since(server.started_at()).as_secs();
     Json(About {
         version: env!("CARGO_PKG_VERSION"),
@@ -95,8 +95,8 @@ pub(super) async fn show(State(server): State<Server>) -> Json<About> {
             devices,
             constellations: clients.len() - devices,
             sockets: snapshot.sockets,
-            tasks_running,
-            tasks_queued,
+            tasks_running: levels.running,
+            tasks_queued: levels.queued,
             queued_messages: snapshot.queued_messages,
         },
         limits: Limits::of(server.config()),

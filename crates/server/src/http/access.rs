@@ -11,6 +11,7 @@ use axum::response::IntoResponse;
 use super::problem::Problem;
 use super::ufo;
 use crate::auth::Principal;
+use crate::metrics::Refused;
 use crate::server::Server;
 
 /// Who sends a request; handlers take it as an extension.
@@ -56,7 +57,11 @@ pub(super) async fn ufo(
 }
 
 fn holder(server: &Server, request: &Request) -> Option<Holder> {
-    server.keyring().authenticate(request.headers(), request.uri())
+    let holder = server.keyring().authenticate(request.headers(), request.uri());
+    if holder.is_none() {
+        server.metrics().count_refused(Refused::WrongKey);
+    }
+    holder
 }
 
 async fn run(mut request: Request, holder: Holder, next: Next) -> Response<Body> {

@@ -5,6 +5,7 @@ mod access;
 mod body;
 mod devices;
 mod openapi;
+mod ops;
 mod problem;
 mod task_view;
 mod tasks;
@@ -39,9 +40,15 @@ pub(crate) fn router(server: Server) -> Router {
         .route("/api/dispatch", only(post(ufo::dispatch)))
         .route("/api/task_result/{task_name}", only(get(ufo::task_result)))
         .route_layer(from_fn_with_state(server.clone(), access::ufo));
+    let metrics = Router::new()
+        .route("/metrics", only(get(ops::metrics)))
+        .route_layer(from_fn_with_state(server.clone(), access::operators));
     Router::new()
         .merge(ufo)
         .merge(v1.method_not_allowed_fallback(method_not_allowed))
+        .merge(metrics)
+        .route("/healthz", only(get(ops::alive)))
+        .route("/readyz", only(get(ops::ready)))
         .route("/ws", only(get(web_socket::upgrade)))
         .merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
         .fallback(not_found)

@@ -334,6 +334,8 @@ impl Runner {
         commands: Arc<[Command]>,
         sent: Instant,
     ) -> Result<(), Broken> {
+        let took = now().saturating_duration_since(sent);
+        self.server.metrics().count_command(settlement.as_ref().ok(), took);
         let (results, broken) = match settlement {
             Ok(Settlement::Answered(results)) => {
                 self.open = None;
@@ -448,6 +450,8 @@ impl Runner {
             }
             _ => Some(frame.clone()),
         };
+        let took = now().saturating_duration_since(self.started);
+        self.server.metrics().count_task(outcome.status, took);
         self.server.sessions().end(session, || {
             session.tell(frame);
             if let Some(frame) = for_device {
@@ -460,7 +464,7 @@ impl Runner {
             device = %task.device,
             requester = %task.requester,
             status = %outcome.status,
-            elapsed_ms = millis(now().saturating_duration_since(self.started)),
+            elapsed_ms = millis(took),
             error = outcome.error.as_deref(),
             "task ended"
         );

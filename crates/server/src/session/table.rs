@@ -63,6 +63,17 @@ pub(crate) enum SessionState {
     Stopping,
 }
 
+/// How many sessions are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Levels {
+    pub(crate) running: usize,
+    pub(crate) queued: usize,
+    /// Over, but their devices have not confirmed yet.
+    pub(crate) stopping: usize,
+    /// Most that wait for one device.
+    pub(crate) longest_queue: usize,
+}
+
 /// Every session that is not over.
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -177,13 +188,6 @@ impl Sessions {
         lane.sessions().position(|known| known == id)
     }
 
-    /// How many sessions have their place, and how many wait for it.
-    pub(crate) fn running_and_queued(&self) -> (usize, usize) {
-        let table = self.lock();
-        let queued = table.lanes.values().map(Lane::waiting_len).sum();
-        (table.sessions.len().saturating_sub(queued), queued)
-    }
-
     /// Whether this session id names a task that is not over.
     pub(crate) fn is_open(&self, id: &SessionId) -> bool {
         self.lock().open_ids.contains_key(id)
@@ -267,6 +271,19 @@ impl Sessions {
                 since: session.task.created_at,
             })
             .collect()
+    }
+
+    /// How many sessions are in which state.
+    pub(crate) fn levels(&self) -> Levels {
+        let table = self.lock();
+        let waiting = || table.lanes.values().map(Lane::waiting_len);
+        let queued = waiting().sum();
+        Levels {
+            running: table.sessions.len().saturating_sub(queued),
+            queued,
+            stopping: table.stopping.len(),
+            longest_queue: waiting().max().unwrap_or(0),
+        }
     }
 
     /// How many entries each map has: sessions, their ids, lanes, requesters.
