@@ -19,7 +19,9 @@ mod registry;
 mod server;
 mod session;
 pub mod store;
+mod tls;
 
 pub use config::Config;
 pub use server::{ServeError, Server, Snapshot, listen};
 pub use session::{Task, TaskId};
+pub use tls::{Tls, TlsError};
