@@ -10,6 +10,7 @@ mod connect;
 mod output;
 mod settings;
 mod state;
+mod tls;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
