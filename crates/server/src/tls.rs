@@ -140,8 +140,8 @@ impl Loaded {
             TlsError::Key(format!("{}{hint}", pem_text(&error)))
         })?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = Arc::new(config(chain.clone(), key, provider.clone())?);
         warn_of_refusal(&chain, &provider);
-        let config = Arc::new(config(chain, key, provider)?);
         Ok(Self { config, certificate })
     }
 

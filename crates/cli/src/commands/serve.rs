@@ -95,13 +95,15 @@ async fn resolve(values: &ServerValues) -> anyhow::Result<SocketAddr> {
     let mut found = tokio::net::lookup_host((host, port))
         .await
         .with_context(|| format!("--host {host}: no such address"))?;
-    found.next().with_context(|| format!("--host {host}: no such address"))
+    let address = found.next().with_context(|| format!("--host {host}: no such address"))?;
+    // An IPv4 address in IPv6's clothes would not count as loopback.
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// Refuses to let other machines in where anybody on the way could read the key.
 fn check_bind(address: SocketAddr, has_tls: bool, is_insecure: bool) -> anyhow::Result<()> {
     anyhow::ensure!(
-        has_tls || is_insecure || address.ip().to_canonical().is_loopback(),
+        has_tls || is_insecure || address.ip().is_loopback(),
         "will not listen on {address} without TLS: whoever is on the way could read the key and \
          command every device\n  give --tls-cert FILE and --tls-key FILE, or --insecure if the \
          network is trusted"
@@ -192,6 +194,7 @@ impl Place {
         let host = named(tls, candidates).unwrap_or_else(|| ip.to_string());
         let finds_key =
             host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let path = path.to_string_lossy();
         let path = shlex::try_quote(&path).unwrap_or_default();
         let ca_file =
@@ -207,7 +210,7 @@ impl Place {
         let Some((tls, path)) = &self.certificate else {
             return format!(" --server {}", url("ws", &ip.to_string(), port));
         };
-        let candidates = [device::info::host_name(), ip.to_string()].into_iter();
+        let candidates = [ip.to_string(), device::info::host_name()].into_iter();
         let host = named(tls, candidates).unwrap_or_else(|| ip.to_string());
         let ca_file = match path.file_name().map(|name| name.to_string_lossy()) {
             Some(name) if tls.is_self_signed() => {
