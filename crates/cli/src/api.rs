@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use link::Trust;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
@@ -45,18 +46,8 @@ pub(crate) struct Task {
 
 /// Who is online.
 pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
-    if target.server.is_tls() {
-        return Err(Failure::unreachable(link::DialError::Tls));
-    }
     let address = target.server.http("/api/v1/devices");
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .no_proxy()
-        // The key is for this server and nobody that it points to.
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .context("cannot make an HTTP client")?;
-    let mut request = client.get(&address);
+    let mut request = client(target)?.get(&address);
     if let Some(key) = &target.key {
         request = request.header("X-API-Key", key.expose_secret());
     }
@@ -69,8 +60,15 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
         }
         status => {
             return Err(Failure::unreachable(anyhow::anyhow!(
-                "the server at {} has no list of devices (HTTP {status}): it is no Flightdeck server",
-                target.server
+                "the server at {} has no list of devices (HTTP {status}): it is no Flightdeck \
+                 server{}",
+                target.server,
+                // What a server behind TLS answers to plain HTTP.
+                if status == 400 && !target.server.is_tls() {
+                    "; if it speaks TLS, use wss:// or https://"
+                } else {
+                    ""
+                }
             )));
         }
     }
@@ -79,6 +77,20 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
         .with_context(|| format!("what {} answers is no list of devices", target.server))
         .map_err(Failure::unreachable)?;
     Ok(devices.devices)
+}
+
+fn client(target: &Target) -> anyhow::Result<reqwest::Client> {
+    // Left to itself, the HTTP client would read the system's certificates for a plain server too.
+    let trust = target.trust.clone().map_or_else(Trust::nobody, Ok)?;
+    reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .connect_timeout(target.connect_timeout())
+        .no_proxy()
+        // The key is for this server and nobody that it points to.
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_backend_preconfigured(trust.config())
+        .build()
+        .context("cannot make an HTTP client")
 }
 
 /// The body of an answer, as long as it is no longer than it may be.
@@ -96,6 +108,9 @@ async fn body(target: &Target, mut response: reqwest::Response) -> Result<Vec<u8
 
 fn unreachable(target: &Target, error: reqwest::Error) -> Failure {
     let error = error.without_url();
+    if let Some(error) = link::tls::explain(&target.server, &error) {
+        return target.explain(link::Exit::Refused(error.to_string()));
+    }
     if error.is_connect() {
         let text = format!("no server answers at {}", target.server);
         return target.explain(link::Exit::Refused(text));

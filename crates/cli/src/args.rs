@@ -94,7 +94,7 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flightdeck serve
-  flightdeck serve --host 0.0.0.0 --port 7000
+  flightdeck serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
   flightdeck serve --sessions-per-device 4 --queue-per-device 20")]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub(crate) struct Serve {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flightdeck device
-  flightdeck device --id build-box --server ws://10.0.0.5:5000 --token-file ~/flightdeck.key
+  flightdeck device --id build-box --server wss://10.0.0.5:5000 --ca-file cert.pem
   flightdeck device --exec shell                     Allow any command
   flightdeck device --root /srv/data                 Let commands read these files
   flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself")]

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use constellation::Constellation;
-use link::{ClientSettings, Exit, ServerUrl};
+use link::{ClientSettings, Exit, ServerUrl, Trust};
 use secrecy::SecretString;
 
 use crate::Failure;
 use crate::args::Global;
 use crate::settings::{ClientKeys, ClientValues, File};
 use crate::state::{StateFolder, expand_home, read_key};
+use crate::tls;
 
 /// Longest wait for the server's goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -20,6 +21,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) struct Target {
     pub(crate) server: ServerUrl,
     pub(crate) key: Option<SecretString>,
+    /// Whose certificates are trusted, if the server is behind TLS.
+    pub(crate) trust: Option<Trust>,
     values: ClientValues,
 }
 
@@ -40,16 +43,23 @@ impl Target {
             .parse()
             .with_context(|| format!("{:?} is no server URL", without_query(&values.server)))?;
         let key = find_key(&values, &server, global)?;
-        Ok(Self { server, key, values })
+        let trust = tls::trust(&server, &values.ca_file)?;
+        Ok(Self { server, key, trust, values })
     }
 
     /// The settings of a client of this server.
     pub(crate) fn apply(&self, settings: ClientSettings) -> ClientSettings {
         ClientSettings {
             token: self.key.clone(),
-            connect_timeout: self.values.connect_timeout.0,
+            trust: self.trust.clone(),
+            connect_timeout: self.connect_timeout(),
             ..settings
         }
+    }
+
+    /// Longest wait for a connection.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.values.connect_timeout.0
     }
 
     /// Connects as an orchestrator with a name of its own.
@@ -67,6 +77,8 @@ impl Target {
             self.key_hint()
         } else if text.contains("no server answer") {
             "start one with `flightdeck serve`, or name another with --server".to_owned()
+        } else if let Some(hint) = trust_hint(&text) {
+            hint.to_owned()
         } else {
             return Failure::unreachable(exit);
         };
@@ -82,6 +94,12 @@ impl Target {
             }
         }
     }
+}
+
+/// What to do about a certificate that nobody vouches for.
+pub(crate) fn trust_hint(text: &str) -> Option<&'static str> {
+    text.contains("signed by nobody who is trusted")
+        .then_some("to trust it, give it, or its authority's, with --ca-file FILE")
 }
 
 /// Says goodbye to the server, which need not answer: whatever there was to show has been shown.

@@ -11,6 +11,7 @@ mod key_file;
 mod output;
 mod settings;
 mod state;
+mod tls;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -160,10 +160,10 @@ async fn a_task_is_counted_from_its_registration_to_its_outcome() {
 #[tokio::test]
 async fn what_is_refused_is_counted_by_its_reason() {
     let server = Server::start().await;
-    let _first = server.raw_device("d").await;
+    let mut first = server.raw_device("d").await;
     let mut second = server.peer().await;
     second.say_device("d").await;
-    second.expect_error().await;
+    first.alive_while(second.expect_error()).await;
     assert_eq!(second.expect_close().await.0, 1008);
     assert_eq!(Peer::connect(server.port, "wrong").await.err(), Some(403));
     let url = format!("http://127.0.0.1:{}/metrics", server.port);

@@ -17,6 +17,7 @@ use crate::connection::{Connection, Event, Tap, Watch, now, timestamp};
 use crate::dial::{DialError, ServerUrl, dial};
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::socket::{Closed, Socket};
+use crate::tls::Trust;
 
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -32,6 +33,8 @@ pub struct ClientSettings {
     pub server: ServerUrl,
     /// The key, if the server wants one.
     pub token: Option<SecretString>,
+    /// Whose certificates are trusted; a server behind TLS needs it.
+    pub trust: Option<Trust>,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
     /// Pings, and how long silence is borne.
@@ -60,6 +63,7 @@ impl ClientSettings {
         Self {
             server,
             token: None,
+            trust: None,
             heartbeat_interval: Duration::from_secs(120),
             watch: Watch { ping_every: Duration::from_secs(20), timeout: Duration::from_secs(180) },
             connect_timeout: Duration::from_secs(10),
@@ -212,6 +216,7 @@ impl<R: Role> Client<R> {
         let dialing = dial(
             &settings.server,
             settings.token.as_ref(),
+            settings.trust.as_ref(),
             settings.connect_timeout,
             aip::codec::MAX_MESSAGE_BYTES,
         );

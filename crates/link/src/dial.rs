@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_websockets::{ClientBuilder, Error, upgrade};
 use url::{Host, Url};
 
 use crate::socket::Socket;
+use crate::tls::{self, Trust};
 
 /// The port of a server that does not say, as UFO's.
 pub const DEFAULT_PORT: u16 = 5000;
@@ -128,11 +130,12 @@ impl ServerUrl {
 /// Why a server could not be reached. Texts complete "failed to connect: …".
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// This version speaks no TLS.
-    #[error(
-        "TLS (wss://, https://) is not supported yet; put the server behind a tunnel such as ssh -L"
-    )]
-    Tls,
+    /// TLS came to nothing.
+    #[error("no TLS connection to {0}: {1}")]
+    Tls(String, String),
+    /// The server's certificate is not one to trust.
+    #[error("the certificate of {0} is refused: {1}")]
+    Certificate(String, String),
     /// The network said no.
     #[error("no server answers at {0}: {1}")]
     Unreachable(String, #[source] io::Error),
@@ -151,24 +154,23 @@ impl DialError {
     /// Whether trying again with the same settings cannot help.
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Unauthorized(..) | Self::Tls)
+        matches!(self, Self::Unauthorized(..) | Self::Certificate(..))
     }
 }
 
 /// Connects to a server's WebSocket. The key goes into the URL, where every UFO server looks for it.
+/// A server behind TLS needs `trust`.
 ///
 /// # Errors
 /// When nothing answers in time, or what answers does not take us.
 pub(crate) async fn dial(
     server: &ServerUrl,
     token: Option<&SecretString>,
+    trust: Option<&Trust>,
     timeout: Duration,
     max_message: usize,
 ) -> Result<Socket, DialError> {
-    if server.tls {
-        return Err(DialError::Tls);
-    }
-    match tokio::time::timeout(timeout, connect(server, token, max_message)).await {
+    match tokio::time::timeout(timeout, connect(server, token, trust, max_message)).await {
         Ok(connected) => connected,
         Err(_) => Err(DialError::TimedOut(server.to_string(), timeout.as_secs())),
     }
@@ -177,6 +179,7 @@ pub(crate) async fn dial(
 async fn connect(
     server: &ServerUrl,
     token: Option<&SecretString>,
+    trust: Option<&Trust>,
     max_message: usize,
 ) -> Result<Socket, DialError> {
     let unreachable = |error| DialError::Unreachable(server.to_string(), error);
@@ -190,7 +193,31 @@ async fn connect(
     let builder = ClientBuilder::new()
         .uri(&request_uri(server, token))
         .map_err(|error| DialError::NotAServer(server.to_string(), error.to_string()))?;
-    Socket::client(stream, builder, max_message).await.map_err(|error| refused(server, error))
+    let socket = if server.tls {
+        // In a box of its own, so that a plain connection does not pay for it.
+        let stream = Box::pin(shake_hands(server, trust, stream)).await?;
+        Box::pin(Socket::client(stream, builder, max_message)).await
+    } else {
+        Socket::client(stream, builder, max_message).await
+    };
+    socket.map_err(|error| refused(server, error))
+}
+
+async fn shake_hands(
+    server: &ServerUrl,
+    trust: Option<&Trust>,
+    stream: TcpStream,
+) -> Result<Box<TlsStream<TcpStream>>, DialError> {
+    let failed = |why: String| DialError::Tls(server.to_string(), why);
+    let trust = trust.ok_or_else(|| failed("this client was told to trust nobody".to_owned()))?;
+    trust.connect(&server.host, stream).await.map(Box::new).map_err(|error| {
+        tls::explain(server, &error).unwrap_or_else(|| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                failed("it hung up in the middle of the handshake".to_owned())
+            }
+            _ => failed(error.to_string()),
+        })
+    })
 }
 
 fn request_uri(server: &ServerUrl, token: Option<&SecretString>) -> String {
@@ -209,6 +236,13 @@ fn refused(server: &ServerUrl, error: Error) -> DialError {
             DialError::Unauthorized(server.to_string(), status)
         }
         Error::Io(error) => DialError::Unreachable(server.to_string(), error),
+        // What a server behind TLS answers to plain HTTP: that it is a bad request, or noise.
+        Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(400) | upgrade::Error::Parsing(_))
+            if !server.tls =>
+        {
+            let why = format!("{error}; if it speaks TLS, use wss:// or https://");
+            DialError::NotAServer(server.to_string(), why)
+        }
         error => DialError::NotAServer(server.to_string(), error.to_string()),
     }
 }

@@ -4,7 +4,7 @@
 //! - [`outbox`]: the bounded queue through which others hand messages to a connection.
 //! - [`connection`]: what a connection's actor waits on, one event at a time.
 //! - [`client`]: the loop of every client: connect, register, run, back off, come back.
-//! - [`dial`]: where a server is, and how to reach it.
+//! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted.
 //!
 //! It decides nothing about tasks or tools: that is for the crates above it.
 
@@ -14,6 +14,7 @@ pub mod dial;
 pub mod memory;
 pub mod outbox;
 pub mod socket;
+pub mod tls;
 mod transport;
 
 pub use client::{Client, ClientSettings, Exit, Role};
@@ -21,3 +22,4 @@ pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
 pub use outbox::{Alive, Bound, Outbox, OutboxLimits, Overflow};
 pub use socket::{Closed, Frame, Incoming, Socket};
+pub use tls::{Trust, TrustError};

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use link::connection::{now, timestamp};
 use link::{Alive, Connection, Event, Socket};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::auth::Principal;
 use crate::connection;
@@ -82,11 +83,14 @@ pub(crate) async fn upgraded(
 
 /// The stream itself where there is one, since hyper's wrapper costs memory for each connection.
 fn socket(upgraded: Upgraded) -> Socket {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => Socket::server(parts.io.into_inner(), parts.read_buf, MAX_FIRST_MESSAGE_BYTES),
-        Err(upgraded) => {
-            Socket::server(TokioIo::new(upgraded), Bytes::new(), MAX_FIRST_MESSAGE_BYTES)
-        }
+    let limit = MAX_FIRST_MESSAGE_BYTES;
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return Socket::server(parts.io.into_inner(), parts.read_buf, limit),
+        Err(upgraded) => upgraded,
+    };
+    match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+        Ok(parts) => Socket::server(parts.io.into_inner(), parts.read_buf, limit),
+        Err(upgraded) => Socket::server(TokioIo::new(upgraded), Bytes::new(), limit),
     }
 }
 

@@ -22,8 +22,10 @@ mod registry;
 mod server;
 mod session;
 pub mod store;
+mod tls;
 
 pub use auth::{KeyRecord, Keys, NewKey, Pattern, Role, generate_key};
 pub use config::Config;
 pub use server::{ServeError, Server, Snapshot, listen};
 pub use session::{Requester, Task, TaskId};
+pub use tls::{Tls, TlsError};

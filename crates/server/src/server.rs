@@ -16,8 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use link::Socket;
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::registry::{ConnectionId, Registry};
 use crate::session::Sessions;
 use crate::store::{MemoryStore, Store};
+use crate::tls::Tls;
 
 /// Connections that the kernel keeps for us until they are accepted: ten thousand devices may come
 /// back in the same second.
@@ -155,6 +157,15 @@ impl Server {
     /// Serves whoever connects until `stop`, then shuts down: lets running commands finish within the
     /// grace time, ends the rest with an outcome each, and says goodbye to every peer.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+        self.serve_with(listener, None, stop).await;
+    }
+
+    /// The same over TLS.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Tls, stop: CancellationToken) {
+        self.serve_with(listener, Some(tls), stop).await;
+    }
+
+    async fn serve_with(&self, listener: TcpListener, tls: Option<Tls>, stop: CancellationToken) {
         let router = self.router();
         let mut key_check = tokio::time::interval(KEY_CHECK);
         loop {
@@ -169,7 +180,9 @@ impl Server {
                 }
             };
             match accepted {
-                Ok((stream, address)) => self.serve_stream(stream, address, router.clone()),
+                Ok((stream, address)) => {
+                    self.serve_stream(stream, address, tls.clone(), router.clone());
+                }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -180,7 +193,13 @@ impl Server {
         self.shut_down().await;
     }
 
-    fn serve_stream(&self, stream: TcpStream, address: SocketAddr, router: Router) {
+    fn serve_stream(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        tls: Option<Tls>,
+        router: Router,
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
@@ -188,23 +207,14 @@ impl Server {
         let Ok(place) = self.0.http_places.clone().try_acquire_owned() else {
             return tracing::warn!(%address, "too many HTTP connections; one was dropped");
         };
+        let Some(tls) = tls else {
+            tokio::spawn(serve_http(stream, address, header_timeout, router, place));
+            return;
+        };
         tokio::spawn(async move {
-            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-                request.extensions_mut().insert(address);
-                let mut router = router.clone();
-                async move { Ok::<_, Infallible>(http::call(&mut router, request).await) }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(header_timeout)
-                .max_buf_size(MAX_HEAD_BYTES)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%address, %error, "an HTTP connection ended early");
+            if let Some(stream) = tls.accept(stream, address, header_timeout).await {
+                serve_http(stream, address, header_timeout, router, place).await;
             }
-            drop(place);
         });
     }
 
@@ -344,6 +354,32 @@ impl Server {
     pub(crate) fn has_room(&self) -> bool {
         self.open_sockets() < self.0.config.max_connections
     }
+}
+
+/// Serves the requests of one connection, which keeps its place until then.
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    address: SocketAddr,
+    header_timeout: Duration,
+    router: Router,
+    place: OwnedSemaphorePermit,
+) {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(address);
+        let mut router = router.clone();
+        async move { Ok::<_, Infallible>(http::call(&mut router, request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%address, %error, "an HTTP connection ended early");
+    }
+    drop(place);
 }
 
 /// Counts a WebSocket for as long as it lives.

@@ -12,7 +12,7 @@ use link::{ClientSettings, Exit, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Device as Args, Global};
-use crate::connect::Target;
+use crate::connect::{Target, trust_hint};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::settings::{DeviceValues, ExecMode, File, at_least_one};
 use crate::state::expand_home;
@@ -141,6 +141,9 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
             anstream::eprintln!("{RED}not connected{RED:#}: {why}; trying again in {wait}");
             if why.contains("already registered") {
                 anstream::eprintln!("  another device has this id: choose one with --id");
+            }
+            if let Some(hint) = trust_hint(&why) {
+                anstream::eprintln!("  {hint}");
             }
         }
         // The reason comes with the exit.

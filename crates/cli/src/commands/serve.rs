@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use secrecy::SecretString;
-use server::{Config, Keys, Server};
+use server::{Config, Keys, Server, Tls};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Serve};
 use crate::connect::is_on_command_line;
 use crate::key_file::KeyFile;
-use crate::output::{BOLD, CYAN, DIM};
+use crate::output::{BOLD, CYAN, DIM, RED};
 use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
 use crate::state::StateFolder;
+use crate::tls::Files;
 use crate::{Code, Ended, interrupted};
 
 pub(crate) async fn run(args: Serve, global: Global) -> Ended {
@@ -26,6 +28,9 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
         );
     }
     let address = resolve(&values).await?;
+    let files = Files::named(&values.tls_cert, &values.tls_key)?;
+    check_bind(address, files.is_some(), values.insecure)?;
+    let tls = files.clone().map(Files::serve).transpose()?;
     let folder = StateFolder::new(global.state_dir)?;
     let key = Key::find(&values, &folder)?;
     raise_open_files();
@@ -47,11 +52,18 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
         anyhow::anyhow!("{error}\n  is a server running already? Another port: --port N")
     })?;
     let address = listener.local_addr().context("the address of the listener")?;
-    greet(address, &key, &folder);
+    let certificate = tls.clone().zip(files.map(|files| files.certificate));
+    greet(&Place { address, certificate }, &key, &folder);
 
     let stop = CancellationToken::new();
     tokio::spawn(key_file.watch(server.clone(), seen));
-    let serving = server.serve(listener, stop.clone());
+    let serving_stop = stop.clone();
+    let serving = async {
+        match tls {
+            Some(tls) => server.serve_tls(listener, tls, serving_stop).await,
+            None => server.serve(listener, serving_stop).await,
+        }
+    };
     tokio::pin!(serving);
     tokio::select! {
         () = &mut serving => {}
@@ -87,6 +99,11 @@ impl Key {
         let (secret, is_new) = folder.key_or_new()?;
         Ok(Self { secret, is_generated: true, is_new })
     }
+
+    /// What to type where the key is not found by itself.
+    fn export(&self) -> &'static str {
+        if self.is_generated { "export FLIGHTDECK_TOKEN=$(flightdeck key show)" } else { GIVEN_KEY }
+    }
 }
 
 async fn resolve(values: &ServerValues) -> anyhow::Result<SocketAddr> {
@@ -94,7 +111,20 @@ async fn resolve(values: &ServerValues) -> anyhow::Result<SocketAddr> {
     let mut found = tokio::net::lookup_host((host, port))
         .await
         .with_context(|| format!("--host {host}: no such address"))?;
-    found.next().with_context(|| format!("--host {host}: no such address"))
+    let address = found.next().with_context(|| format!("--host {host}: no such address"))?;
+    // An IPv4 address in IPv6's clothes would not count as loopback.
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+/// Refuses to let other machines in where anybody on the way could read the key.
+fn check_bind(address: SocketAddr, has_tls: bool, is_insecure: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        has_tls || is_insecure || address.ip().is_loopback(),
+        "will not listen on {address} without TLS: whoever is on the way could read the key and \
+         command every device\n  give --tls-cert FILE and --tls-key FILE, or --insecure if the \
+         network is trusted"
+    );
+    Ok(())
 }
 
 /// The settings as the server takes them. A limit of nothing would stop everything.
@@ -170,11 +200,77 @@ fn raise_open_files() {
     }
 }
 
+/// Where a server listens, and what it shows there.
+struct Place {
+    address: SocketAddr,
+    certificate: Option<(Tls, PathBuf)>,
+}
+
+impl Place {
+    fn scheme(&self) -> &'static str {
+        if self.certificate.is_some() { "wss" } else { "ws" }
+    }
+
+    /// How a local command names this server, and whether it finds the key by itself then.
+    fn local(&self) -> (String, bool) {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        let is_usual = ip.is_unspecified() || ip == IpAddr::from([127, 0, 0, 1]);
+        let ip = if ip.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { ip };
+        let Some((tls, path)) = &self.certificate else {
+            let is_default = is_usual && port == link::dial::DEFAULT_PORT;
+            let server = format!(" --server ws://{}", SocketAddr::new(ip, port));
+            return (if is_default { String::new() } else { server }, ip.is_loopback());
+        };
+        let localhost = is_usual.then(|| "localhost".to_owned());
+        let candidates = localhost.into_iter().chain([ip.to_string(), device::info::host_name()]);
+        let host = named(tls, candidates).unwrap_or_else(|| ip.to_string());
+        let finds_key =
+            host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let path = path.to_string_lossy();
+        let path = shlex::try_quote(&path).unwrap_or_default();
+        let ca_file =
+            if tls.is_self_signed() { format!(" --ca-file {path}") } else { String::new() };
+        (format!(" --server {}{ca_file}", url("wss", &host, port)), finds_key)
+    }
+
+    /// How a command on another machine names this server.
+    fn remote(&self) -> String {
+        let ip = self.address.ip();
+        let ip = if ip.is_unspecified() { local_ip_address::local_ip().unwrap_or(ip) } else { ip };
+        let port = self.address.port();
+        let Some((tls, path)) = &self.certificate else {
+            return format!(" --server {}", url("ws", &ip.to_string(), port));
+        };
+        let candidates = [ip.to_string(), device::info::host_name()].into_iter();
+        let host = named(tls, candidates).unwrap_or_else(|| ip.to_string());
+        let ca_file = match path.file_name().map(|name| name.to_string_lossy()) {
+            Some(name) if tls.is_self_signed() => {
+                format!(" --ca-file {}", shlex::try_quote(&name).unwrap_or_default())
+            }
+            _ => String::new(),
+        };
+        format!(" --server {}{ca_file}", url("wss", &host, port))
+    }
+}
+
+/// The first of these hosts that a certificate is for, else the one that it names itself.
+fn named(tls: &Tls, mut hosts: impl Iterator<Item = String>) -> Option<String> {
+    hosts.find(|host| tls.names(host)).or_else(|| tls.host_name())
+}
+
+fn url(scheme: &str, host: &str, port: u16) -> String {
+    match host.parse() {
+        Ok(ip) => format!("{scheme}://{}", SocketAddr::new(ip, port)),
+        Err(_) => format!("{scheme}://{host}:{port}"),
+    }
+}
+
 /// Says where the server is and what to type next.
-fn greet(address: SocketAddr, key: &Key, folder: &StateFolder) {
-    let version = env!("CARGO_PKG_VERSION");
+fn greet(place: &Place, key: &Key, folder: &StateFolder) {
+    let (version, scheme, address) = (env!("CARGO_PKG_VERSION"), place.scheme(), place.address);
     anstream::eprintln!(
-        "{BOLD}Flightdeck {version}{BOLD:#} listens on {CYAN}ws://{address}/ws{CYAN:#}"
+        "{BOLD}Flightdeck {version}{BOLD:#} listens on {CYAN}{scheme}://{address}/ws{CYAN:#}"
     );
     if key.is_generated {
         let made = if key.is_new { "generated just now" } else { "kept" };
@@ -188,48 +284,45 @@ fn greet(address: SocketAddr, key: &Key, folder: &StateFolder) {
             "The key is the one that was given; clients need it in FLIGHTDECK_TOKEN."
         );
     }
-    let local = local_server(address);
+    let (local, finds_key) = place.local();
     anstream::eprintln!("\nOn this machine, in two more terminals:");
-    if !key.is_generated {
-        anstream::eprintln!("  {BOLD}{GIVEN_KEY}{BOLD:#}");
+    if !(key.is_generated && finds_key) {
+        anstream::eprintln!("  {BOLD}{}{BOLD:#}", key.export());
     }
     anstream::eprintln!("  {BOLD}flightdeck device{local}{BOLD:#}");
     let id = device::info::host_name();
     anstream::eprintln!("  {BOLD}flightdeck exec{local} --on {id} -- df -h{BOLD:#}");
-    greet_others(address, key);
+    greet_others(place, key);
     anstream::eprintln!();
 }
 
-/// How a local command names this server, when it is not the usual one.
-fn local_server(address: SocketAddr) -> String {
-    let usual = address.port() == link::dial::DEFAULT_PORT
-        && (address.ip().is_unspecified() || address.ip() == IpAddr::from([127, 0, 0, 1]));
-    if usual {
-        return String::new();
-    }
-    let host =
-        if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
-    format!(" --server ws://{}", SocketAddr::new(host, address.port()))
-}
-
-fn greet_others(address: SocketAddr, key: &Key) {
-    if address.ip().is_loopback() {
+fn greet_others(place: &Place, key: &Key) {
+    let ip = place.address.ip();
+    if ip.is_loopback() {
+        let all = if ip.is_ipv6() { "::" } else { "0.0.0.0" };
+        let tls = match place.certificate {
+            Some(_) => "",
+            None => " --tls-cert FILE --tls-key FILE",
+        };
         anstream::eprintln!(
-            "\n{DIM}Other machines cannot reach {}: start with --host {} to let them in.{DIM:#}",
-            address.ip(),
-            if address.is_ipv6() { "::" } else { "0.0.0.0" }
+            "\n{DIM}Other machines cannot reach {ip}: start with --host {all}{tls} to let them \
+             in.{DIM:#}"
         );
         return;
     }
-    let ip = if address.ip().is_unspecified() {
-        local_ip_address::local_ip().unwrap_or(address.ip())
-    } else {
-        address.ip()
+    if place.certificate.is_none() {
+        anstream::eprintln!(
+            "\n{RED}without TLS{RED:#}: whoever is on the way to this server can read the key"
+        );
+    }
+    let remote = place.remote();
+    let copy = match &place.certificate {
+        Some((tls, path)) if tls.is_self_signed() => {
+            format!("; copy {} there", path.display())
+        }
+        _ => String::new(),
     };
-    let reachable = SocketAddr::new(ip, address.port());
-    anstream::eprintln!("\nOn another machine (what $(…) stands for, type here to see it):");
-    let token =
-        if key.is_generated { "export FLIGHTDECK_TOKEN=$(flightdeck key show)" } else { GIVEN_KEY };
-    anstream::eprintln!("  {BOLD}{token}{BOLD:#}");
-    anstream::eprintln!("  {BOLD}flightdeck device --server ws://{reachable}{BOLD:#}");
+    anstream::eprintln!("\nOn another machine (what $(…) stands for, type here to see it{copy}):");
+    anstream::eprintln!("  {BOLD}{}{BOLD:#}", key.export());
+    anstream::eprintln!("  {BOLD}flightdeck device{remote}{BOLD:#}");
 }

@@ -72,6 +72,15 @@ keys! {
         port: u16 = link::dial::DEFAULT_PORT, "FLIGHTDECK_PORT";
         /// The key that every peer must show, instead of the generated one. On the command line other users of the machine can see it.
         api_key: ApiKey = ApiKey::default(), "FLIGHTDECK_API_KEY";
+        /// The server's TLS certificate, followed by those between it and its root (PEM). Read again when it changes.
+        #[arg(value_name = "FILE")]
+        tls_cert: String = String::new(), "FLIGHTDECK_TLS_CERT";
+        /// The private key of that certificate (PEM).
+        #[arg(value_name = "FILE")]
+        tls_key: String = String::new(), "FLIGHTDECK_TLS_KEY";
+        /// Lets other machines connect without TLS: for a network that is trusted.
+        #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
+        insecure: bool = false, "FLIGHTDECK_INSECURE";
         /// Tasks that run on one device at the same time.
         sessions_per_device: usize = server().sessions_per_device, "FLIGHTDECK_SESSIONS_PER_DEVICE";
         /// Tasks that may wait for one device; a further one is refused at once.
@@ -130,6 +139,9 @@ keys! {
         /// A file that holds the key.
         #[arg(value_name = "FILE")]
         token_file: String = String::new(), "FLIGHTDECK_TOKEN_FILE";
+        /// Certificates to trust beside the system's (PEM), such as one that a server has signed itself.
+        #[arg(value_name = "FILE")]
+        ca_file: String = String::new(), "FLIGHTDECK_CA_FILE";
         /// Longest wait for a connection, and then for the server's confirmation.
         connect_timeout: Seconds = Seconds(std::time::Duration::from_secs(10)), "FLIGHTDECK_CONNECT_TIMEOUT";
     }

@@ -32,7 +32,8 @@ impl Setting for Retries {
     }
 }
 
-macro_rules! numbers {
+/// What stands in the file without quotes.
+macro_rules! bare {
     ($($name:ty),*) => {$(
         impl Setting for $name {
             fn is_text(&self) -> bool {
@@ -42,7 +43,7 @@ macro_rules! numbers {
     )*};
 }
 
-numbers!(u16, u32, usize);
+bare!(bool, u16, u32, usize);
 
 impl Setting for Seconds {
     fn is_text(&self) -> bool {

@@ -185,6 +185,15 @@ impl Peer {
         within("the next frame", self.next_or_never()).await
     }
 
+    /// Keeps the connection alive, as a real program does, while something else happens: it answers
+    /// pings, and says and hears nothing.
+    pub(crate) async fn alive_while<T>(&mut self, happens: impl Future<Output = T>) -> T {
+        tokio::select! {
+            frame = self.next_or_never() => panic!("{} got {frame:?}", self.id),
+            happened = happens => happened,
+        }
+    }
+
     async fn next_or_never(&mut self) -> Result<String, (u16, String)> {
         loop {
             let frame = match self.socket.next().await {
