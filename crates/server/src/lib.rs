@@ -14,12 +14,17 @@ mod auth;
 mod config;
 mod connection;
 mod dispatch;
+#[allow(dead_code)]
+mod hosts;
 mod http;
+#[allow(dead_code)]
+mod limits;
 mod registry;
 mod server;
 mod session;
 pub mod store;
 
 pub use config::Config;
+pub use hosts::{HostPattern, InvalidPattern, OriginPattern};
 pub use server::{ServeError, Server, Snapshot, listen};
 pub use session::{Task, TaskId};
