@@ -10,6 +10,8 @@
 
 mod accept;
 pub mod agent;
+#[allow(dead_code)]
+mod audit;
 mod auth;
 mod config;
 mod connection;
@@ -24,6 +26,7 @@ mod server;
 mod session;
 pub mod store;
 
+pub use audit::{Audit, AuditSettings};
 pub use config::Config;
 pub use hosts::{HostPattern, InvalidPattern, OriginPattern};
 pub use server::{ServeError, Server, Snapshot, listen};
