@@ -76,7 +76,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Entry<'a> {
     #[serde(serialize_with = "time")]
-    at: Timestamp,
+    pub(crate) at: Timestamp,
     pub(crate) event: Event,
     /// Who did it: a client id.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
@@ -105,8 +105,9 @@ pub(crate) struct Entry<'a> {
     /// Why, in our own words.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub(crate) reason: Option<&'a str>,
+    /// How many, of [`Event::Lost`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    count: Option<u64>,
+    pub(crate) count: Option<u64>,
 }
 
 impl Entry<'_> {

@@ -118,7 +118,7 @@ fn a_full_file_is_put_aside_whole_and_the_oldest_go() {
     let settings = AuditSettings { max_bytes: line * 10 + 5, ..settings(&folder) };
     let names: Vec<String> = (0..95).map(|number| format!("{number:04}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut file = LogFile::open(settings.clone()).unwrap();
+    let mut file = LogFile::open(settings).unwrap();
     for batch in names.chunks(37) {
         file.append(&mut lines(batch)).unwrap();
     }
