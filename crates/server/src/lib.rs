@@ -11,12 +11,15 @@
 
 mod accept;
 pub mod agent;
+mod audit;
 mod auth;
 mod config;
 mod connection;
 mod dispatch;
 mod facts;
+mod hosts;
 mod http;
+mod limits;
 mod metrics;
 mod registry;
 mod server;
@@ -24,8 +27,10 @@ mod session;
 pub mod store;
 mod tls;
 
+pub use audit::{Audit, AuditSettings};
 pub use auth::{KeyRecord, Keys, NewKey, Pattern, Role, generate_key};
 pub use config::Config;
+pub use hosts::{HostPattern, InvalidPattern, OriginPattern};
 pub use server::{ServeError, Server, Snapshot, listen};
 pub use session::{Requester, Task, TaskId};
 pub use tls::{Tls, TlsError};
