@@ -7,7 +7,7 @@ use std::time::Duration;
 use aip::codec::{MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use aip::machine::{Refusal, Registration, confirm};
 use aip::message::{Confirmed, Feature, VERSION};
-use aip::{ClientMessage, CloseCode, DecodeError, ServerMessage};
+use aip::{ClientId, ClientMessage, CloseCode, DecodeError, ServerMessage};
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use base64::Engine;
 use bytes::Bytes;
@@ -18,8 +18,10 @@ use link::{Alive, Connection, Event, Socket};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::audit;
 use crate::auth::Principal;
 use crate::connection;
+use crate::patient::Patient;
 use crate::registry::Client;
 use crate::server::{OpenSocket, Server};
 use crate::session::fresh_response_id;
@@ -84,12 +86,15 @@ pub(crate) async fn upgraded(
 /// The stream itself where there is one, since hyper's wrapper costs memory for each connection.
 fn socket(upgraded: Upgraded) -> Socket {
     let limit = MAX_FIRST_MESSAGE_BYTES;
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => return Socket::server(parts.io.into_inner(), parts.read_buf, limit),
+    let upgraded = match upgraded.downcast::<TokioIo<Patient<TcpStream>>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner().into_inner();
+            return Socket::server(stream, parts.read_buf, limit);
+        }
         Err(upgraded) => upgraded,
     };
-    match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-        Ok(parts) => Socket::server(parts.io.into_inner(), parts.read_buf, limit),
+    match upgraded.downcast::<TokioIo<Patient<TlsStream<TcpStream>>>>() {
+        Ok(parts) => Socket::server(parts.io.into_inner().into_inner(), parts.read_buf, limit),
         Err(upgraded) => Socket::server(TokioIo::new(upgraded), Bytes::new(), limit),
     }
 }
@@ -106,22 +111,33 @@ pub(crate) async fn accept(
     let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
     let mut connection =
         Connection::new(socket, outbox, server.config().watch(), Some(server.metrics().tap()));
+    let mut client_id = None;
     let refusal = match first_message(&server, &mut connection).await {
-        Ok(registration) => match register(&server, registration, &visitor).await {
-            Ok(client) => return serve(&server, connection, client, opened),
-            Err(refusal) => refusal,
-        },
+        Ok(registration) => {
+            client_id = Some(registration.client_id.clone());
+            match register(&server, registration, &visitor).await {
+                Ok(client) => return serve(&server, connection, client, opened),
+                Err(refusal) => refusal,
+            }
+        }
         Err(Some(refusal)) => refusal,
         Err(None) => return connection.close(CloseCode::NORMAL, "").await,
     };
     server.metrics().count_refusal(&refusal);
+    let text = refusal.to_string();
     tracing::info!(
         address = ?visitor.address,
         key = visitor.holder.name(),
-        %refusal,
+        refusal = text,
         "registration refused"
     );
-    let text = refusal.to_string();
+    server.audit().record(audit::Entry {
+        client: client_id.as_ref().map(ClientId::as_str),
+        key: Some(visitor.holder.name()),
+        address: visitor.address,
+        reason: Some(&text),
+        ..audit::Entry::new(audit::Event::Refused)
+    });
     let error = stamped(ServerMessage::error(text.clone(), None));
     if refusal.close_code() == CloseCode::TOO_BIG {
         return connection.refuse(&error, CloseCode::TOO_BIG, &text).await;
@@ -233,6 +249,7 @@ fn serve(
     connection.set_max_message(MAX_MESSAGE_BYTES);
     connection.set_outbox(client.outbox.clone());
     connection.reply(&confirm(fresh_response_id(), timestamp(), granted(&client).as_ref()));
+    server.audit().record(client.entry(audit::Event::Registered));
     server.spawn(connection::run(server.clone(), connection, client, opened));
 }
 

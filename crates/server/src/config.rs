@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use aip::Payload;
 use link::OutboxLimits;
+
+use crate::hosts::{HostPattern, OriginPattern};
 use link::connection::Watch;
 
 /// The limits and waits of a server, each with its default.
@@ -39,6 +41,18 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Longest time for the body of an HTTP request.
     pub body_timeout: Duration,
+    /// Longest time for which an HTTP client may take nothing of its answer.
+    pub write_timeout: Duration,
+    /// Names and addresses that the server goes by, beside those it knows itself.
+    pub allowed_hosts: Vec<HostPattern>,
+    /// Origins whose pages may use the server, beside its own.
+    pub allowed_origins: Vec<OriginPattern>,
+    /// The machine's names.
+    pub host_names: Vec<String>,
+    /// Wrong keys that one address may show in a minute before it is told to wait.
+    pub failed_keys_per_minute: u32,
+    /// Most connections of one address that have not shown a valid key.
+    pub max_unproven_per_address: usize,
     /// Most WebSocket connections at the same time, and as many plain HTTP connections.
     pub max_connections: usize,
     /// Most messages that wait to be sent to one peer.
@@ -79,6 +93,12 @@ impl Default for Config {
             ping_interval: Duration::from_secs(30),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            host_names: Vec::new(),
+            failed_keys_per_minute: 10,
+            max_unproven_per_address: 100,
             max_connections: 20_000,
             outbox_messages: outbox.messages,
             outbox_bytes: outbox.bytes,

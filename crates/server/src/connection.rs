@@ -13,6 +13,7 @@ use link::connection::now;
 use link::{Bound, Closed, Connection, Event, Overflow};
 
 use crate::accept::stamped;
+use crate::audit;
 use crate::dispatch::Unclaimed;
 use crate::facts;
 use crate::registry::Client;
@@ -125,6 +126,13 @@ impl Actor {
     fn reject(&self, rejection: Rejection, reply: &mut impl FnMut(ServerMessage)) {
         tracing::debug!(client = %self.client.id(), error = rejection.text, "refused");
         let Rejection { text, session_id, is_task } = rejection;
+        if is_task {
+            self.server.audit().record(audit::Entry {
+                session: session_id.as_ref().map(SessionId::as_str),
+                reason: Some(&text),
+                ..self.client.entry(audit::Event::Refused)
+            });
+        }
         reply(ServerMessage::error(text.clone(), session_id.clone()));
         if let Some(session_id) = session_id.filter(|_| is_task)
             && !self.server.sessions().is_open(&session_id)
@@ -191,6 +199,13 @@ impl Actor {
 
     fn handle_closed(&self, closed: &Closed) {
         self.server.metrics().count_disconnect(closed);
+        let is_cut =
+            closed.by_us && !matches!(closed.code, CloseCode::NORMAL | CloseCode::GOING_AWAY);
+        let event = if is_cut { audit::Event::Cut } else { audit::Event::Disconnected };
+        let reason = closed.to_string();
+        self.server
+            .audit()
+            .record(audit::Entry { reason: Some(&reason), ..self.client.entry(event) });
         take_leave(&self.server, &self.client);
         if let Some(overflow) = self.client.outbox.overflow() {
             self.report_slow_consumer(overflow);
@@ -199,7 +214,7 @@ impl Actor {
             client = %self.client.id(),
             connection = %self.client.connection,
             by = if closed.by_us { "server" } else { "peer" },
-            closed = closed.to_string(),
+            closed = reason,
             "disconnected"
         );
     }

@@ -16,6 +16,7 @@ use link::connection::now;
 use tokio::sync::Notify;
 
 use crate::accept::Visitor;
+use crate::audit::{Entry, Event};
 use crate::auth::Principal;
 use crate::config::Config;
 use crate::dispatch::Commands;
@@ -90,6 +91,17 @@ impl Client {
 
     pub(crate) fn is_device(&self) -> bool {
         self.peer.client_type == ClientType::Device
+    }
+
+    /// What the audit log says of it.
+    pub(crate) fn entry(&self, event: Event) -> Entry<'_> {
+        Entry {
+            client: Some(self.id().as_str()),
+            role: Some(self.peer.client_type.as_str()),
+            key: Some(self.holder.name()),
+            address: self.address,
+            ..Entry::new(event)
+        }
     }
 
     /// Whether it may work with this device, as far as its key says.

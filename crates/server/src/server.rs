@@ -1,6 +1,5 @@
 //! The server as a whole: start, accept, supervise, shut down.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,42 +8,27 @@ use std::time::Duration;
 
 use aip::CloseCode;
 use axum::Router;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use link::Socket;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, Visitor};
 use crate::agent::{Agent, Auto};
+use crate::audit::{Audit, Entry, Event};
 use crate::auth::{KeyRecord, Keyring, Keys};
 use crate::config::Config;
+use crate::front;
 use crate::http;
+use crate::limits::{Addresses, FailedKeys, MAX_FAILED_ADDRESSES};
 use crate::metrics::Metrics;
 use crate::registry::{ConnectionId, Registry};
 use crate::session::Sessions;
 use crate::store::{MemoryStore, Store};
 use crate::tls::Tls;
-
-/// Connections that the kernel keeps for us until they are accepted: ten thousand devices may come
-/// back in the same second.
-const LISTEN_BACKLOG: u32 = 4096;
-
-/// The largest head of an HTTP request, in bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-
-/// How often to look for keys that have expired.
-const KEY_CHECK: Duration = Duration::from_secs(1);
-
-/// After an accept that failed for want of a resource, how long to wait for it.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// At shutdown, how long each group of peers may take to read what is queued for it.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -73,6 +57,9 @@ struct Inner {
     next_connection: AtomicU64,
     metrics: Metrics,
     http_places: Arc<Semaphore>,
+    failed_keys: FailedKeys,
+    addresses: Arc<Addresses>,
+    audit: Audit,
     stopping: CancellationToken,
     open_sockets: AtomicUsize,
 }
@@ -100,50 +87,62 @@ pub struct Snapshot {
     pub dropped_results: u64,
 }
 
-/// Listens on an address, with room for a crowd.
-///
-/// # Errors
-/// When the address is taken or not ours.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(LISTEN_BACKLOG)
-    };
-    listen().map_err(|error| ServeError::Listen(address, error))
+/// What a server works with, beside its settings and keys.
+pub struct Services {
+    /// Where the journals go.
+    pub store: Arc<dyn Store>,
+    /// Who decides the next steps.
+    pub agent: Arc<dyn Agent>,
+    /// Where it is written down who did what.
+    pub audit: Audit,
+}
+
+impl Services {
+    /// Journals in memory, plans only, and no audit log.
+    #[must_use]
+    pub fn in_memory(config: &Config) -> Self {
+        let store = MemoryStore::new(config.history_tasks, config.history_bytes);
+        Self { store: Arc::new(store), agent: Arc::new(Auto), audit: Audit::none() }
+    }
 }
 
 impl Server {
-    /// A server that keeps its journals in memory and opens to these keys.
+    /// A server that opens to these keys and works with [`Services::in_memory`].
     #[must_use]
     pub fn new(config: Config, keys: Keys) -> Self {
-        let store = MemoryStore::new(config.history_tasks, config.history_bytes);
-        Self::with(config, keys, Arc::new(store), Arc::new(Auto))
+        let services = Services::in_memory(&config);
+        Self::with(config, keys, services)
     }
 
-    /// A server with a store and an agent of the caller's.
+    /// A server that opens to these keys.
     #[must_use]
-    pub fn with(config: Config, keys: Keys, store: Arc<dyn Store>, agent: Arc<dyn Agent>) -> Self {
+    pub fn with(config: Config, keys: Keys, services: Services) -> Self {
+        let Services { store, agent, audit } = services;
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let per_minute = config.failed_keys_per_minute;
         Self(Arc::new(Inner {
-            config: config.sound(),
             keyring: Keyring::new(keys),
             started_at: Timestamp::now(),
             registry: Registry::default(),
             sessions: Sessions::default(),
             store,
             agent,
+            audit,
             connections: TaskTracker::new(),
             next_connection: AtomicU64::new(1),
             metrics: Metrics::new(),
             http_places: Arc::new(Semaphore::new(max_connections)),
+            failed_keys: FailedKeys::new(per_minute, per_minute, MAX_FAILED_ADDRESSES),
+            addresses: Arc::new(Addresses::new(config.max_unproven_per_address)),
             stopping: CancellationToken::new(),
             open_sockets: AtomicUsize::new(0),
+            config: config.sound(),
         }))
     }
 
-    /// The routes: `/ws` and the HTTP API, to be served or merged into another program's.
+    /// The routes: `/ws` and the HTTP API, to be served or merged into another program's. Host and
+    /// Origin of a request are checked by [`Self::serve`] before it gets here; a program that serves the
+    /// routes itself knows its own names, and checks them itself.
     pub fn router(&self) -> Router {
         http::router(self.clone())
     }
@@ -157,65 +156,12 @@ impl Server {
     /// Serves whoever connects until `stop`, then shuts down: lets running commands finish within the
     /// grace time, ends the rest with an outcome each, and says goodbye to every peer.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
-        self.serve_with(listener, None, stop).await;
+        front::serve(self, listener, None, stop).await;
     }
 
     /// The same over TLS.
     pub async fn serve_tls(&self, listener: TcpListener, tls: Tls, stop: CancellationToken) {
-        self.serve_with(listener, Some(tls), stop).await;
-    }
-
-    async fn serve_with(&self, listener: TcpListener, tls: Option<Tls>, stop: CancellationToken) {
-        let router = self.router();
-        let mut key_check = tokio::time::interval(KEY_CHECK);
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stop.cancelled() => break,
-                _ = key_check.tick() => {
-                    if self.0.keyring.has_expired() {
-                        self.close_invalid();
-                    }
-                    continue;
-                }
-            };
-            match accepted {
-                Ok((stream, address)) => {
-                    self.serve_stream(stream, address, tls.clone(), router.clone());
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-        drop(listener);
-        self.shut_down().await;
-    }
-
-    fn serve_stream(
-        &self,
-        stream: TcpStream,
-        address: SocketAddr,
-        tls: Option<Tls>,
-        router: Router,
-    ) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "failed to set TCP_NODELAY");
-        }
-        let header_timeout = self.0.config.header_timeout;
-        let Ok(place) = self.0.http_places.clone().try_acquire_owned() else {
-            return tracing::warn!(%address, "too many HTTP connections; one was dropped");
-        };
-        let Some(tls) = tls else {
-            tokio::spawn(serve_http(stream, address, header_timeout, router, place));
-            return;
-        };
-        tokio::spawn(async move {
-            if let Some(stream) = tls.accept(stream, address, header_timeout).await {
-                serve_http(stream, address, header_timeout, router, place).await;
-            }
-        });
+        front::serve(self, listener, Some(tls), stop).await;
     }
 
     /// Puts other created keys into force, and closes at once the connections of those that are gone,
@@ -223,6 +169,13 @@ impl Server {
     pub fn set_keys(&self, created: Vec<KeyRecord>) {
         self.0.keyring.replace(created);
         self.close_invalid();
+    }
+
+    /// Closes the connections whose keys expired meanwhile.
+    pub(crate) fn close_expired(&self) {
+        if self.0.keyring.has_expired() {
+            self.close_invalid();
+        }
     }
 
     fn close_invalid(&self) {
@@ -279,6 +232,10 @@ impl Server {
         }
         self.0.connections.close();
         let _read_it = tokio::time::timeout(GOODBYE, self.0.connections.wait()).await;
+        self.0.audit.record(Entry::new(Event::Stopped));
+        let server = self.clone();
+        // It waits for the disk. A thread of its own that fails has lost nothing but its answer.
+        let _closed = tokio::task::spawn_blocking(move || server.0.audit.close()).await;
     }
 
     /// How much of everything there is right now.
@@ -305,6 +262,22 @@ impl Server {
 
     pub(crate) fn keyring(&self) -> &Keyring {
         &self.0.keyring
+    }
+
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.0.audit
+    }
+
+    pub(crate) fn failed_keys(&self) -> &FailedKeys {
+        &self.0.failed_keys
+    }
+
+    pub(crate) fn addresses(&self) -> &Arc<Addresses> {
+        &self.0.addresses
+    }
+
+    pub(crate) fn http_places(&self) -> &Arc<Semaphore> {
+        &self.0.http_places
     }
 
     pub(crate) fn started_at(&self) -> Timestamp {
@@ -357,31 +330,6 @@ impl Server {
 }
 
 /// Serves the requests of one connection, which keeps its place until then.
-async fn serve_http(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    address: SocketAddr,
-    header_timeout: Duration,
-    router: Router,
-    place: OwnedSemaphorePermit,
-) {
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(address);
-        let mut router = router.clone();
-        async move { Ok::<_, Infallible>(http::call(&mut router, request).await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%address, %error, "an HTTP connection ended early");
-    }
-    drop(place);
-}
-
 /// Counts a WebSocket for as long as it lives.
 pub(crate) struct OpenSocket(Server);
 

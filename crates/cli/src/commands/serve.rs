@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use secrecy::SecretString;
-use server::{Config, Keys, Server, Tls};
+use server::{Audit, AuditSettings, Config, Keys, Server, Services, Tls};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Serve};
@@ -47,7 +47,10 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
              `flightdeck key create` makes keys that open less"
         );
     }
-    let server = Server::new(config(&values, file.devices)?, keys);
+    let config = config(&values, file.devices)?;
+    let services =
+        Services { audit: open_audit(&values, &folder)?, ..Services::in_memory(&config) };
+    let server = Server::with(config, keys, services);
     let listener = server::listen(address).map_err(|error| {
         anyhow::anyhow!("{error}\n  is a server running already? Another port: --port N")
     })?;
@@ -127,6 +130,18 @@ fn check_bind(address: SocketAddr, has_tls: bool, is_insecure: bool) -> anyhow::
     Ok(())
 }
 
+/// The audit log, beside the keys in the state folder.
+fn open_audit(values: &ServerValues, folder: &StateFolder) -> anyhow::Result<Audit> {
+    folder.create()?;
+    let path = folder.path().join("audit.jsonl");
+    let settings = AuditSettings {
+        path: path.clone(),
+        max_bytes: values.audit_max_bytes as u64,
+        files: values.audit_files,
+    };
+    Audit::open(settings).with_context(|| format!("cannot open the audit log {}", path.display()))
+}
+
 /// The settings as the server takes them. A limit of nothing would stop everything.
 pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Result<Config> {
     let values = values.clone();
@@ -135,6 +150,9 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         ("max_connections", values.max_connections),
         ("outbox_messages", values.outbox_messages),
         ("max_steps", values.max_steps as usize),
+        ("failed_keys_per_minute", values.failed_keys_per_minute as usize),
+        ("max_unproven_per_address", values.max_unproven_per_address),
+        ("audit_max_bytes", values.audit_max_bytes),
     ])?;
     for (name, time) in [
         ("command_timeout", values.command_timeout),
@@ -144,6 +162,7 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         ("ping_interval", values.ping_interval),
         ("header_timeout", values.header_timeout),
         ("body_timeout", values.body_timeout),
+        ("write_timeout", values.write_timeout),
     ] {
         anyhow::ensure!(!time.0.is_zero(), "{name} must be more than 0");
     }
@@ -162,6 +181,12 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         ping_interval: values.ping_interval.0,
         header_timeout: values.header_timeout.0,
         body_timeout: values.body_timeout.0,
+        write_timeout: values.write_timeout.0,
+        allowed_hosts: values.allowed_hosts.0,
+        allowed_origins: values.allowed_origins.0,
+        host_names: vec![device::info::host_name()],
+        failed_keys_per_minute: values.failed_keys_per_minute,
+        max_unproven_per_address: values.max_unproven_per_address,
         max_connections: values.max_connections,
         outbox_messages: values.outbox_messages,
         outbox_bytes: values.outbox_bytes,

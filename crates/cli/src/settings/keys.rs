@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Deserialize;
+use server::{HostPattern, OriginPattern};
 
 use super::Row;
-use super::values::{ApiKey, ExecMode, Retries, Seconds, Setting};
+use super::values::{ApiKey, ExecMode, List, Retries, Seconds, Setting};
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
 /// and the rows of the reference.
@@ -109,6 +110,18 @@ keys! {
         header_timeout: Seconds = Seconds(server().header_timeout), "FLIGHTDECK_HEADER_TIMEOUT";
         /// Longest time for the body of an HTTP request.
         body_timeout: Seconds = Seconds(server().body_timeout), "FLIGHTDECK_BODY_TIMEOUT";
+        /// Longest time for which an HTTP client may take nothing of its answer.
+        write_timeout: Seconds = Seconds(server().write_timeout), "FLIGHTDECK_WRITE_TIMEOUT";
+        /// Names and addresses that the server goes by, beside localhost, the address it listens on, the host name and those of its certificate. Requests for others are refused. `*.example.com` stands for all names below, `*` for any. Separated by commas.
+        #[arg(value_name = "HOSTS")]
+        allowed_hosts: List<HostPattern> = List(Vec::new()), "FLIGHTDECK_ALLOWED_HOSTS";
+        /// Origins whose pages may use the server, beside its own: `SCHEME://HOST[:PORT]`, or `*` for any. Separated by commas.
+        #[arg(value_name = "ORIGINS")]
+        allowed_origins: List<OriginPattern> = List(Vec::new()), "FLIGHTDECK_ALLOWED_ORIGINS";
+        /// Wrong keys that one address may show in a minute before it is told to wait. Never stops a valid key, nor this machine.
+        failed_keys_per_minute: u32 = server().failed_keys_per_minute, "FLIGHTDECK_FAILED_KEYS_PER_MINUTE";
+        /// Most connections of one address that have not shown a valid key. Does not count this machine's.
+        max_unproven_per_address: usize = server().max_unproven_per_address, "FLIGHTDECK_MAX_UNPROVEN_PER_ADDRESS";
         /// Most WebSocket connections at the same time, and as many plain HTTP connections.
         max_connections: usize = server().max_connections, "FLIGHTDECK_MAX_CONNECTIONS";
         /// Most messages that wait to be sent to one peer; one that reads too slowly is cut.
@@ -121,6 +134,10 @@ keys! {
         history_tasks: usize = server().history_tasks, "FLIGHTDECK_HISTORY_TASKS";
         /// Most bytes of ended tasks that are remembered.
         history_bytes: usize = server().history_bytes, "FLIGHTDECK_HISTORY_BYTES";
+        /// Size at which the audit log is put aside, in bytes.
+        audit_max_bytes: usize = 16 * 1024 * 1024, "FLIGHTDECK_AUDIT_MAX_BYTES";
+        /// Older files of the audit log that are kept.
+        audit_files: u32 = 5, "FLIGHTDECK_AUDIT_FILES";
         /// The agent name for Linux devices: the section of a Python device's `mcp.yaml`.
         agent_name_linux: String = server().agent_name_linux, "FLIGHTDECK_AGENT_NAME_LINUX";
         /// The agent name for Windows devices.

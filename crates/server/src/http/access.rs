@@ -1,21 +1,53 @@
 //! Who may use a route.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 
 use super::problem::Problem;
 use super::ufo;
+use crate::audit::{Entry, Event};
 use crate::auth::Principal;
+use crate::front::Caller;
+use crate::limits::Verdict;
 use crate::metrics::Refused;
 use crate::server::Server;
 
 /// Who sends a request; handlers take it as an extension.
 pub(super) type Holder = Arc<Principal>;
+
+/// Why nobody is let in.
+pub(super) enum Denied {
+    /// No valid key.
+    WrongKey,
+    /// No valid key, and too many wrong ones from this address before.
+    TooMany { retry_after: Duration },
+}
+
+/// Who shows a valid key.
+pub(super) fn authenticate(server: &Server, request: &Request) -> Result<Holder, Denied> {
+    let caller = request.extensions().get::<Caller>();
+    if let Some(holder) = server.keyring().authenticate(request.headers(), request.uri()) {
+        if let Some(caller) = caller {
+            caller.has_valid_key();
+        }
+        return Ok(holder);
+    }
+    server.metrics().count_refused(Refused::WrongKey);
+    let address = caller.map(|caller| caller.address);
+    let verdict = address.map(|address| server.failed_keys().failed(address.ip()));
+    if let Some(Verdict::Limited { retry_after }) = verdict {
+        return Err(Denied::TooMany { retry_after });
+    }
+    tracing::info!(?address, path = request.uri().path(), "a wrong key or none was refused");
+    server.audit().record(Entry { address, ..Entry::new(Event::KeyRefused) });
+    Err(Denied::WrongKey)
+}
 
 /// Lets in whoever may submit tasks, in the terms of our API.
 pub(super) async fn orchestrators(
@@ -23,10 +55,10 @@ pub(super) async fn orchestrators(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    match holder(&server, &request) {
-        Some(holder) if holder.is_orchestrator() => run(request, holder, next).await,
-        Some(_) => Problem::not_allowed().into_response(),
-        None => wrong_key().into_response(),
+    match authenticate(&server, &request) {
+        Ok(holder) if holder.is_orchestrator() => run(request, holder, next).await,
+        Ok(_) => Problem::not_allowed().into_response(),
+        Err(denied) => denied.into_response(),
     }
 }
 
@@ -36,10 +68,10 @@ pub(super) async fn operators(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    match holder(&server, &request) {
-        Some(holder) if holder.is_operator() => run(request, holder, next).await,
-        Some(_) => Problem::not_allowed().into_response(),
-        None => wrong_key().into_response(),
+    match authenticate(&server, &request) {
+        Ok(holder) if holder.is_operator() => run(request, holder, next).await,
+        Ok(_) => Problem::not_allowed().into_response(),
+        Err(denied) => denied.into_response(),
     }
 }
 
@@ -49,19 +81,12 @@ pub(super) async fn ufo(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    match holder(&server, &request) {
-        Some(holder) if holder.is_orchestrator() => run(request, holder, next).await,
-        Some(_) => ufo::detail(StatusCode::FORBIDDEN, "The role of this key does not allow it"),
-        None => ufo::detail(StatusCode::UNAUTHORIZED, "Invalid API key"),
+    match authenticate(&server, &request) {
+        Ok(holder) if holder.is_orchestrator() => run(request, holder, next).await,
+        Ok(_) => ufo::detail(StatusCode::FORBIDDEN, "The role of this key does not allow it"),
+        Err(Denied::WrongKey) => ufo::detail(StatusCode::UNAUTHORIZED, "Invalid API key"),
+        Err(too_many) => too_many.into_response(),
     }
-}
-
-fn holder(server: &Server, request: &Request) -> Option<Holder> {
-    let holder = server.keyring().authenticate(request.headers(), request.uri());
-    if holder.is_none() {
-        server.metrics().count_refused(Refused::WrongKey);
-    }
-    holder
 }
 
 async fn run(mut request: Request, holder: Holder, next: Next) -> Response<Body> {
@@ -69,10 +94,22 @@ async fn run(mut request: Request, holder: Holder, next: Next) -> Response<Body>
     next.run(request).await
 }
 
-fn wrong_key() -> Problem {
-    Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "invalid_key",
-        "Invalid API key; send it as X-API-Key or as Authorization: Bearer",
-    )
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response<Body> {
+        let retry_after = match self {
+            Self::WrongKey => {
+                let text = "Invalid API key; send it as X-API-Key or as Authorization: Bearer";
+                let status = StatusCode::UNAUTHORIZED;
+                return Problem::new(status, "invalid_key", text).into_response();
+            }
+            Self::TooMany { retry_after } => retry_after.as_secs() + 1,
+        };
+        let text = format!("Too many wrong keys from this address; wait {retry_after} s");
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let mut response = Problem::new(status, "too_many_wrong_keys", text).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
 }

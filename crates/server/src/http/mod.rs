@@ -80,6 +80,11 @@ fn v1(server: &Server) -> OpenApiRouter<Server> {
     OpenApiRouter::with_openapi(openapi::Description::openapi()).nest(V1, routes)
 }
 
+/// The answer to a request that Host or Origin forbid.
+pub(crate) fn forbidden(reason: &str) -> Response<Body> {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", reason).into_response()
+}
+
 /// Serves one request.
 pub(crate) async fn call(router: &mut Router, request: Request<Incoming>) -> Response<Body> {
     use tower_service::Service;

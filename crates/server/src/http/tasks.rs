@@ -17,6 +17,8 @@ use super::access::Holder;
 use super::problem::Problem;
 use super::task_view::{Task, TaskState, Tasks, view};
 use super::{body, ufo};
+use crate::audit::{self, Event};
+use crate::front::Caller;
 use crate::server::Server;
 use crate::session::{self, Session, Step, TaskId};
 use crate::store::{Entry, Query, Summary};
@@ -275,6 +277,7 @@ pub(super) async fn wait(
 pub(super) async fn cancel(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
+    caller: Option<Extension<Caller>>,
     Path(id): Path<String>,
 ) -> Result<Response<Body>, Problem> {
     let known = journal(&server, &holder, &id)?;
@@ -282,6 +285,13 @@ pub(super) async fn cancel(
         let text = "The task had ended before";
         return Err(Problem::new(StatusCode::CONFLICT, "task_over", text));
     };
+    server.audit().record(audit::Entry {
+        client: None,
+        role: None,
+        key: Some(holder.name()),
+        address: caller.map(|Extension(caller)| caller.address),
+        ..session::entry(&session, Event::Cancelled)
+    });
     session.cancel(holder.name());
     let shown = view(&server, &known.summary());
     Ok((StatusCode::ACCEPTED, Json(shown)).into_response())

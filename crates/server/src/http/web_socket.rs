@@ -1,24 +1,24 @@
 //! `GET /ws`: the upgrade to AIP.
 
-use std::net::SocketAddr;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
+use super::access::{self, Denied};
 use super::ufo::detail;
 use crate::accept::{self, Visitor};
+use crate::front::Caller;
 use crate::metrics::Refused;
 use crate::server::Server;
 
 /// Refuses a wrong key before the upgrade.
 pub(super) async fn upgrade(State(server): State<Server>, mut request: Request) -> Response<Body> {
-    let address = request.extensions().get::<SocketAddr>().copied();
-    let Some(holder) = server.keyring().authenticate(request.headers(), request.uri()) else {
-        server.metrics().count_refused(Refused::WrongKey);
-        tracing::info!(?address, "a WebSocket with a wrong key or none was refused");
-        return StatusCode::FORBIDDEN.into_response();
+    let address = request.extensions().get::<Caller>().map(|caller| caller.address);
+    let holder = match access::authenticate(&server, &request) {
+        Ok(holder) => holder,
+        Err(Denied::WrongKey) => return StatusCode::FORBIDDEN.into_response(),
+        Err(too_many) => return too_many.into_response(),
     };
     if !server.has_room() {
         server.metrics().count_refused(Refused::NoRoom);

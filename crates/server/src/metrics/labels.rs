@@ -91,8 +91,10 @@ labels! {
         ShuttingDown = "shutting_down",
         /// A wrong key or none, on a WebSocket or the API.
         WrongKey = "wrong_key",
-        /// As many WebSockets are open as may.
+        /// As many connections are open as may.
         NoRoom = "no_room",
+        /// Host or Origin of a request forbid it.
+        Forbidden = "forbidden",
     }
 
     /// What a message that came in is.

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 pub(crate) use outcome::{Outcome, write_whole_result};
-pub(crate) use run::{SubmitError, submit, submit_for};
+pub(crate) use run::{SubmitError, entry, submit, submit_for};
 pub(crate) use table::{Busy, Refused, SessionState, Sessions};
 
 use crate::agent::Plan;

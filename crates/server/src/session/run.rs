@@ -19,6 +19,7 @@ use super::{
     fresh_response_id, progress,
 };
 use crate::agent::Decision;
+use crate::audit::{self, Event};
 use crate::dispatch::{self, Reach, Settlement};
 use crate::registry::Client;
 use crate::server::Server;
@@ -99,6 +100,7 @@ pub(crate) fn submit(
         session.stop(Cause::DeviceGone);
     }
     let task = session.task.clone();
+    server.audit().record(entry(&session, Event::Submitted));
     let created = server.store().append(task.id, Entry::Created(task.clone()));
     let created = if created.is_done() {
         acknowledge(&session);
@@ -119,6 +121,21 @@ fn acknowledge(session: &Session) {
             response_id: Some(fresh_response_id()),
             ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
         });
+    }
+}
+
+/// What the audit log says of a session.
+pub(crate) fn entry(session: &Session, event: Event) -> audit::Entry<'_> {
+    let task = &session.task;
+    let base = match session.requester() {
+        Some(client) => client.entry(event),
+        None => audit::Entry { key: Some(task.holder.name()), ..audit::Entry::new(event) },
+    };
+    audit::Entry {
+        task: Some(task.id),
+        session: Some(task.session_id.as_str()),
+        device: Some(task.device.as_str()),
+        ..base
     }
 }
 
@@ -457,6 +474,11 @@ impl Runner {
             if let Some(frame) = for_device {
                 let _cut_if_it_overflows = session.device.outbox.push(frame);
             }
+        });
+        self.server.audit().record(audit::Entry {
+            outcome: Some(outcome.status.as_str()),
+            reason: outcome.error.as_deref(),
+            ..entry(session, Event::Ended)
         });
         tracing::info!(
             task = %task.id,
