@@ -9,6 +9,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod connection;
 mod names;
 mod row;
 mod rows_commands;

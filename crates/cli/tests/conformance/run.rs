@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_websockets::Message;
 
 use crate::common::{Peer, Server};
+use crate::connection::Connection;
 use crate::names::Names;
 use crate::row::{Group, Link, Request, Row, Setup, Step};
 
@@ -73,7 +73,7 @@ async fn run_row(row: Row, shared: Arc<Server>) -> Result<(), String> {
 struct Run {
     server: Arc<Server>,
     names: Names,
-    links: HashMap<Link, Peer>,
+    links: HashMap<Link, Connection>,
     registered: HashSet<Link>,
 }
 
@@ -85,19 +85,17 @@ impl Run {
                 self.open(link).await?;
                 let mut register = fields.clone();
                 register["type"] = json!("register");
-                self.say(link, &register).await?;
+                self.say(link, &register)?;
                 self.hear(link, &json!({"type": "heartbeat", "status": "ok"})).await
             }
-            Step::Say(link, message) => self.say(link, message).await,
+            Step::Say(link, message) => self.say(link, message),
             Step::SayText(link, text) => {
                 let text = self.names.text(text);
-                self.send(link, Message::text(text)).await
+                self.send(link, Message::text(text))
             }
-            Step::SayBlanks(link, count) => {
-                self.send(link, Message::text(" ".repeat(*count))).await
-            }
+            Step::SayBlanks(link, count) => self.send(link, Message::text(" ".repeat(*count))),
             Step::SayBinary(link, bytes) => {
-                self.send(link, Message::binary(Bytes::from_static(bytes))).await
+                self.send(link, Message::binary(Bytes::from_static(bytes)))
             }
             Step::Hear(link, message) => self.hear(link, message).await,
             Step::HearAll(link, messages) => self.hear_all(link, messages).await,
@@ -108,15 +106,19 @@ impl Run {
             Step::Silence(link) => self.silence(link).await,
             Step::Closed(link, code, reason) => self.closed(link, *code, reason).await,
             Step::HangUp(link) => {
-                let mut peer = self.links.remove(link).ok_or("no such link")?;
-                in_time(peer.socket.close()).await?.map_err(|error| error.to_string())?;
+                in_time(self.leave(link)?.close()).await?;
                 self.forgotten(link).await
             }
             Step::Cut(link) => {
-                drop(self.links.remove(link).ok_or("no such link")?);
+                self.leave(link)?.cut().await;
                 self.forgotten(link).await
             }
-            Step::FallSilent(link) => self.forgotten(link).await,
+            Step::FallSilent(link) => {
+                self.link(link)?.sleep();
+                self.forgotten(link).await?;
+                self.link(link)?.wake();
+                Ok(())
+            }
             Step::Http(request, status, answer) => self.http(request, *status, answer).await,
             Step::StopServer => {
                 self.server.process.signal(rustix::process::Signal::TERM);
@@ -129,38 +131,33 @@ impl Run {
         let connecting = Peer::connect(self.server.port, self.names.value("KEY"));
         let mut peer = in_time(connecting).await?.map_err(|status| format!("HTTP {status}"))?;
         peer.id = self.names.value(link).to_owned();
-        self.links.insert(link, peer);
+        self.links.insert(link, Connection::new(peer));
         self.registered.remove(link);
         Ok(())
     }
 
-    fn peer(&mut self, link: Link) -> Result<&mut Peer, String> {
+    fn link(&mut self, link: Link) -> Result<&mut Connection, String> {
         self.links.get_mut(link).ok_or_else(|| format!("{link} is not connected"))
     }
 
-    async fn send(&mut self, link: Link, message: Message) -> Result<(), String> {
-        let sending = self.peer(link)?.socket.send(message);
-        in_time(sending).await?.map_err(|error| error.to_string())
+    fn leave(&mut self, link: Link) -> Result<Connection, String> {
+        self.links.remove(link).ok_or_else(|| format!("{link} is not connected"))
     }
 
-    async fn say(&mut self, link: Link, message: &Value) -> Result<(), String> {
+    fn send(&mut self, link: Link, message: Message) -> Result<(), String> {
+        self.link(link)?.send(message);
+        Ok(())
+    }
+
+    fn say(&mut self, link: Link, message: &Value) -> Result<(), String> {
         let message = self.names.fill(message);
-        let kind = message["type"].as_str().ok_or("a message has a type")?.to_owned();
-        let peer = self.peer(link)?;
-        if kind == "register" {
-            peer.role = match message["client_type"].as_str() {
-                Some("constellation") => "constellation",
-                _ => "device",
-            };
-            peer.id = message["client_id"].as_str().unwrap_or(&peer.id).to_owned();
-        }
-        let text = peer.message(&kind, &message);
-        self.send(link, Message::text(text)).await
+        self.link(link)?.say(message);
+        Ok(())
     }
 
     /// The next text of a link.
     async fn next_text(&mut self, link: Link) -> Result<String, String> {
-        let text = in_time(self.peer(link)?.next_text()).await?;
+        let text = in_time(self.link(link)?.next()).await?;
         text.map_err(|(code, reason)| format!("got a close: {code} {reason}"))
     }
 
@@ -203,7 +200,7 @@ impl Run {
     }
 
     async fn silence(&mut self, link: Link) -> Result<(), String> {
-        self.say(link, &json!({"type": "heartbeat"})).await?;
+        self.say(link, &json!({"type": "heartbeat"}))?;
         let answer = json!({"type": "heartbeat", "status": "ok", "session_id": null});
         self.hear(link, &answer).await.map_err(|error| format!("not silent: {error}"))
     }
@@ -220,7 +217,7 @@ impl Run {
     }
 
     async fn closed(&mut self, link: Link, code: u16, part: &str) -> Result<(), String> {
-        let next = in_time(self.peer(link)?.next()).await?;
+        let next = in_time(self.link(link)?.next()).await?;
         self.links.remove(link);
         match next {
             Err((closed, reason)) if closed == code && !reason.is_empty() => {
