@@ -336,6 +336,10 @@ pub(crate) fn upgrade(path: &str, headers: &[(&'static str, &'static str)], stat
     http("GET", path, &[&asks, headers].concat(), None, status, Value::Null)
 }
 
+/// JSON that only passes through unharmed if nobody reads and writes it anew.
+pub(crate) const ODD: &str =
+    r#"{"z":1,"a":123456789012345678901234567890,"f":1.10,"e":1E400,"s":"\u00e9\ud83d\ude00"}"#;
+
 // What a field may be, other than a value.
 
 /// Any text but an empty one.

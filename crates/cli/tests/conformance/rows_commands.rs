@@ -123,10 +123,6 @@ fn commands() -> Vec<Row> {
     ]
 }
 
-/// JSON that only passes through unharmed if nobody reads and writes it anew.
-const ODD: &str =
-    r#"{"z":1,"a":123456789012345678901234567890,"f":1.10,"e":1E400,"s":"\u00e9\ud83d\ude00"}"#;
-
 /// COMMAND_RESULTS of `$R` with this result.
 fn results_of(result: &str) -> Step {
     say_text(

@@ -57,6 +57,23 @@ fn asking() -> Vec<Row> {
             ]
             .concat(),
         ),
+        ours(
+            "A device's facts come back byte for byte",
+            "UFO reads and writes them anew",
+            [
+                open("d"),
+                say_text(
+                    "d",
+                    format!(
+                        r#"{{"type":"register","status":"ok","client_id":"$d","metadata":{{"system_info":{ODD}}}}}"#
+                    ),
+                ),
+                hear("d", "heartbeat", json!({"status": "ok"})),
+                constellation("g"),
+                ask("g", "$d"),
+                hear_text("g", format!("\"result\":{ODD}")),
+            ],
+        ),
         same(
             "Only a constellation may ask about a device",
             [

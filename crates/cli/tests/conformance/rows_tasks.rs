@@ -247,6 +247,16 @@ fn refusals() -> Vec<Row> {
     ]
 }
 
+/// A TASK of `g` with a request that is no text.
+fn unreadable(session: &str) -> Step {
+    say_text(
+        "g",
+        format!(
+            r#"{{"type":"task","status":"continue","client_type":"constellation","client_id":"$g","target_id":"$d","session_id":"{session}","request":7}}"#
+        ),
+    )
+}
+
 fn told_and_ended() -> Vec<Row> {
     let ended = faults().into_iter().enumerate().flat_map(|(n, (link, mut fields, text))| {
         let session = format!("$S{n}");
@@ -263,6 +273,20 @@ fn told_and_ended() -> Vec<Row> {
             "A refused task that named its session gets the ERROR and a TASK_END `failed`",
             "Galaxy listens for the TASK_END alone, and would wait 1000 s for it",
             then(everybody(), ended.chain([silence("d"), silence("e")])),
+        ),
+        ours(
+            "A TASK that cannot be read gets both too, if it named its session",
+            "Galaxy listens for the TASK_END alone, and would wait 1000 s for it",
+            then(
+                everybody(),
+                [
+                    unreadable("$S"),
+                    hear_error_about("g", "$S", contains("request")),
+                    failed("g", "$S", contains("request")),
+                    silence("g"),
+                    silence("d"),
+                ],
+            ),
         ),
         ours(
             "A `session_id` that is no id is told by its field",
@@ -320,6 +344,9 @@ fn sessions() -> Vec<Row> {
                 [
                     task_with("g", json!({"session_id": "$S", "request": ""})),
                     hear_error("g", "Empty task content"),
+                    silence("g"),
+                    unreadable("$S"),
+                    hear_error("g", contains("request")),
                     silence("g"),
                     task_with("thief", json!({"session_id": "$S", "target_id": "$nobody"})),
                     hear_error("thief", "Target device '$nobody' is not connected"),
