@@ -71,7 +71,9 @@ impl Actor {
             },
             Event::Unreadable(error, about) => {
                 self.handle_unreadable(&error, &about);
-                reply(self.unreadable(&error, about.session_id));
+                let is_task = about.is("task");
+                let refused = self.unreadable(&error, about.session_id);
+                self.refuse(refused, is_task, &mut reply);
             }
             Event::Binary => {
                 let error = DecodeError::Invalid("binary frames are not AIP".to_owned());
@@ -126,6 +128,12 @@ impl Actor {
     fn reject(&self, rejection: Rejection, reply: &mut impl FnMut(ServerMessage)) {
         tracing::debug!(client = %self.client.id(), error = rejection.text, "refused");
         let Rejection { text, session_id, is_task } = rejection;
+        self.refuse(ServerMessage::error(text, session_id), is_task, reply);
+    }
+
+    fn refuse(&self, error: ServerMessage, is_task: bool, reply: &mut impl FnMut(ServerMessage)) {
+        let session_id = error.session_id.clone().filter(|_| is_task);
+        let text = error.error.clone().unwrap_or_default();
         if is_task {
             self.server.audit().record(audit::Entry {
                 session: session_id.as_ref().map(SessionId::as_str),
@@ -133,8 +141,8 @@ impl Actor {
                 ..self.client.entry(audit::Event::Refused)
             });
         }
-        reply(ServerMessage::error(text.clone(), session_id.clone()));
-        if let Some(session_id) = session_id.filter(|_| is_task)
+        reply(error);
+        if let Some(session_id) = session_id
             && !self.server.sessions().is_open(&session_id)
         {
             reply(ServerMessage::task_failed(text, session_id));
