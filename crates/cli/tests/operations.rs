@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Peer, Server, plan, within};
+use common::{Peer, Server, http_client, plan, within};
 use futures_util::SinkExt;
 use rustix::process::Signal;
 use serde_json::json;
@@ -25,7 +25,7 @@ struct Scrape {
 impl Scrape {
     async fn of(server: &Server) -> Self {
         let url = format!("http://127.0.0.1:{}/metrics", server.port);
-        let request = reqwest::Client::new().get(url).bearer_auth(server.key()).send();
+        let request = http_client().get(url).bearer_auth(server.key()).send();
         let response = within("an answer", request).await.unwrap();
         assert_eq!(response.status(), 200);
         let content_type = response.headers()["content-type"].to_str().unwrap().to_owned();
@@ -167,7 +167,7 @@ async fn what_is_refused_is_counted_by_its_reason() {
     assert_eq!(second.expect_close().await.0, 1008);
     assert_eq!(Peer::connect(server.port, "wrong").await.err(), Some(403));
     let url = format!("http://127.0.0.1:{}/metrics", server.port);
-    let response = within("an answer", reqwest::get(url)).await.unwrap();
+    let response = within("an answer", http_client().get(url).send()).await.unwrap();
     assert_eq!(response.status(), 401, "metrics are for who has the key");
     let scrape = Scrape::of(&server).await;
     assert_eq!(scrape.value(r#"refusals_total{reason="already_registered"}"#), 1.0);

@@ -38,6 +38,13 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     within(what, looking).await;
 }
 
+/// An HTTP client without TLS.
+pub(crate) fn http_client() -> reqwest::Client {
+    let nobody = link::Trust::nobody().unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(nobody.config());
+    client.no_proxy().timeout(PATIENCE).build().unwrap()
+}
+
 /// A word that no other test of this run uses.
 pub(crate) fn unique(what: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
