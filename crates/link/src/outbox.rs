@@ -230,7 +230,8 @@ impl Outbox {
         }
     }
 
-    /// Closes the connection at once: what is queued is dropped.
+    /// Closes the connection at once: what is queued is dropped. The code and the reason are those of
+    /// the first close.
     pub fn abort(&self, code: CloseCode, reason: &str) {
         self.lock().close_now(code, reason);
     }
@@ -349,7 +350,8 @@ impl Queue {
     fn close_now(&mut self, code: CloseCode, reason: &str) {
         self.items = VecDeque::new();
         self.bytes = 0;
-        self.close = Some((code, reason.to_owned()));
+        // Whoever closes first says why.
+        self.close.get_or_insert_with(|| (code, reason.to_owned()));
         self.wake();
     }
 
@@ -436,6 +438,15 @@ mod tests {
         aborting.push(frame(1)).unwrap();
         aborting.abort(CloseCode::NO_LIFE, "silent");
         assert_eq!(next(&aborting), Some(Next::Close(CloseCode::NO_LIFE, "silent".to_owned())));
+    }
+
+    #[test]
+    fn the_first_close_says_why() {
+        let outbox = outbox();
+        outbox.push(frame(1)).unwrap();
+        outbox.close(CloseCode::GOING_AWAY, "bye");
+        outbox.abort(CloseCode::NORMAL, "closed");
+        assert_eq!(next(&outbox), Some(Next::Close(CloseCode::GOING_AWAY, "bye".to_owned())));
     }
 
     #[test]
