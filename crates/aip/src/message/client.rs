@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::enums::or_default;
-use super::{ActionResult, ClientMessageType, ClientType, Status};
+use super::{ActionResult, ClientMessageType, ClientType, Status, payloads};
 use crate::id::{self, ClientId, RequestId, ResponseId, SessionId};
 use crate::payload::{self, Payload};
 
@@ -35,8 +35,8 @@ pub struct ClientMessage {
     /// What the task asks for.
     #[serde(default)]
     pub request: Option<String>,
-    /// What became of a COMMAND's actions, in their order.
-    #[serde(default)]
+    /// What became of a COMMAND's actions, in their order; at most [`super::MAX_RESULTS`].
+    #[serde(default, deserialize_with = "payloads::results")]
     pub action_results: Option<Vec<ActionResult>>,
     /// When it was sent, as the sender says.
     #[serde(default)]

@@ -17,5 +17,5 @@ pub use enums::{
 };
 pub use extension::{Confirmed, Extension, Feature, Step, StepStatus, TaskSettings, VERSION};
 pub use facts::{ConstellationMetadata, DeviceMetadata, SystemInfo};
-pub use payloads::{ActionResult, Command, ToolInfo, TruncatedResult};
+pub use payloads::{ActionResult, Command, MAX_RESULTS, ToolInfo, TruncatedResult};
 pub use server::ServerMessage;

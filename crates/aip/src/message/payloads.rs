@@ -1,5 +1,8 @@
 //! What messages carry: commands, their results, and the description of a tool.
 
+use std::fmt;
+
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::{ResultStatus, ToolType};
@@ -73,6 +76,67 @@ impl ActionResult {
     }
 }
 
+/// The most results of one message. There is no command with as many actions; and results without
+/// content take much more memory than they take of a message, so that one of 100 MiB would be 1.6 GB.
+pub const MAX_RESULTS: usize = 10_000;
+
+/// The most of a result's error text that is kept, in bytes. It is for people.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// The most of a namespace that is kept, in bytes.
+const MAX_NAMESPACE_BYTES: usize = 256;
+
+/// A list of results, `null` or missing. Their texts are cut at their bounds.
+///
+/// # Errors
+/// When there are more than [`MAX_RESULTS`].
+pub(super) fn results<'de, D>(deserializer: D) -> Result<Option<Vec<ActionResult>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Option::<Results>::deserialize(deserializer).map(|results| results.map(|results| results.0))
+}
+
+struct Results(Vec<ActionResult>);
+
+impl<'de> Deserialize<'de> for Results {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ResultsVisitor)
+    }
+}
+
+struct ResultsVisitor;
+
+impl<'de> Visitor<'de> for ResultsVisitor {
+    type Value = Results;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of results")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Results, A::Error> {
+        let mut results = Vec::new();
+        while let Some(mut result) = list.next_element::<ActionResult>()? {
+            if results.len() == MAX_RESULTS {
+                return Err(A::Error::custom(format!("more than {MAX_RESULTS} results")));
+            }
+            cut(&mut result.error, MAX_ERROR_BYTES);
+            cut(&mut result.namespace, MAX_NAMESPACE_BYTES);
+            results.push(result);
+        }
+        Ok(Results(results))
+    }
+}
+
+/// Cuts a text that has more bytes than it may.
+fn cut(text: &mut Option<String>, bytes: usize) {
+    let Some(text) = text.as_mut().filter(|text| text.len() > bytes) else { return };
+    let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.truncate(end);
+    text.push('…');
+    text.shrink_to_fit();
+}
+
 /// A tool as `list_tools` describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolInfo {
@@ -113,4 +177,46 @@ pub struct TruncatedResult {
     pub bytes: usize,
     /// The server's own id of the task, under which the whole is to be had.
     pub task: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::ClientMessage;
+
+    #[test]
+    fn the_texts_of_a_result_are_cut_at_their_bounds() {
+        let long = "é".repeat(MAX_ERROR_BYTES);
+        let text = format!(
+            r#"{{"type":"command_results","action_results":[
+                {{"status":"failure","error":"{long}","namespace":"x{long}","result":"{long}"}},
+                {{"status":"failure","error":"no such file","namespace":"n"}}]}}"#
+        );
+        let message: ClientMessage = serde_json::from_str(&text).unwrap();
+        let results = message.action_results.unwrap();
+        let kept = |text: &Option<String>| text.as_ref().unwrap().len() - '…'.len_utf8();
+        assert_eq!(kept(&results[0].error), MAX_ERROR_BYTES);
+        assert_eq!(kept(&results[0].namespace), MAX_NAMESPACE_BYTES - 1, "between two characters");
+        assert_eq!(results[0].result.as_ref().unwrap().len(), long.len() + 2);
+        assert_eq!(results[1].error.as_deref(), Some("no such file"));
+        assert_eq!(results[1].namespace.as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn a_message_has_a_bounded_number_of_results() {
+        let read = |number: usize| {
+            let results = vec![r#"{"status":"none"}"#; number].join(",");
+            let text = format!(r#"{{"type":"command_results","action_results":[{results}]}}"#);
+            serde_json::from_str::<ClientMessage>(&text)
+                .map(|message| message.action_results.map(|results| results.len()))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(read(MAX_RESULTS), Ok(Some(MAX_RESULTS)));
+        assert!(read(MAX_RESULTS + 1).unwrap_err().contains("more than 10000 results"));
+        for none in ["", r#","action_results":null"#] {
+            let text = format!(r#"{{"type":"command_results"{none}}}"#);
+            let message: ClientMessage = serde_json::from_str(&text).unwrap();
+            assert_eq!(message.action_results, None);
+        }
+    }
 }

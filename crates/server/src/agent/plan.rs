@@ -1,5 +1,7 @@
 //! The agent that needs no model: a request that is a list of commands, run in order.
 
+use std::borrow::Cow;
+
 use aip::codec::{MAX_DEPTH, check_depth};
 use aip::{Command, Payload, ResultStatus, ToolType};
 use serde::Deserialize;
@@ -89,13 +91,26 @@ impl PlanCommand {
     }
 }
 
+/// The most of a tool's name and of its reason that an outcome's error repeats, in characters. The
+/// whole is in the results.
+const MAX_TOOL_CHARS: usize = 100;
+const MAX_REASON_CHARS: usize = 1000;
+
 /// What failed in a step, if something did.
 fn failure(step: &Step) -> Option<String> {
     let failed = |status| matches!(status, ResultStatus::Failure | ResultStatus::Skipped);
     let at = step.results.iter().position(|result| failed(result.status))?;
     let tool = step.commands.get(at).map_or("tool", |command| &command.tool_name);
     let why = step.results[at].error.as_deref().unwrap_or("the tool gave no reason");
-    Some(format!("{tool}: {why}"))
+    Some(format!("{}: {}", head(tool, MAX_TOOL_CHARS), head(why, MAX_REASON_CHARS)))
+}
+
+/// The beginning of a text that may be of any length.
+fn head(text: &str, chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
 }
 
 #[cfg(test)]
@@ -144,6 +159,9 @@ mod tests {
         let failed = Decision::Fail("Step 1 failed: a: no such file".to_owned());
         assert_eq!(plan(false).next(std::slice::from_ref(&bad)), failed);
         assert_eq!(tools(&plan(true).next(&[bad])), ["b"]);
+        let wordy = step(ActionResult::failure(None, "x".repeat(1_000_000)));
+        let Decision::Fail(error) = plan(false).next(&[wordy]) else { panic!() };
+        assert!(error.ends_with("xxx…") && error.len() < 1100, "{}", error.len());
     }
 
     #[test]
