@@ -31,6 +31,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let files = Files::named(&values.tls_cert, &values.tls_key)?;
     check_bind(address, files.is_some(), values.insecure)?;
     let tls = files.clone().map(Files::serve).transpose()?;
+    let config = config(&values, file.devices)?;
     let folder = StateFolder::new(global.state_dir)?;
     let key = Key::find(&values, &folder)?;
     raise_open_files();
@@ -47,7 +48,6 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
              `flightdeck key create` makes keys that open less"
         );
     }
-    let config = config(&values, file.devices)?;
     let services =
         Services { audit: open_audit(&values, &folder)?, ..Services::in_memory(&config) };
     let server = Server::with(config, keys, services);

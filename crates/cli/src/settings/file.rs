@@ -64,9 +64,31 @@ impl File {
     fn read(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error| {
             let hint = nearest(error.message()).unwrap_or_default();
-            format!("{}{hint}", error.to_string().trim_end())
+            format!("{}{hint}", shown(text, &error))
         })
     }
+}
+
+/// The error with the line it is about, unless that may hold a secret.
+fn shown(text: &str, error: &toml::de::Error) -> String {
+    let whole = error.to_string();
+    let mut quoted = whole.lines().filter(|line| line.contains(" | "));
+    if !quoted.any(may_hold_secret) {
+        return whole.trim_end().to_owned();
+    }
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let message = match error.message() {
+        message if message.starts_with("unknown field") => message.to_owned(),
+        // It repeats a value of a wrong type.
+        message => message.split(['"', '`']).step_by(2).collect::<Vec<_>>().join("…"),
+    };
+    format!("line {line}: {message} (the line is not shown, since it may hold a secret)")
+}
+
+fn may_hold_secret(line: &str) -> bool {
+    let line = line.to_lowercase();
+    ["key", "token", "secret", "pass"].iter().any(|word| line.contains(word))
 }
 
 /// `$XDG_CONFIG_HOME/flightdeck/config.toml`.
@@ -118,5 +140,19 @@ mod tests {
             error("[server]\ncommand_timeout = \"soon\"\n").contains("'soon' is no length of time")
         );
         assert!(error("[server\n").contains("line 1"));
+    }
+
+    #[test]
+    fn a_mistake_in_a_line_with_a_secret_does_not_show_it() {
+        for line in [
+            "api_key = 5ecret",
+            "api_key = [51234]",
+            "Api-Key = \"5ecret\"",
+            "token = [\"5ecret\"]",
+        ] {
+            let error = File::read(&format!("[server]\n\n{line}\n")).unwrap_err();
+            assert!(error.contains("line 3"), "{error}");
+            assert!(!error.contains("5ecret") && !error.contains("51234"), "{error}");
+        }
     }
 }
