@@ -198,7 +198,8 @@ async fn register(
         metrics.count_registration(client.peer.client_type);
         return Ok(client);
     };
-    server.registry().unregister(&client);
+    // Somebody may have found it meanwhile, and have sent it a task.
+    connection::take_leave(server, &client);
     Err(refusal)
 }
 

@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::Response;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -36,6 +38,11 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// How often to look for keys that have expired.
 const KEY_CHECK: Duration = Duration::from_secs(1);
+
+/// How many requests that Host or Origin forbid are written down in a minute, of all addresses
+/// together. It is no one's key that stops them, not even on this machine, where any page may send
+/// them; beyond the bound they are refused and counted, and do not fill the logs.
+const FORBIDDEN_TOLD_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 
 /// After an accept that failed for want of a resource, how long to wait for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -75,6 +82,8 @@ struct Front {
     server: Server,
     router: Router,
     gate: Arc<Gate>,
+    /// What may still be told of forbidden requests.
+    forbidden_told: Arc<DefaultDirectRateLimiter>,
     tls: Option<Tls>,
 }
 
@@ -87,7 +96,10 @@ pub(crate) async fn serve(
 ) {
     server.audit().record(Entry::new(Event::Started));
     let gate = Arc::new(gate(server, &listener, tls.clone()));
-    let front = Front { server: server.clone(), router: server.router(), gate, tls };
+    let forbidden_told =
+        Arc::new(RateLimiter::direct(Quota::per_minute(FORBIDDEN_TOLD_PER_MINUTE)));
+    let router = server.router();
+    let front = Front { server: server.clone(), router, gate, forbidden_told, tls };
     let mut key_check = tokio::time::interval(KEY_CHECK);
     loop {
         let accepted = tokio::select! {
@@ -176,16 +188,22 @@ impl Front {
     async fn call(mut self, mut request: Request<Incoming>, caller: Caller) -> Response<Body> {
         if let Err(forbidden) = self.gate.check(request.headers(), request.uri()) {
             let reason = forbidden.to_string();
-            tracing::warn!(address = %caller.address, reason, "a request was refused");
             self.server.metrics().count_refused(Refused::Forbidden);
-            self.server.audit().record(Entry {
-                address: Some(caller.address),
-                reason: Some(&reason),
-                ..Entry::new(Event::Refused)
-            });
+            if self.forbidden_told.check().is_ok() {
+                self.tell_forbidden(&caller, &reason);
+            }
             return http::forbidden(&reason);
         }
         request.extensions_mut().insert(caller);
         http::call(&mut self.router, request).await
+    }
+
+    fn tell_forbidden(&self, caller: &Caller, reason: &str) {
+        tracing::warn!(address = %caller.address, reason, "a request was refused");
+        self.server.audit().record(Entry {
+            address: Some(caller.address),
+            reason: Some(reason),
+            ..Entry::new(Event::Refused)
+        });
     }
 }

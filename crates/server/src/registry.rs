@@ -104,9 +104,9 @@ impl Client {
         }
     }
 
-    /// Whether it may work with this device, as far as its key says.
+    /// Whether it may work with this device, as far as its key says: a device with itself.
     pub(crate) fn may_reach(&self, device: &ClientId) -> bool {
-        device == self.id() || self.holder.may_reach(device)
+        (self.is_device() && device == self.id()) || self.holder.may_reach(device)
     }
 
     /// Notes that a HEARTBEAT came.

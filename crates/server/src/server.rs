@@ -164,14 +164,14 @@ impl Server {
         front::serve(self, listener, Some(tls), stop).await;
     }
 
-    /// Puts other created keys into force, and closes at once the connections of those that are gone,
-    /// changed or expired.
+    /// Puts other created keys into force. Of those that are gone, changed or expired the connections are
+    /// closed at once, and the tasks end.
     pub fn set_keys(&self, created: Vec<KeyRecord>) {
         self.0.keyring.replace(created);
         self.close_invalid();
     }
 
-    /// Closes the connections whose keys expired meanwhile.
+    /// Closes the connections whose keys expired meanwhile, and ends their tasks.
     pub(crate) fn close_expired(&self) {
         if self.0.keyring.has_expired() {
             self.close_invalid();
@@ -189,6 +189,8 @@ impl Server {
                 client.outbox.abort(CloseCode::POLICY, "the key was revoked or has expired");
             }
         }
+        // Also those that were submitted over HTTP, without a connection that stays.
+        self.0.sessions.stop_invalid(|holder| self.0.keyring.is_valid(holder));
     }
 
     /// Takes a peer in, with the rights of the shared key, on a socket that has passed authentication

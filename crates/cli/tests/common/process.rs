@@ -1,7 +1,7 @@
 //! Real processes: servers, devices and commands of the built binary.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -192,7 +192,8 @@ impl Server {
         Self::start_in(self.home.clone(), self.port, &[]).await
     }
 
-    async fn start_in(home: Arc<Home>, port: u16, args: &[&str]) -> Self {
+    /// One in a home that is prepared.
+    pub(crate) async fn start_in(home: Arc<Home>, port: u16, args: &[&str]) -> Self {
         let (port, state) = (port.to_string(), state_dir(&home));
         let mut all = vec!["serve", "--port", &port, "--state-dir", &state];
         all.extend(args);
@@ -205,6 +206,11 @@ impl Server {
 
     pub(crate) fn url(&self) -> String {
         format!("ws://127.0.0.1:{}/ws", self.port)
+    }
+
+    /// A file in its state folder.
+    pub(crate) fn state_file(&self, name: &str) -> PathBuf {
+        self.home.path().join("state").join(name)
     }
 
     pub(crate) fn key(&self) -> String {
@@ -272,7 +278,8 @@ impl Server {
     }
 }
 
-fn state_dir(home: &Home) -> String {
+/// Where the server of a home keeps its keys.
+pub(crate) fn state_dir(home: &Home) -> String {
     home.path().join("state").to_str().unwrap().to_owned()
 }
 

@@ -12,6 +12,9 @@ use subtle::ConstantTimeEq;
 use super::record::id_of;
 use super::{KeyRecord, Role, shown_keys};
 
+/// What the shared key is called, in lists and logs: generated, or given. No created key is.
+pub(super) const SHARED_NAMES: [&str; 2] = ["local", "api-key (legacy)"];
+
 /// The keys that a server opens to.
 #[derive(Debug, Clone)]
 pub struct Keys {
@@ -72,6 +75,11 @@ impl Principal {
             Self::Shared { .. } => true,
             Self::Own(record) => matches!(record.role, Role::Operator),
         }
+    }
+
+    /// Whether it may see and cancel a task that was submitted with this key.
+    pub(crate) fn may_see_tasks_of(&self, submitter: &Self) -> bool {
+        self.is_operator() || self.has_key_of(submitter)
     }
 
     /// Whether it may submit tasks for devices.
@@ -146,7 +154,8 @@ pub(crate) struct Keyring {
 
 impl Keyring {
     pub(crate) fn new(keys: Keys) -> Self {
-        let name = if keys.is_legacy { "api-key (legacy)" } else { "local" };
+        let [local, legacy] = SHARED_NAMES;
+        let name = if keys.is_legacy { legacy } else { local };
         let ring = Self {
             shared: keys.shared,
             holder_of_shared: Arc::new(Principal::Shared { name }),
@@ -329,5 +338,9 @@ mod tests {
         assert!(operator.is_operator() && operator.may_reach(&id("any")));
 
         assert!(KeyRecord::create(new(Role::Device, None, Some("x"))).is_err());
+        for taken in SHARED_NAMES {
+            let new = NewKey { name: taken.to_owned(), ..new(Role::Operator, None, None) };
+            assert!(KeyRecord::create(new).unwrap_err().contains("shared key"), "{taken}");
+        }
     }
 }

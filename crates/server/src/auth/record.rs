@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use super::Pattern;
+use super::keyring::SHARED_NAMES;
 
 /// What created keys begin with, so that secret scanners know one when they see it.
 const PREFIX: &str = "fd_";
@@ -88,11 +89,15 @@ impl KeyRecord {
     /// Creates a key: what to store, and the key itself, to be shown once.
     ///
     /// # Errors
-    /// When the name is empty, too long or has control characters, or a device has targets.
+    /// When the name is empty, too long, has control characters or is the shared key's, or a device has
+    /// targets.
     pub fn create(new: NewKey) -> Result<(Self, SecretString), String> {
         let chars = new.name.chars().count();
         if chars == 0 || chars > MAX_NAME_CHARS || new.name.chars().any(char::is_control) {
             return Err(format!("a name has 1 to {MAX_NAME_CHARS} characters, none of control"));
+        }
+        if SHARED_NAMES.contains(&new.name.as_str()) {
+            return Err(format!("'{}' is what the shared key is called in the logs", new.name));
         }
         if new.role == Role::Device && new.target.is_some() {
             return Err("a device works for itself only: it has no targets".to_owned());

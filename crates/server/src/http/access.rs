@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 
-use super::problem::Problem;
+use super::problem::{NOT_ALLOWED, Problem};
 use super::ufo;
 use crate::audit::{Entry, Event};
 use crate::auth::Principal;
@@ -57,7 +57,7 @@ pub(super) async fn orchestrators(
 ) -> Response<Body> {
     match authenticate(&server, &request) {
         Ok(holder) if holder.is_orchestrator() => run(request, holder, next).await,
-        Ok(_) => Problem::not_allowed().into_response(),
+        Ok(holder) => not_allowed(&server, &request, &holder),
         Err(denied) => denied.into_response(),
     }
 }
@@ -70,7 +70,7 @@ pub(super) async fn operators(
 ) -> Response<Body> {
     match authenticate(&server, &request) {
         Ok(holder) if holder.is_operator() => run(request, holder, next).await,
-        Ok(_) => Problem::not_allowed().into_response(),
+        Ok(holder) => not_allowed(&server, &request, &holder),
         Err(denied) => denied.into_response(),
     }
 }
@@ -83,10 +83,27 @@ pub(super) async fn ufo(
 ) -> Response<Body> {
     match authenticate(&server, &request) {
         Ok(holder) if holder.is_orchestrator() => run(request, holder, next).await,
-        Ok(_) => ufo::detail(StatusCode::FORBIDDEN, "The role of this key does not allow it"),
+        Ok(holder) => {
+            note_not_allowed(&server, &request, &holder);
+            ufo::detail(StatusCode::FORBIDDEN, NOT_ALLOWED)
+        }
         Err(Denied::WrongKey) => ufo::detail(StatusCode::UNAUTHORIZED, "Invalid API key"),
         Err(too_many) => too_many.into_response(),
     }
+}
+
+fn not_allowed(server: &Server, request: &Request, holder: &Holder) -> Response<Body> {
+    note_not_allowed(server, request, holder);
+    Problem::not_allowed().into_response()
+}
+
+fn note_not_allowed(server: &Server, request: &Request, holder: &Holder) {
+    server.audit().record(Entry {
+        key: Some(holder.name()),
+        address: request.extensions().get::<Caller>().map(|caller| caller.address),
+        reason: Some(NOT_ALLOWED),
+        ..Entry::new(Event::Refused)
+    });
 }
 
 async fn run(mut request: Request, holder: Holder, next: Next) -> Response<Body> {
@@ -97,11 +114,7 @@ async fn run(mut request: Request, holder: Holder, next: Next) -> Response<Body>
 impl IntoResponse for Denied {
     fn into_response(self) -> Response<Body> {
         let retry_after = match self {
-            Self::WrongKey => {
-                let text = "Invalid API key; send it as X-API-Key or as Authorization: Bearer";
-                let status = StatusCode::UNAUTHORIZED;
-                return Problem::new(status, "invalid_key", text).into_response();
-            }
+            Self::WrongKey => return Problem::invalid_key().into_response(),
             Self::TooMany { retry_after } => retry_after.as_secs() + 1,
         };
         let text = format!("Too many wrong keys from this address; wait {retry_after} s");

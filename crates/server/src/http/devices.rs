@@ -42,7 +42,8 @@ pub(super) struct Device {
     key: String,
     /// How it is known to be alive.
     liveness: Liveness,
-    /// What it is busy with: running tasks first, then the waiting ones in the order of their turns.
+    /// What it is busy with: running tasks first, then the waiting ones in the order of their turns. For
+    /// an operator everybody's, else those that were submitted with the same key.
     tasks: Vec<Busy>,
     /// What it says of itself (`system_info`), merged with the server's configuration for it. Not in
     /// the list.
@@ -83,7 +84,9 @@ pub(super) async fn list(
     let clients = server.registry().all();
     let devices = clients.iter().filter(|client| client.is_device());
     let devices = devices.filter(|device| holder.may_reach(device.id()));
-    Json(Devices { devices: devices.map(|device| describe(&server, device, false)).collect() })
+    Json(Devices {
+        devices: devices.map(|device| describe(&server, &holder, device, false)).collect(),
+    })
 }
 
 /// Show one device, with its facts
@@ -106,10 +109,10 @@ pub(super) async fn show(
     let detail = || format!("Device '{id}' is not online, or not yours to see");
     let device =
         device.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "device_not_online", detail()))?;
-    Ok(Json(describe(&server, &device, true)))
+    Ok(Json(describe(&server, &holder, &device, true)))
 }
 
-fn describe(server: &Server, device: &Client, with_facts: bool) -> Device {
+fn describe(server: &Server, holder: &Holder, device: &Client, with_facts: bool) -> Device {
     let facts = facts::of(device, server.config());
     let features: Features =
         facts.as_ref().and_then(|facts| facts.parse().ok()).unwrap_or_default();
@@ -124,7 +127,7 @@ fn describe(server: &Server, device: &Client, with_facts: bool) -> Device {
             silent_ms: millis(device.outbox.silence()),
             heartbeat_ms: device.heartbeat_age().map(millis),
         },
-        tasks: server.sessions().busy(device.id()),
+        tasks: server.sessions().busy(device.id(), |task| holder.may_see_tasks_of(&task.holder)),
         facts: facts.filter(|_| with_facts),
     }
 }

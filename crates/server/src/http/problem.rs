@@ -23,6 +23,9 @@ pub(super) struct Problem {
     detail: String,
 }
 
+/// What a holder is told whose role is too small.
+pub(super) const NOT_ALLOWED: &str = "The role of this key does not allow it";
+
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
@@ -34,9 +37,13 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "task_not_found", detail)
     }
 
+    pub(super) fn invalid_key() -> Self {
+        let detail = "Invalid API key; send it as X-API-Key or as Authorization: Bearer";
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_key", detail)
+    }
+
     pub(super) fn not_allowed() -> Self {
-        let detail = "The role of this key does not allow it";
-        Self::new(StatusCode::FORBIDDEN, "not_allowed", detail)
+        Self::new(StatusCode::FORBIDDEN, "not_allowed", NOT_ALLOWED)
     }
 
     pub(super) fn status(&self) -> StatusCode {

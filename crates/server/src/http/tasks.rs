@@ -94,12 +94,14 @@ pub(super) struct Wait {
 pub(super) async fn submit(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
+    caller: Option<Extension<Caller>>,
     body: Body,
 ) -> Result<Response<Body>, Problem> {
     let new: NewTask = body::json(body, server.config()).await?;
     let request =
         new.read().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_task", error))?;
-    let task = match ufo::submit(&server, holder, request).await {
+    let address = caller.map(|Extension(caller)| caller.address);
+    let task = match ufo::submit(&server, holder, address, request).await {
         Ok(task) => task,
         Err(ufo::NotSubmitted::Refused(error)) => return Err(error.into()),
         Err(ufo::NotSubmitted::NotStored) => {
@@ -257,6 +259,10 @@ pub(super) async fn wait(
         // In both cases the answer is the task as it is then.
         let _over_or_too_long = tokio::time::timeout(timeout, over).await;
     }
+    // It may have been a long wait.
+    if !server.keyring().is_valid(&holder) {
+        return Err(Problem::invalid_key());
+    }
     whole(&server, journal(&server, &holder, &id)?).await
 }
 
@@ -315,7 +321,7 @@ fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, Proble
     let entries = id.parse().ok().and_then(|id| server.store().journal(id));
     let entries = entries.ok_or_else(Problem::no_such_task)?;
     match entries.first() {
-        Some(Entry::Created(task)) if holder.is_operator() || holder.has_key_of(&task.holder) => {
+        Some(Entry::Created(task)) if holder.may_see_tasks_of(&task.holder) => {
             Ok(Journal { task: task.clone(), entries })
         }
         _ => Err(Problem::no_such_task()),

@@ -12,10 +12,13 @@ use super::{Cause, Step, Task, TaskId};
 use crate::agent::Finish;
 
 /// Room that an outcome needs beside its results.
-const ENVELOPE_BYTES: usize = 4096;
+const ENVELOPE_BYTES: usize = 8192;
 
 /// What each result costs in an outcome beside its value, about.
 const RESULT_BYTES: usize = 512;
+
+/// What a character of one byte may take in JSON, such as `\u0001`.
+const ESCAPED_BYTES: usize = 6;
 
 /// The most of a request that an outcome repeats when it would not fit otherwise, in characters.
 const REQUEST_HEAD_CHARS: usize = 1000;
@@ -26,15 +29,28 @@ pub(crate) struct Outcome {
     pub(crate) status: Status,
     pub(crate) error: Option<Arc<str>>,
     pub(crate) finish: Finish,
+    /// Whether the error is in its agent's words, which may repeat what a device said.
+    is_given_up: bool,
 }
 
 impl Outcome {
     pub(super) fn completed(finish: Finish) -> Self {
-        Self { status: Status::Completed, error: None, finish }
+        Self { status: Status::Completed, error: None, finish, is_given_up: false }
     }
 
     pub(super) fn failed(error: impl Into<Arc<str>>) -> Self {
-        Self { status: Status::Failed, error: Some(error.into()), finish: Finish::Results }
+        let (status, error) = (Status::Failed, Some(error.into()));
+        Self { status, error, finish: Finish::Results, is_given_up: false }
+    }
+
+    /// Its agent says that it failed, and why.
+    pub(super) fn given_up(error: impl Into<Arc<str>>) -> Self {
+        Self { is_given_up: true, ..Self::failed(error) }
+    }
+
+    /// Why it failed, in the server's own words: for the audit log, which repeats nobody's.
+    pub(super) fn reason(&self) -> Option<&str> {
+        if self.is_given_up { Some("The agent gave the task up") } else { self.error.as_deref() }
     }
 
     pub(super) fn stopped(cause: &Cause, task: &Task) -> Self {
@@ -45,6 +61,9 @@ impl Outcome {
             Cause::RequesterGone => "Task was cancelled due to client disconnection".to_owned(),
             Cause::Shutdown => "Task was cancelled because the server is shutting down".to_owned(),
             Cause::Cancelled(by) => format!("Task was cancelled by '{by}'"),
+            Cause::KeyInvalid => {
+                "Task was cancelled because its key was revoked or has expired".to_owned()
+            }
         })
     }
 
@@ -94,6 +113,14 @@ impl Value<'_> {
         }
     }
 
+    /// What the texts beside the values may take in all, in bytes.
+    fn texts(&self) -> usize {
+        let Self::Results(steps) = self else { return 0 };
+        let results = steps.iter().flat_map(|step| step.results.iter());
+        let texts = results.flat_map(|result| [&result.error, &result.namespace]);
+        texts.flatten().map(|text| text.len() * ESCAPED_BYTES).sum()
+    }
+
     /// Writes the value; a result over `largest` bytes is only named.
     fn write(&self, out: &mut Vec<u8>, task: TaskId, largest: usize) {
         match self {
@@ -141,10 +168,12 @@ struct Fit<'a> {
 
 impl<'a> Fit<'a> {
     fn new(task: &'a Task, value: &Value<'_>) -> Self {
-        let sizes = value.sizes();
+        let (sizes, texts) = (value.sizes(), value.texts());
         let whole = |request: &str, largest: usize| {
             let carried = sizes.iter().filter(|size| **size <= largest).sum::<usize>();
-            ENVELOPE_BYTES + request.len() + carried + sizes.len() * RESULT_BYTES
+            // A plan is JSON inside a text: quotes take twice their bytes.
+            let request = request.len() * 2;
+            ENVELOPE_BYTES + request + carried + texts + sizes.len() * RESULT_BYTES
         };
         if whole(&task.request, usize::MAX) <= MAX_MESSAGE_BYTES {
             let bytes = whole("", usize::MAX);
@@ -225,5 +254,16 @@ mod tests {
             json!({"truncated": true, "bytes": (60 << 20) + 2, "task": task.id.to_string()});
         assert_eq!(result[0]["result"][0][0]["result"], named);
         assert_eq!(result[0]["result"][2][0]["result"], "xxxxx");
+    }
+
+    #[test]
+    fn what_stands_beside_the_results_counts_too() {
+        let task = Task { request: "\"".repeat(8 << 20), ..task() };
+        let failure = ActionResult::failure(None, "\u{1}".repeat(64 << 10));
+        let wordy = Step { commands: Arc::new([]), results: Arc::new([failure]) };
+        let mut steps = vec![step(60 << 20)];
+        steps.extend(vec![wordy; 100]);
+        let result = result(&Outcome::completed(Finish::Results), &task, &steps);
+        assert_eq!(result[0]["result"][0][0]["result"]["truncated"], true);
     }
 }

@@ -25,6 +25,9 @@ use crate::registry::Client;
 use crate::server::Server;
 use crate::store::{Commit, Entry, StoreError};
 
+/// The most of a tool's name that an error repeats, in characters.
+const MAX_TOOL_CHARS: usize = 100;
+
 /// Why a task cannot begin. Texts go to the requester.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SubmitError {
@@ -99,6 +102,10 @@ pub(crate) fn submit(
     if !server.registry().device(&target).is_some_and(|now| now.connection == device.connection) {
         session.stop(Cause::DeviceGone);
     }
+    // Nor was it among those of a key that was revoked meanwhile.
+    if !server.keyring().is_valid(&session.task.holder) {
+        session.stop(Cause::KeyInvalid);
+    }
     let task = session.task.clone();
     server.audit().record(entry(&session, Event::Submitted));
     let created = server.store().append(task.id, Entry::Created(task.clone()));
@@ -127,9 +134,13 @@ fn acknowledge(session: &Session) {
 /// What the audit log says of a session.
 pub(crate) fn entry(session: &Session, event: Event) -> audit::Entry<'_> {
     let task = &session.task;
-    let base = match session.requester() {
-        Some(client) => client.entry(event),
-        None => audit::Entry { key: Some(task.holder.name()), ..audit::Entry::new(event) },
+    let base = match &session.origin {
+        Origin::Client(client) => client.entry(event),
+        Origin::Http { address, .. } => audit::Entry {
+            key: Some(task.holder.name()),
+            address: *address,
+            ..audit::Entry::new(event)
+        },
     };
     audit::Entry {
         task: Some(task.id),
@@ -244,7 +255,7 @@ impl Runner {
             let decided = self.decide(&mut limits).await;
             let stepped = match decided {
                 Ok(Decision::Finish(finish)) => return Outcome::completed(finish),
-                Ok(Decision::Fail(error)) => return Outcome::failed(error),
+                Ok(Decision::Fail(error)) => return Outcome::given_up(error),
                 Ok(Decision::Commands(commands)) => self.step(commands, &mut limits).await,
                 Err(halt) => Err(self.broken(halt)),
             };
@@ -362,6 +373,7 @@ impl Runner {
             Ok(Settlement::TimedOut(reach)) => {
                 let timeout = self.session.task.command_timeout.as_secs_f64();
                 let tool = commands.first().map_or("tool", |command| &command.tool_name);
+                let tool: String = tool.chars().take(MAX_TOOL_CHARS).collect();
                 let step = self.step_number();
                 let broken = format!("Step {step} ({tool}) timed out after {timeout} s");
                 let error = format!("No answer within {timeout} s");
@@ -477,7 +489,7 @@ impl Runner {
         });
         self.server.audit().record(audit::Entry {
             outcome: Some(outcome.status.as_str()),
-            reason: outcome.error.as_deref(),
+            reason: outcome.reason(),
             ..entry(session, Event::Ended)
         });
         tracing::info!(

@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use utoipa::ToSchema;
 
 use super::lane::{Lane, Turn};
-use super::{Cause, Requester, Session, TaskId};
+use super::{Cause, Requester, Session, Task, TaskId};
+use crate::auth::Principal;
 use crate::config::Config;
 use crate::registry::Client;
 
@@ -211,6 +212,15 @@ impl Sessions {
         }
     }
 
+    /// Stops the sessions whose keys open no more.
+    pub(crate) fn stop_invalid(&self, is_valid: impl Fn(&Principal) -> bool) {
+        for session in self.lock().sessions.values() {
+            if !is_valid(&session.task.holder) {
+                session.stop(Cause::KeyInvalid);
+            }
+        }
+    }
+
     /// Takes no more sessions, and stops those that have not started.
     pub(crate) fn close(&self) {
         let mut table = self.lock();
@@ -247,8 +257,8 @@ impl Sessions {
         }
     }
 
-    /// What a device is busy with, in the order of the lane.
-    pub(crate) fn busy(&self, device: &ClientId) -> Vec<Busy> {
+    /// What a device is busy with, in the order of the lane, as far as it may be seen.
+    pub(crate) fn busy(&self, device: &ClientId, is_seen: impl Fn(&Task) -> bool) -> Vec<Busy> {
         let table = self.lock();
         let Some(lane) = table.lanes.get(device) else { return Vec::new() };
         let running = lane.running().len();
@@ -262,6 +272,7 @@ impl Sessions {
                 let stopping = || Some((table.stopping.get(&id)?, SessionState::Stopping));
                 open.or_else(stopping)
             })
+            .filter(|(session, _)| is_seen(&session.task))
             .map(|(session, state)| Busy {
                 task: session.task.id.to_string(),
                 session_id: session.task.session_id.clone(),

@@ -1,0 +1,162 @@
+//! What the audit log says, and what it never says.
+
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::common::{Peer, http_client, plan, until};
+use crate::fleet::{Fleet, answer, has, http_task};
+
+/// A word in every payload.
+const PAYLOAD: &str = "s3cret-payload";
+
+/// The names of a line's fields, in their order.
+fn fields(line: &Value) -> Vec<&str> {
+    line.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[tokio::test]
+async fn who_did_what_from_where_and_how_it_ended_is_written_down() {
+    let mut fleet = Fleet::start(&[
+        "lab --role device --client lab-*",
+        "galaxy --role constellation --target lab-*",
+        "boss --role operator",
+    ])
+    .await;
+    let mut device = fleet.device("lab", "lab-1").await;
+    let mut galaxy = fleet.constellation("galaxy", "g", Value::Null).await;
+
+    // One task over the WebSocket that ends well.
+    let session = galaxy.submit("lab-1", &plan(PAYLOAD)).await;
+    galaxy.expect_ack(&session).await;
+    let command = device.expect("command").await;
+    let results = json!([{"status": "success", "result": PAYLOAD}]);
+    device.answer(&command, results).await;
+    galaxy.expect_end(&session, "completed").await;
+    device.expect_end(&session, "completed").await;
+    // One over HTTP that is cancelled by somebody else.
+    let (_, task) = fleet.post("galaxy", "/api/v1/tasks", &http_task("lab-1", "t")).await;
+    device.expect("command").await;
+    let cancel = format!("/api/v1/tasks/{}/cancel", task["id"].as_str().unwrap());
+    assert_eq!(fleet.post("boss", &cancel, &json!({})).await.0, 202);
+    device.expect("task_end").await;
+    // Refusals, one of each kind.
+    let refused = galaxy.submit("office-1", &plan(PAYLOAD)).await;
+    galaxy.expect_error().await;
+    galaxy.expect_end(&refused, "failed").await;
+    assert_eq!(fleet.post("galaxy", "/api/v1/tasks", &http_task("office-1", "t")).await.0, 403);
+    assert_eq!(fleet.get("lab", "/api/v1/devices").await.0, 403);
+    let mut thief = fleet.peer("lab").await;
+    thief.say_device("office-1").await;
+    thief.expect_error().await;
+    thief.expect_close().await;
+    let wrong = http_client().get(fleet.http("/api/clients")).bearer_auth("wr0ng");
+    assert_eq!(answer(wrong).await.0, 401);
+    assert_eq!(Peer::connect(fleet.server.port, "wr0ng").await.err(), Some(403));
+    // Goodbyes: its own, and the server's.
+    galaxy.close().await;
+    fleet.audited(json!({"event": "disconnected", "client": "g"})).await;
+    fleet.revoke("lab").await;
+    device.expect_close().await;
+    fleet.audited(json!({"event": "cut"})).await;
+    fleet.server.process.signal(Signal::TERM);
+    until("the last line", || fleet.audit().last().is_some_and(|line| line["event"] == "stopped"))
+        .await;
+
+    let lines = fleet.audit();
+    let count = |wanted: &Value| lines.iter().filter(|line| has(line, wanted)).count();
+    let who = ["at", "event", "client", "role", "key", "address"];
+    let of_task = |more: &[&'static str]| [&["task", "session", "device"], more].concat();
+    let http = ["at", "event", "key", "address"];
+    let task_id = &task["id"];
+    for (wanted, names, times) in [
+        (json!({"event": "started"}), vec!["at", "event"], 1),
+        (
+            json!({"event": "registered", "client": "lab-1", "role": "device", "key": "lab"}),
+            who.to_vec(),
+            1,
+        ),
+        (
+            json!({"event": "registered", "client": "g", "role": "constellation", "key": "galaxy"}),
+            who.to_vec(),
+            1,
+        ),
+        (
+            json!({"event": "submitted", "client": "g", "key": "galaxy", "session": session, "device": "lab-1"}),
+            [&who[..], &of_task(&[])].concat(),
+            1,
+        ),
+        (
+            json!({"event": "ended", "client": "g", "session": session, "outcome": "completed"}),
+            [&who[..], &of_task(&["outcome"])].concat(),
+            1,
+        ),
+        (
+            json!({"event": "submitted", "key": "galaxy", "task": task_id}),
+            [&http[..], &of_task(&[])].concat(),
+            1,
+        ),
+        (
+            json!({"event": "cancelled", "key": "boss", "task": task_id}),
+            [&http[..], &of_task(&[])].concat(),
+            1,
+        ),
+        (
+            json!({"event": "ended", "task": task_id, "outcome": "failed", "reason": "Task was cancelled by 'boss'"}),
+            [&http[..], &of_task(&["outcome", "reason"])].concat(),
+            1,
+        ),
+        (
+            json!({"event": "refused", "client": "g", "session": refused}),
+            [&who[..], &["session", "reason"]].concat(),
+            1,
+        ),
+        (
+            json!({"event": "refused", "key": "galaxy", "device": "office-1"}),
+            [&http[..], &["device", "reason"]].concat(),
+            1,
+        ),
+        (
+            json!({"event": "refused", "key": "lab", "reason": "The role of this key does not allow it"}),
+            [&http[..], &["reason"]].concat(),
+            1,
+        ),
+        (
+            json!({"event": "refused", "client": "office-1", "key": "lab"}),
+            vec!["at", "event", "client", "key", "address", "reason"],
+            1,
+        ),
+        (json!({"event": "key_refused"}), vec!["at", "event", "address"], 2),
+        (json!({"event": "disconnected", "client": "g"}), [&who[..], &["reason"]].concat(), 1),
+        (json!({"event": "cut", "client": "lab-1"}), [&who[..], &["reason"]].concat(), 1),
+        (json!({"event": "stopped"}), vec!["at", "event"], 1),
+    ] {
+        assert_eq!(count(&wanted), times, "{wanted} in {lines:#?}");
+        let line = lines.iter().find(|line| has(line, &wanted)).unwrap();
+        let mut expected = names;
+        expected.sort_unstable();
+        assert_eq!(fields(line), expected, "{line}");
+        if let Some(address) = line["address"].as_str() {
+            assert!(address.starts_with("127.0.0.1:"), "{line}");
+        }
+    }
+    let times: Vec<_> = lines.iter().map(|line| line["at"].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+
+    let path = fleet.server.state_file("audit.jsonl");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(path).unwrap();
+    for secret in [PAYLOAD, "execute_command", "wr0ng", fleet.key("lab"), fleet.key("galaxy")] {
+        assert!(!text.contains(secret), "{secret} is in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_stays_a_line_whatever_a_peer_is_called() {
+    let fleet = Fleet::start(&["lab --role device"]).await;
+    let name = "x\u{2028}{\"event\":\"forged\"}\u{202e}\",\"event\":\"forged";
+    let _device = fleet.device("lab", name).await;
+    fleet.audited(json!({"event": "registered", "client": name})).await;
+    assert!(!fleet.audit().iter().any(|line| line["event"] == "forged"));
+}

@@ -1,0 +1,99 @@
+//! Keys are in no log, whoever shows them, however.
+
+use crate::common::{Home, Peer, Process, http_client, within};
+use crate::fleet::{Fleet, SHARED};
+
+/// What a key must not be found by: itself, and the part of a created one that is secret.
+fn secrets(key: &str) -> [&str; 2] {
+    [key, key.rsplit('_').next().unwrap()]
+}
+
+#[tokio::test]
+async fn no_key_is_ever_in_a_log_of_the_server_right_or_wrong() {
+    let keys = ["lab --role device", "galaxy --role constellation", "boss --role operator"];
+    let mut fleet = Fleet::start_with(&keys, &["--log", "trace"]).await;
+    let valid = ["lab", "galaxy", "boss", SHARED].map(|name| fleet.key(name).to_owned());
+    let near = format!("{}x", fleet.key("lab"));
+    let wrong = ["wr0ng-s3cret".to_owned(), near, "fd_000000000000_5ecr3t".to_owned()];
+    let client = http_client();
+    for key in valid.iter().chain(&wrong) {
+        for path in ["/api/clients", "/api/v1/tasks", "/metrics", "/ws", "/healthz", "/none"] {
+            let url = fleet.http(path);
+            let encoded: String = key.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            for request in [
+                client.get(&url).header("X-API-Key", key),
+                client.get(&url).bearer_auth(key),
+                client.get(format!("{url}?token={key}")),
+                client.get(format!("{url}?token={encoded}")),
+                // Where it does not belong, but where people put it.
+                client.get(format!("{url}?key={key}")),
+                client.get(&url).basic_auth("user", Some(key)),
+                client.post(&url).header("X-API-Key", key).body("{"),
+                client.get(&url).bearer_auth(key).header("Origin", "https://attacker.example"),
+            ] {
+                let answer = within("an answer", request.send()).await.unwrap();
+                let body = within("its body", answer.text()).await.unwrap();
+                assert!(!body.contains(secrets(key)[1]), "{path}: {body}");
+            }
+        }
+        let peer = Peer::connect(fleet.server.port, key).await;
+        assert_eq!(peer.is_ok(), valid.contains(key));
+        if let Ok(mut peer) = peer {
+            peer.say_device("x").await;
+            peer.next().await.unwrap();
+            peer.send("{").await;
+            let _answered_or_closed = peer.next().await;
+        }
+    }
+    fleet.create("late --role device").await;
+    fleet.revoke("late").await;
+    let late = fleet.key("late").to_owned();
+    let log = fleet.server.process.stderr();
+    assert!(log.contains("DEBUG") && log.contains("a wrong key or none was refused"));
+    let audit = std::fs::read_to_string(fleet.server.state_file("audit.jsonl")).unwrap();
+    assert!(audit.contains("key_refused"), "{audit}");
+    for key in valid.iter().chain(&wrong).chain([&late]) {
+        let encoded: String = key.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        for secret in secrets(key).into_iter().chain([&*encoded]) {
+            for (name, text) in [("log", &log), ("audit log", &audit)] {
+                let line = text.lines().find(|line| line.contains(secret));
+                assert_eq!(line, None, "a key is in the {name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_key_is_ever_in_what_a_client_says() {
+    let fleet = Fleet::start(&["lab --role device", "galaxy --role constellation"]).await;
+    let home = Home::new();
+    let port = fleet.server.port;
+    for (key, is_right) in [(fleet.key("lab"), true), ("wr0ng-s3cret", false)] {
+        let url = format!("ws://127.0.0.1:{port}/ws?token={key}");
+        let plain = format!("ws://127.0.0.1:{port}/ws");
+        for (url, variable) in [(&url, ""), (&plain, key)] {
+            let args =
+                ["device", "--id", "x", "--server", url, "--log", "trace", "--max-retries", "0"];
+            let mut command = home.command(&args);
+            if !variable.is_empty() {
+                command.env("FLIGHTDECK_TOKEN", variable);
+            }
+            let mut device = Process::start(&mut command);
+            let log = if is_right {
+                device.says("connected to").await;
+                device.signal(rustix::process::Signal::INT);
+                device.done().await.stderr
+            } else {
+                let done = device.done().await;
+                assert_ne!(done.code, 0, "{done:?}");
+                done.stderr
+            };
+            let line = log.lines().find(|line| line.contains(secrets(key)[1]));
+            assert_eq!(line, None, "the key is in the log");
+        }
+    }
+    let key = fleet.key("galaxy");
+    let args = ["config", "show", "--json"];
+    let done = Process::start(home.command(&args).env("FLIGHTDECK_TOKEN", key)).done().await;
+    assert!(done.code == 0 && !done.stdout.contains(secrets(key)[1]), "{done:?}");
+}
