@@ -8,7 +8,7 @@ use aip::codec::{MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use aip::machine::{Refusal, Registration, confirm};
 use aip::message::{Confirmed, Feature, VERSION};
 use aip::{ClientId, ClientMessage, CloseCode, DecodeError, ServerMessage};
-use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, Version, header};
 use base64::Engine;
 use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -39,15 +39,18 @@ pub(crate) struct Visitor {
     pub(crate) address: Option<SocketAddr>,
 }
 
-/// The `Sec-WebSocket-Key` of a request, when it asks for a WebSocket.
-pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&[u8]> {
+/// The `Sec-WebSocket-Key` of a request, when it asks for a WebSocket as RFC 6455, 4.1 says.
+pub(crate) fn upgrade_key<B>(request: &Request<B>) -> Option<&[u8]> {
+    let headers = request.headers();
     let names = |name: header::HeaderName, word: &str| {
         headers.get_all(name).iter().any(|value| {
             let words = value.to_str().unwrap_or_default().split(',');
             words.into_iter().any(|found| found.trim().eq_ignore_ascii_case(word))
         })
     };
-    let asks = names(header::CONNECTION, "upgrade")
+    let asks = request.method() == Method::GET
+        && request.version() >= Version::HTTP_11
+        && names(header::CONNECTION, "upgrade")
         && names(header::UPGRADE, "websocket")
         && names(header::SEC_WEBSOCKET_VERSION, "13");
     headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asks).map(|key| key.as_bytes())
@@ -276,6 +279,27 @@ pub(crate) fn stamped(message: ServerMessage) -> ServerMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_get_of_http_1_1_becomes_a_web_socket() {
+        let asks = |method: &str, version: Version| {
+            let mut request = Request::new(());
+            *request.method_mut() = method.parse().unwrap();
+            *request.version_mut() = version;
+            for (name, value) in [
+                (header::CONNECTION, "keep-alive, Upgrade"),
+                (header::UPGRADE, "WebSocket"),
+                (header::SEC_WEBSOCKET_VERSION, "13"),
+                (header::SEC_WEBSOCKET_KEY, "k"),
+            ] {
+                request.headers_mut().insert(name, value.parse().unwrap());
+            }
+            upgrade_key(&request).is_some()
+        };
+        assert!(asks("GET", Version::HTTP_11));
+        assert!(!asks("HEAD", Version::HTTP_11), "it has no answer but a head");
+        assert!(!asks("GET", Version::HTTP_10));
+    }
 
     #[test]
     fn the_accept_key_is_the_rfcs_own_example() {

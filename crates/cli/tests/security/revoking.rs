@@ -190,3 +190,14 @@ async fn a_real_device_whose_key_is_revoked_says_so_and_does_not_hammer_the_serv
     })
     .await;
 }
+
+#[tokio::test]
+async fn to_remove_the_file_revokes_all_created_keys() {
+    let fleet = Fleet::start(&KEYS).await;
+    let mut device = fleet.device("lab", "lab-1").await;
+    let mut shared = fleet.device(SHARED, "s").await;
+    fs::remove_file(fleet.server.state_file("keys.json")).unwrap();
+    assert_eq!(device.expect_close().await, (1008, GONE.to_owned()));
+    assert_eq!(Peer::connect(fleet.server.port, fleet.key("boss")).await.err(), Some(403));
+    shared.beat().await;
+}

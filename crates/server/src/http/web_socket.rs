@@ -27,7 +27,7 @@ pub(super) async fn upgrade(State(server): State<Server>, mut request: Request) 
             "The server is at its limit of connections",
         );
     }
-    let Some(key) = accept::upgrade_key(request.headers()) else {
+    let Some(key) = accept::upgrade_key(&request) else {
         return detail(StatusCode::NOT_FOUND, "Not Found");
     };
     let response = accept::switch(key);
