@@ -9,6 +9,9 @@ use link::OutboxLimits;
 use crate::hosts::{HostPattern, OriginPattern};
 use link::connection::Watch;
 
+/// What a queue must hold: the answers to what a connection reads in one go, before it writes.
+pub const MIN_OUTBOX_MESSAGES: usize = 128;
+
 /// The limits and waits of a server, each with its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -118,7 +121,7 @@ impl Config {
     pub(crate) fn sound(self) -> Self {
         Self {
             sessions_per_device: self.sessions_per_device.max(1),
-            outbox_messages: self.outbox_messages.max(1),
+            outbox_messages: self.outbox_messages.max(MIN_OUTBOX_MESSAGES),
             ..self
         }
     }

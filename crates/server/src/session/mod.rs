@@ -7,6 +7,7 @@ mod run;
 mod table;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -120,7 +121,7 @@ pub(crate) enum Origin {
     /// A connection.
     Client(Arc<Client>),
     /// The HTTP API, which waits until the task is stored and then looks where it stands.
-    Http { stored: Mutex<Option<oneshot::Sender<()>>> },
+    Http { stored: Mutex<Option<oneshot::Sender<()>>>, address: Option<SocketAddr> },
 }
 
 /// A task that is not over, as everybody but the one who runs it sees it.
@@ -199,7 +200,7 @@ impl Session {
 
     /// Tells who waits for it over HTTP that the task is stored.
     fn note_stored(&self) {
-        if let Origin::Http { stored } = &self.origin
+        if let Origin::Http { stored, .. } = &self.origin
             && let Some(stored) = stored.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             // Whoever asked may be gone; the task runs all the same.

@@ -127,9 +127,13 @@ fn acknowledge(session: &Session) {
 /// What the audit log says of a session.
 pub(crate) fn entry(session: &Session, event: Event) -> audit::Entry<'_> {
     let task = &session.task;
-    let base = match session.requester() {
-        Some(client) => client.entry(event),
-        None => audit::Entry { key: Some(task.holder.name()), ..audit::Entry::new(event) },
+    let base = match &session.origin {
+        Origin::Client(client) => client.entry(event),
+        Origin::Http { address, .. } => audit::Entry {
+            key: Some(task.holder.name()),
+            address: *address,
+            ..audit::Entry::new(event)
+        },
     };
     audit::Entry {
         task: Some(task.id),
