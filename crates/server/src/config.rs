@@ -85,7 +85,8 @@ impl Default for Config {
             sessions_per_device: 1,
             queue_per_device: 100,
             command_timeout: Duration::from_secs(300),
-            max_command_timeout: Duration::from_secs(7200),
+            // An hour, which devices allow, and a minute for the answer.
+            max_command_timeout: Duration::from_secs(3660),
             session_timeout: Duration::from_secs(3600),
             max_steps: 1000,
             max_request_bytes: 8 * 1024 * 1024,

@@ -465,3 +465,34 @@ async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
     let end = requester.expect("task_end").await;
     assert_eq!(end["result"][0]["result"][0][0]["result"], "mine");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    let mut submit = |requester: &mut Peer, session: &str, seconds: f64| {
+        let metadata = json!({"flightdeck": {"command_timeout_s": seconds}});
+        requester.say(json!({"type": "task", "session_id": session, "target_id": "d",
+            "request": PLAN, "metadata": metadata}));
+    };
+    for seconds in [5.0, 3500.0] {
+        submit(&mut requester, "S", seconds);
+        requester.expect("heartbeat").await;
+        let command = device.expect("command").await;
+        let start = now();
+        let (end, told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
+        assert_eq!((now() - start).as_secs_f64().round(), seconds);
+        let error = format!("Step 1 (t) timed out after {seconds} s");
+        assert_eq!((&end["error"], &told["status"]), (&json!(error), &json!("failed")));
+        // The device has stopped; its place is free.
+        device.answer(&command, "stopped");
+        let answers = [device.hear().await, device.hear().await];
+        assert!(answers.iter().any(|answer| answer["type"] == "error"), "too late");
+    }
+    for seconds in [3661.0, 0.0] {
+        submit(&mut requester, "S", seconds);
+        let text = "command_timeout_s must be more than 0 and at most 3660";
+        assert_eq!(requester.expect("error").await["error"], text);
+        assert_eq!(requester.expect("task_end").await["error"], text);
+    }
+}
