@@ -26,7 +26,7 @@ use crate::http;
 use crate::limits::{Addresses, FailedKeys, MAX_FAILED_ADDRESSES};
 use crate::metrics::Metrics;
 use crate::registry::{ConnectionId, Registry};
-use crate::session::Sessions;
+use crate::session::{Cause, Sessions, Task};
 use crate::store::{MemoryStore, Store};
 use crate::tls::Tls;
 
@@ -179,6 +179,9 @@ impl Server {
     }
 
     fn close_invalid(&self) {
+        // Those that came in over HTTP have no connection to end with.
+        let is_meant = |task: &Task| !self.0.keyring.is_valid(&task.holder);
+        self.0.sessions.stop_where(&Cause::KeyGone, is_meant);
         for client in self.0.registry.all() {
             if !self.0.keyring.is_valid(&client.holder) {
                 tracing::warn!(

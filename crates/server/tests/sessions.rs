@@ -470,7 +470,7 @@ async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
 async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    let mut submit = |requester: &mut Peer, session: &str, seconds: f64| {
+    let submit = |requester: &mut Peer, session: &str, seconds: f64| {
         let metadata = json!({"flightdeck": {"command_timeout_s": seconds}});
         requester.say(json!({"type": "task", "session_id": session, "target_id": "d",
             "request": PLAN, "metadata": metadata}));

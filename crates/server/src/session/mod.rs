@@ -112,6 +112,8 @@ pub(crate) enum Cause {
     DeviceGone,
     RequesterGone,
     Shutdown,
+    /// The key that it was submitted with opens no more.
+    KeyGone,
     /// Somebody cancelled it: the name of the key.
     Cancelled(Arc<str>),
 }

@@ -44,6 +44,9 @@ impl Outcome {
             }
             Cause::RequesterGone => "Task was cancelled due to client disconnection".to_owned(),
             Cause::Shutdown => "Task was cancelled because the server is shutting down".to_owned(),
+            Cause::KeyGone => "Task was cancelled because the key that it was submitted with was \
+                revoked or has expired"
+                .to_owned(),
             Cause::Cancelled(by) => format!("Task was cancelled by '{by}'"),
         })
     }
