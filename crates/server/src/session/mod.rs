@@ -4,6 +4,7 @@ mod lane;
 mod outcome;
 mod progress;
 mod run;
+mod submit;
 mod table;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 pub(crate) use outcome::{Outcome, write_whole_result};
-pub(crate) use run::{SubmitError, entry, submit, submit_for};
+pub(crate) use submit::{SubmitError, entry, submit, submit_for};
 pub(crate) use table::{Busy, Refused, SessionState, Sessions};
 
 use crate::agent::Plan;
