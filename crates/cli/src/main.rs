@@ -85,7 +85,7 @@ fn run(cli: Cli) -> Ended {
     start_log(&global, &command)?;
     match command {
         Command::Demo(args) => block_on(commands::demo::run(&args)),
-        Command::Serve(args) => block_on(commands::serve::run(args, global)),
+        Command::Serve(args) => block_on(commands::serve::run(*args, global)),
         Command::Device(args) => block_on(commands::device::run(args, global)),
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
