@@ -12,7 +12,6 @@ use common::{
     Home, Peer, Process, PythonServer, Server, good_result, plan, plan_of, unique, within,
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A Python device and a Galaxy that has declared it as its target.
 async fn device_and_galaxy(server: &Server) -> (Peer, Peer) {
@@ -101,10 +100,10 @@ async fn what_a_result_holds_passes_through_as_it_is() {
 #[tokio::test]
 async fn who_was_refused_can_come_back_and_a_name_is_free_at_once() {
     let server = Server::start().await;
-    let device = server.raw_device("d").await;
+    let mut device = server.raw_device("d").await;
     let mut twin = server.peer().await;
     twin.say_device("d").await;
-    twin.expect_error().await;
+    device.alive_while(twin.expect_error()).await;
     device.close().await;
     // The server has seen the close before it answers anybody who comes after it.
     within("the name to be free", async {
