@@ -7,6 +7,7 @@ use aip::Payload;
 use link::OutboxLimits;
 
 use crate::hosts::{HostPattern, OriginPattern};
+use crate::store::HistoryLimits;
 use link::connection::Watch;
 
 /// What a queue must hold: the answers to what a connection reads in one go, before it writes.
@@ -66,8 +67,12 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Ended tasks that are remembered, newest first.
     pub history_tasks: usize,
-    /// Most bytes of ended tasks that are remembered.
+    /// Most bytes of ended tasks that are remembered; beyond it their payloads go, oldest first.
     pub history_bytes: usize,
+    /// Most bytes of results that are kept whole for whoever has still to fetch them over HTTP.
+    pub unfetched_bytes: usize,
+    /// How long they are kept.
+    pub unfetched_time: Duration,
     /// The agent name for Linux devices: the section of a Python device's `mcp.yaml`.
     pub agent_name_linux: String,
     /// The agent name for Windows devices.
@@ -109,6 +114,8 @@ impl Default for Config {
             shutdown_grace: Duration::from_secs(10),
             history_tasks: 1000,
             history_bytes: 16 * 1024 * 1024,
+            unfetched_bytes: 512 * 1024 * 1024,
+            unfetched_time: Duration::from_secs(600),
             agent_name_linux: "LinuxAgent".to_owned(),
             agent_name_windows: "HostAgent".to_owned(),
             agent_name_mobile: "MobileAgent".to_owned(),
@@ -131,6 +138,17 @@ impl Config {
     #[must_use]
     pub fn outbox(&self) -> OutboxLimits {
         OutboxLimits { messages: self.outbox_messages, bytes: self.outbox_bytes }
+    }
+
+    /// How much is remembered of ended tasks.
+    #[must_use]
+    pub const fn history(&self) -> HistoryLimits {
+        HistoryLimits {
+            tasks: self.history_tasks,
+            bytes: self.history_bytes,
+            unfetched_bytes: self.unfetched_bytes,
+            unfetched_time: self.unfetched_time,
+        }
     }
 
     /// Pings and silence.

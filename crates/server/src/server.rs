@@ -101,7 +101,7 @@ impl Services {
     /// Journals in memory, plans only, and no audit log.
     #[must_use]
     pub fn in_memory(config: &Config) -> Self {
-        let store = MemoryStore::new(config.history_tasks, config.history_bytes);
+        let store = MemoryStore::new(config.history());
         Self { store: Arc::new(store), agent: Arc::new(Auto), audit: Audit::none() }
     }
 }
@@ -171,8 +171,10 @@ impl Server {
         self.close_invalid();
     }
 
-    /// Closes the connections whose keys expired meanwhile.
-    pub(crate) fn close_expired(&self) {
+    /// Does what is due every second: closes the connections whose keys expired meanwhile, and lets go of
+    /// history.
+    pub(crate) fn tidy(&self) {
+        self.0.store.tidy(Timestamp::now());
         if self.0.keyring.has_expired() {
             self.close_invalid();
         }

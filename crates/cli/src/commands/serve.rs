@@ -201,6 +201,8 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         shutdown_grace: values.shutdown_grace.0,
         history_tasks: values.history_tasks,
         history_bytes: values.history_bytes,
+        unfetched_bytes: values.unfetched_bytes,
+        unfetched_time: values.unfetched_time.0,
         agent_name_linux: values.agent_name_linux,
         agent_name_windows: values.agent_name_windows,
         agent_name_mobile: values.agent_name_mobile,

@@ -1,4 +1,4 @@
-//! UFO's four routes, in UFO's forms: see `aip.md`, section 3.
+//! UFO's four routes, in UFO's forms: see `docs/ufo-compatibility.md`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

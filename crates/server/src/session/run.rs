@@ -306,6 +306,8 @@ impl Runner {
             status: outcome.status,
             error: outcome.error.clone(),
             finish: outcome.finish.clone(),
+            is_unfetched: self.session.requester().is_none()
+                || !outcome.fits_whole(&self.session.task, &self.history),
             is_cancelled: matches!(self.session.stop.get(), Some(Cause::Cancelled(_))),
         };
         if let Err(error) = self.append(ended).await {
