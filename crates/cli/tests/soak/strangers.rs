@@ -39,8 +39,9 @@ pub(crate) async fn come_and_go(port: u16, key: String, mut rng: Rng) {
         }
         4 => {
             let mut peer = Peer::connect(port, &key).await.unwrap();
-            peer.send(garbage::text(&mut rng, "x")).await;
-            while peer.next().await.is_ok() {}
+            peer.send(garbage::text(&mut rng, &unique("stranger"))).await;
+            // One in a hundred is a REGISTER after all.
+            while peer.next().await.is_ok_and(|message| message["type"] != "heartbeat") {}
         }
         _ => {
             let mut peer = Peer::connect(port, &key).await.unwrap();
