@@ -150,17 +150,18 @@ fn explain<M: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Decode
         .filter(|path| path != "." && path != "?");
     let text = path.map_or_else(
         || error.to_string(),
-        |path| {
-            let path: String = path.chars().take(MAX_PATH_CHARS).collect();
-            format!("{path}: {error}")
-        },
+        |path| format!("{}: {error}", shown(&path, MAX_PATH_CHARS)),
     );
-    // Whatever a peer wrote comes back short and on one line.
-    let shown = text.chars().take(MAX_ERROR_CHARS).flat_map(|c| {
+    DecodeError::Invalid(shown(&text, MAX_ERROR_CHARS))
+}
+
+/// Whatever a peer wrote comes back on one line, and short: `most` characters, its escapes included.
+fn shown(text: &str, most: usize) -> String {
+    let shown = text.chars().flat_map(|c| {
         let escaped = c.is_control().then(|| c.escape_default());
         escaped.into_iter().flatten().chain((!c.is_control()).then_some(c))
     });
-    DecodeError::Invalid(shown.collect())
+    shown.take(most).collect()
 }
 
 /// Refuses JSON text that is nested deeper than `limit` levels. Counts brackets first, which is several times

@@ -350,7 +350,7 @@ impl Queue {
     fn close_now(&mut self, code: CloseCode, reason: &str) {
         self.items = VecDeque::new();
         self.bytes = 0;
-        // Whoever closes first says why.
+        // Why it ends is what was said first.
         self.close.get_or_insert_with(|| (code, reason.to_owned()));
         self.wake();
     }
@@ -437,6 +437,7 @@ mod tests {
         let aborting = outbox();
         aborting.push(frame(1)).unwrap();
         aborting.abort(CloseCode::NO_LIFE, "silent");
+        aborting.abort(CloseCode::NORMAL, "closed");
         assert_eq!(next(&aborting), Some(Next::Close(CloseCode::NO_LIFE, "silent".to_owned())));
     }
 

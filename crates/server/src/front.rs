@@ -36,8 +36,8 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// The largest head of an HTTP request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How often to look for keys that have expired.
-const KEY_CHECK: Duration = Duration::from_secs(1);
+/// How often to look for what is due.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// How many requests that Host or Origin forbid are written down in a minute, of all addresses
 /// together. It is no one's key that stops them, not even on this machine, where any page may send
@@ -100,13 +100,13 @@ pub(crate) async fn serve(
         Arc::new(RateLimiter::direct(Quota::per_minute(FORBIDDEN_TOLD_PER_MINUTE)));
     let router = server.router();
     let front = Front { server: server.clone(), router, gate, forbidden_told, tls };
-    let mut key_check = tokio::time::interval(KEY_CHECK);
+    let mut tidy = tokio::time::interval(TIDY);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
-            _ = key_check.tick() => {
-                server.close_expired();
+            _ = tidy.tick() => {
+                server.tidy();
                 continue;
             }
         };

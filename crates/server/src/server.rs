@@ -26,7 +26,7 @@ use crate::http;
 use crate::limits::{Addresses, FailedKeys, MAX_FAILED_ADDRESSES};
 use crate::metrics::Metrics;
 use crate::registry::{ConnectionId, Registry};
-use crate::session::Sessions;
+use crate::session::{Cause, Sessions, Task};
 use crate::store::{MemoryStore, Store};
 use crate::tls::Tls;
 
@@ -101,7 +101,7 @@ impl Services {
     /// Journals in memory, plans only, and no audit log.
     #[must_use]
     pub fn in_memory(config: &Config) -> Self {
-        let store = MemoryStore::new(config.history_tasks, config.history_bytes);
+        let store = MemoryStore::new(config.history());
         Self { store: Arc::new(store), agent: Arc::new(Auto), audit: Audit::none() }
     }
 }
@@ -171,14 +171,19 @@ impl Server {
         self.close_invalid();
     }
 
-    /// Closes the connections whose keys expired meanwhile, and ends their tasks.
-    pub(crate) fn close_expired(&self) {
+    /// Does what is due every second: closes the connections whose keys expired meanwhile, and lets go of
+    /// history.
+    pub(crate) fn tidy(&self) {
+        self.0.store.tidy(Timestamp::now());
         if self.0.keyring.has_expired() {
             self.close_invalid();
         }
     }
 
     fn close_invalid(&self) {
+        // Those that came in over HTTP have no connection to end with.
+        let is_meant = |task: &Task| !self.0.keyring.is_valid(&task.holder);
+        self.0.sessions.stop_where(&Cause::KeyGone, is_meant);
         for client in self.0.registry.all() {
             if !self.0.keyring.is_valid(&client.holder) {
                 tracing::warn!(
@@ -189,8 +194,6 @@ impl Server {
                 client.outbox.abort(CloseCode::POLICY, "the key was revoked or has expired");
             }
         }
-        // Also those that were submitted over HTTP, without a connection that stays.
-        self.0.sessions.stop_invalid(|holder| self.0.keyring.is_valid(holder));
     }
 
     /// Takes a peer in, with the rights of the shared key, on a socket that has passed authentication

@@ -194,7 +194,8 @@ impl Peer {
         }
     }
 
-    async fn next_or_never(&mut self) -> Result<String, (u16, String)> {
+    /// What comes next, without a limit on the wait.
+    pub(crate) async fn next_or_never(&mut self) -> Result<String, (u16, String)> {
         loop {
             let frame = match self.socket.next().await {
                 Some(Ok(frame)) => frame,

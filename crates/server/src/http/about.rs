@@ -41,6 +41,16 @@ struct Counts {
     sockets: usize,
     tasks_running: usize,
     tasks_queued: usize,
+    /// Places of tasks that are over, kept until their device confirms that it stopped.
+    tasks_stopping: usize,
+    /// Session ids in use.
+    session_ids: usize,
+    /// Devices with a task that runs, waits or stops.
+    busy_devices: usize,
+    /// Those whose tasks are not over.
+    requesters: usize,
+    /// Commands that no device has answered yet.
+    open_commands: usize,
     /// Messages that wait to be sent, of all connections.
     queued_messages: usize,
 }
@@ -97,6 +107,11 @@ pub(super) async fn show(State(server): State<Server>) -> Json<About> {
             sockets: snapshot.sockets,
             tasks_running: levels.running,
             tasks_queued: levels.queued,
+            tasks_stopping: levels.stopping,
+            session_ids: snapshot.session_ids,
+            busy_devices: snapshot.lanes,
+            requesters: snapshot.requesters,
+            open_commands: snapshot.commands,
             queued_messages: snapshot.queued_messages,
         },
         limits: Limits::of(server.config()),

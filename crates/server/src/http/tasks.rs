@@ -100,8 +100,7 @@ pub(super) async fn submit(
     let new: NewTask = body::json(body, server.config()).await?;
     let request =
         new.read().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_task", error))?;
-    let address = caller.map(|Extension(caller)| caller.address);
-    let task = match ufo::submit(&server, holder, address, request).await {
+    let task = match ufo::submit(&server, holder, ufo::address(caller), request).await {
         Ok(task) => task,
         Err(ufo::NotSubmitted::Refused(error)) => return Err(error.into()),
         Err(ufo::NotSubmitted::NotStored) => {
@@ -295,7 +294,7 @@ pub(super) async fn cancel(
         client: None,
         role: None,
         key: Some(holder.name()),
-        address: caller.map(|Extension(caller)| caller.address),
+        address: ufo::address(caller),
         ..session::entry(&session, Event::Cancelled)
     });
     session.cancel(holder.name());

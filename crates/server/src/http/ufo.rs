@@ -1,4 +1,4 @@
-//! UFO's four routes, in UFO's forms: see `aip.md`, section 3.
+//! UFO's four routes, in UFO's forms: see `docs/ufo-compatibility.md`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -136,11 +136,15 @@ pub(super) async fn dispatch(
         Err((StatusCode::UNPROCESSABLE_ENTITY, error)) => return not_valid(&error),
         Err((status, text)) => return detail(status, &text),
     };
-    let address = caller.map(|Extension(caller)| caller.address);
-    match start(&server, holder, address, wanted).await {
+    match start(&server, holder, address(caller), wanted).await {
         Ok(dispatched) => Json(dispatched).into_response(),
         Err(response) => response,
     }
+}
+
+/// From where a request comes.
+pub(super) fn address(caller: Option<Extension<Caller>>) -> Option<SocketAddr> {
+    caller.map(|Extension(caller)| caller.address)
 }
 
 /// As FastAPI says that a body is not what it should be.
@@ -162,8 +166,7 @@ async fn start(
         request: wanted.request,
         command_timeout: None,
     };
-    let task = submit(server, holder, address, request).await;
-    let task = task.map_err(|error| refused(&error))?;
+    let task = submit(server, holder, address, request).await.map_err(|error| refused(&error))?;
     Ok(Dispatched {
         status: "dispatched",
         task_name: task.task_name.to_string(),
@@ -185,35 +188,36 @@ pub(super) async fn submit(
     address: Option<SocketAddr>,
     request: TaskRequest,
 ) -> Result<Arc<session::Task>, NotSubmitted> {
-    let (device, session) = (request.target_id.clone(), request.session_id.clone());
-    let (stored, is_stored) = oneshot::channel();
-    let origin = Origin::Http { stored: Mutex::new(Some(stored)), address };
-    let task = begin(server, &holder, request, origin).map_err(|error| {
+    let (device, key) = (request.target_id.clone(), holder.clone());
+    let submitted = try_submit(server, holder, address, request).await;
+    if let Err(NotSubmitted::Refused(error)) = &submitted {
         server.audit().record(audit::Entry {
-            key: Some(holder.name()),
+            key: Some(key.name()),
             address,
-            session: session.as_ref().map(SessionId::as_str),
             device: Some(device.as_str()),
             reason: Some(&error.to_string()),
             ..audit::Entry::new(audit::Event::Refused)
         });
-        NotSubmitted::Refused(error)
-    })?;
-    is_stored.await.map_err(|_| NotSubmitted::NotStored)?;
-    Ok(task)
+    }
+    submitted
 }
 
-fn begin(
+async fn try_submit(
     server: &Server,
-    holder: &Holder,
+    holder: Holder,
+    address: Option<SocketAddr>,
     request: TaskRequest,
-    origin: Origin,
-) -> Result<Arc<session::Task>, SubmitError> {
+) -> Result<Arc<session::Task>, NotSubmitted> {
     if !holder.may_reach(&request.target_id) {
-        return Err(SubmitError::NotAuthorized);
+        return Err(NotSubmitted::Refused(SubmitError::NotAuthorized));
     }
     let requester = Requester::Http(holder.name().into());
-    session::submit(server, Wanted { request, requester, holder: holder.clone() }, origin)
+    let (stored, is_stored) = oneshot::channel();
+    let origin = Origin::Http { stored: Mutex::new(Some(stored)), address };
+    let task = session::submit(server, Wanted { request, requester, holder }, origin)
+        .map_err(NotSubmitted::Refused)?;
+    is_stored.await.map_err(|_| NotSubmitted::NotStored)?;
+    Ok(task)
 }
 
 fn refused(why: &NotSubmitted) -> Response<Body> {

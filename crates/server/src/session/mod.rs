@@ -4,6 +4,7 @@ mod lane;
 mod outcome;
 mod progress;
 mod run;
+mod submit;
 mod table;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 pub(crate) use outcome::{Outcome, write_whole_result};
-pub(crate) use run::{SubmitError, entry, submit, submit_for};
+pub(crate) use submit::{SubmitError, entry, submit, submit_for};
 pub(crate) use table::{Busy, Refused, SessionState, Sessions};
 
 use crate::agent::Plan;
@@ -112,10 +113,10 @@ pub(crate) enum Cause {
     DeviceGone,
     RequesterGone,
     Shutdown,
+    /// The key that it was submitted with opens no more.
+    KeyGone,
     /// Somebody cancelled it: the name of the key.
     Cancelled(Arc<str>),
-    /// The key it was submitted with opens no more.
-    KeyInvalid,
 }
 
 /// Where a task comes from, and where its messages go.

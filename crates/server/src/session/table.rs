@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 use super::lane::{Lane, Turn};
 use super::{Cause, Requester, Session, Task, TaskId};
-use crate::auth::Principal;
 use crate::config::Config;
 use crate::registry::Client;
 
@@ -212,15 +211,6 @@ impl Sessions {
         }
     }
 
-    /// Stops the sessions whose keys open no more.
-    pub(crate) fn stop_invalid(&self, is_valid: impl Fn(&Principal) -> bool) {
-        for session in self.lock().sessions.values() {
-            if !is_valid(&session.task.holder) {
-                session.stop(Cause::KeyInvalid);
-            }
-        }
-    }
-
     /// Takes no more sessions, and stops those that have not started.
     pub(crate) fn close(&self) {
         let mut table = self.lock();
@@ -236,8 +226,13 @@ impl Sessions {
 
     /// Stops every session.
     pub(crate) fn stop_all(&self) {
-        for session in self.lock().sessions.values() {
-            session.stop(Cause::Shutdown);
+        self.stop_where(&Cause::Shutdown, |_| true);
+    }
+
+    /// Stops the sessions of some tasks.
+    pub(crate) fn stop_where(&self, cause: &Cause, is_meant: impl Fn(&Task) -> bool) {
+        for session in self.lock().sessions.values().filter(|session| is_meant(&session.task)) {
+            session.stop(cause.clone());
         }
     }
 
