@@ -132,7 +132,7 @@ keys! {
         shutdown_grace: Seconds = Seconds(server().shutdown_grace), "FLIGHTDECK_SHUTDOWN_GRACE";
         /// Ended tasks that are remembered, newest first.
         history_tasks: usize = server().history_tasks, "FLIGHTDECK_HISTORY_TASKS";
-        /// Most bytes of ended tasks that are remembered.
+        /// Most bytes of ended tasks that are remembered; the newest one is in any case.
         history_bytes: usize = server().history_bytes, "FLIGHTDECK_HISTORY_BYTES";
         /// Size at which the audit log is put aside, in bytes.
         audit_max_bytes: usize = 16 * 1024 * 1024, "FLIGHTDECK_AUDIT_MAX_BYTES";

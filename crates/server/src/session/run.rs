@@ -418,7 +418,7 @@ impl Runner {
             status: outcome.status,
             error: outcome.error.clone(),
             finish: outcome.finish.clone(),
-            is_cancelled: matches!(self.session.stop.get(), Some(Cause::Cancelled(_))),
+            is_cancelled: outcome.is_cancelled,
         };
         if let Err(error) = self.append(ended).await {
             tracing::error!(task = %self.session.task.id, %error, "failed to store an outcome");
