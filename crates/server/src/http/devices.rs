@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use aip::{ClientId, Payload};
 use axum::Extension;
-use axum::extract::State;
 use axum::body::Body;
+use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::response::Json;
 use jiff::Timestamp;

@@ -66,6 +66,7 @@ pub(super) fn request() -> Schema {
         .examples([json!({"commands": [{"tool_name": "get_system_info"}]})]);
     let text = Object::builder()
         .schema_type(Type::String)
+        .pattern(Some(r"\S"))
         .description(Some("Text for an agent, or a plan as text"));
     let both = OneOf::builder().item(plan).item(text);
     both.description(Some("What to do: a plan, `{\"commands\":[…]}`, or text")).into()

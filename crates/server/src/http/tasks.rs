@@ -32,15 +32,15 @@ const PAGE: usize = 50;
 /// The most tasks of a list.
 const MAX_PAGE: usize = 500;
 
-/// The longest wait for a task in one request.
-const MAX_WAIT: Duration = Duration::from_secs(300);
+/// The longest wait for a task in one request, in seconds.
+const MAX_WAIT_S: f64 = 300.0;
 
 /// A task to submit.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewTask {
     /// The device that shall do it.
-    #[schema(example = "lab-1")]
+    #[schema(example = "lab-1", max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     device: String,
     #[schema(schema_with = super::openapi::request)]
     request: Payload,
@@ -50,10 +50,11 @@ pub(super) struct NewTask {
     task_name: Option<String>,
     /// The wire's name for the run; a fresh one if missing.
     #[serde(default)]
+    #[schema(max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     session_id: Option<String>,
     /// Longest time for one of its commands, in seconds; the server's default if missing.
     #[serde(default)]
-    #[schema(exclusive_minimum = 0.0, example = 60.0)]
+    #[schema(minimum = 0.001, example = 60.0)]
     command_timeout_s: Option<f64>,
 }
 
@@ -66,13 +67,13 @@ pub(super) struct Filter {
     #[param(nullable = false, inline)]
     state: Option<TaskState>,
     /// Only tasks for this device.
-    #[param(nullable = false)]
+    #[param(nullable = false, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     device: Option<String>,
     /// Only tasks of this name.
     #[param(nullable = false)]
     task_name: Option<String>,
     /// Only tasks that are older than this one: the `next` of the page before.
-    #[param(nullable = false)]
+    #[param(nullable = false, pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     before: Option<String>,
     /// At most this many: 1 to 500, 50 if missing.
     #[param(nullable = false, minimum = 1, maximum = 500)]
@@ -278,9 +279,11 @@ pub(super) async fn wait(
 ) -> Result<Response<Body>, Problem> {
     let bad = |text: String| Problem::new(StatusCode::BAD_REQUEST, "bad_timeout", text);
     let Parameters(wait) = wait.map_err(|error| bad(error.body_text()))?;
-    let timeout = Duration::try_from_secs_f64(wait.timeout_s.unwrap_or(30.0));
-    let timeout = timeout.ok().filter(|timeout| *timeout <= MAX_WAIT);
-    let timeout = timeout.ok_or_else(|| bad(format!("timeout_s: 0 to {}", MAX_WAIT.as_secs())))?;
+    let timeout = wait.timeout_s.unwrap_or(30.0);
+    if !(0.0..=MAX_WAIT_S).contains(&timeout) {
+        return Err(bad(format!("timeout_s: 0 to {MAX_WAIT_S}")));
+    }
+    let timeout = Duration::from_secs_f64(timeout);
     let known = journal(&server, &holder, &id)?;
     if let Some(session) = server.sessions().get(known.task.id) {
         let over = server.sessions().wait_over(&session);
@@ -356,9 +359,7 @@ fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, Proble
     let entries = entries.ok_or_else(Problem::no_such_task)?;
     match entries.first() {
         Some(Entry::Created(task)) if holder.is_operator() || holder.has_key_of(&task.holder) => {
-            {
             Ok(Journal { task: task.clone(), entries })
-        }
         }
         _ => Err(Problem::no_such_task()),
     }
@@ -383,8 +384,6 @@ pub(super) fn steps(journal: &[Entry]) -> Vec<Step> {
 
 /// A task with its steps.
 async fn whole(server: Server, journal: Journal) -> Result<Response<Body>, Problem> {
-    on_thread(move || {
-        view(&server, &journal.summary()).with_steps(&journal.task, &journal.entries)
-    })
-    .await
+    on_thread(move || view(&server, &journal.summary()).with_steps(&journal.task, &journal.entries))
+        .await
 }

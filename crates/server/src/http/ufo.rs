@@ -130,10 +130,15 @@ pub(super) struct DispatchBody {
     #[schema(example = "lab-1", min_length = 1)]
     client_id: String,
     /// What to do: text, or a plan as text.
-    #[schema(example = "{\"commands\":[{\"tool_name\":\"get_system_info\"}]}", min_length = 1)]
+    #[schema(example = "{\"commands\":[{\"tool_name\":\"get_system_info\"}]}", pattern = "\\S")]
     request: String,
     /// A label for people; a fresh one if missing.
-    #[schema(value_type = Option<String>, example = "nightly-check", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+    #[schema(
+        nullable = false,
+        example = "nightly-check",
+        max_length = 128,
+        pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+    )]
     task_name: Option<String>,
 }
 
