@@ -63,6 +63,12 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Somebody with a place of their own.
+    #[cfg(test)]
+    pub(crate) fn new(address: SocketAddr, place: Place) -> Self {
+        Self { address, place: Arc::new(Mutex::new(Some(place))) }
+    }
+
     /// It has shown a valid key, so its connection does not count any more.
     pub(crate) fn has_valid_key(&self) {
         let _given_back = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();

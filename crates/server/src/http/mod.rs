@@ -10,6 +10,8 @@ mod ops;
 mod problem;
 mod task_view;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod ufo;
 mod web_socket;
 
