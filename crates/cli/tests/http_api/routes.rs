@@ -61,8 +61,9 @@ async fn the_wrong_method_is_told_which_ones_there_are() {
 #[tokio::test]
 async fn a_head_is_a_get_without_its_body() {
     let server = Server::start().await;
-    let (api, _device) = (Api::of(&server), server.raw_device("d").await);
+    let (api, mut device) = (Api::of(&server), server.raw_device("d").await);
     let task = api.submit_plan("d").await;
+    device.expect("command").await;
     for path in [
         "/api/v1/tasks",
         &format!("/api/v1/tasks/{task}"),
