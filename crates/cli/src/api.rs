@@ -22,6 +22,12 @@ struct Devices {
     devices: Vec<Device>,
 }
 
+/// What a server says of a request that it refuses.
+#[derive(Debug, Deserialize)]
+struct Problem {
+    detail: String,
+}
+
 /// A device that is online.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Device {
@@ -54,9 +60,16 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
     let response = request.send().await.map_err(|error| unreachable(target, error))?;
     match response.status().as_u16() {
         200 => {}
-        status @ (401 | 403) => {
-            let text = format!("the server at {} refused the key (HTTP {status})", target.server);
+        401 => {
+            let text = format!("the server at {} refused the key (HTTP 401)", target.server);
             return Err(target.explain(link::Exit::Refused(text)));
+        }
+        status @ (403 | 429 | 503) => {
+            let text = body(target, response).await?;
+            let problem: Option<Problem> = serde_json::from_slice(&text).ok();
+            let why = problem.map_or_else(|| format!("HTTP {status}"), |problem| problem.detail);
+            let text = format!("the server at {} refuses: {why}", target.server);
+            return Err(Failure::unreachable(anyhow::anyhow!(text)));
         }
         status => {
             return Err(Failure::unreachable(anyhow::anyhow!(

@@ -61,7 +61,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(Demo),
-    Serve(Serve),
+    Serve(Box<Serve>),
     Device(Device),
     Devices(Devices),
     Exec(Exec),

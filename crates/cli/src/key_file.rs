@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use server::{KeyRecord, Server};
 
-use crate::state::{StateFolder, private, replace_private_file};
+use crate::state::{StateFolder, give_to_owner_of_folder, private, replace_private_file};
 
 /// The name of the file in the state folder.
 const NAME: &str = "keys.json";
@@ -72,6 +72,7 @@ impl KeyFile {
         let cannot = || format!("cannot lock {}", lock.display());
         let file = private(File::options().write(true).create(true).truncate(false)).open(&lock);
         let file = file.with_context(cannot)?;
+        give_to_owner_of_folder(&lock);
         file.lock().with_context(cannot)?;
         let mut keys = self.load()?;
         let changed = change(&mut keys)?;

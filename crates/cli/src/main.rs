@@ -85,7 +85,7 @@ fn run(cli: Cli) -> Ended {
     start_log(&global, &command)?;
     match command {
         Command::Demo(args) => block_on(commands::demo::run(&args)),
-        Command::Serve(args) => block_on(commands::serve::run(args, global)),
+        Command::Serve(args) => block_on(commands::serve::run(*args, global)),
         Command::Device(args) => block_on(commands::device::run(args, global)),
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
@@ -141,18 +141,35 @@ fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
 
 /// Resolves at Ctrl-C, when the system asks the program to end, or when its terminal goes away.
 async fn interrupted() {
+    Interrupts::listen().next().await;
+}
+
+/// What asks the program to end. From [`Self::listen`] on nothing of it ends the program by itself.
+struct Interrupts {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
-        if let (Ok(mut terminated), Ok(mut hung_up)) = signals {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminated.recv() => {}
-                _ = hung_up.recv() => {}
-            }
-            return;
+    signals: Vec<tokio::signal::unix::Signal>,
+}
+
+impl Interrupts {
+    fn listen() -> Self {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+            Self { signals: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect() }
         }
+        #[cfg(not(unix))]
+        Self {}
     }
-    let _asked = tokio::signal::ctrl_c().await;
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        std::future::poll_fn(|cx| {
+            let came = self.signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+            if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        #[cfg(not(unix))]
+        let _asked = tokio::signal::ctrl_c().await;
+    }
 }

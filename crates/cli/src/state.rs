@@ -185,6 +185,7 @@ pub(crate) fn replace_private_file(path: &Path, text: &str) -> io::Result<()> {
 fn write_draft(path: &Path, text: &str) -> io::Result<PathBuf> {
     let draft = path.with_extension(uuid::Uuid::new_v4().simple().to_string());
     let mut file = private(fs::OpenOptions::new().write(true).create_new(true)).open(&draft)?;
+    give_to_owner_of_folder(&draft);
     let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
     match written {
         Ok(()) => Ok(draft),
@@ -194,6 +195,24 @@ fn write_draft(path: &Path, text: &str) -> io::Result<PathBuf> {
             Err(error)
         }
     }
+}
+
+/// What root makes in a service's folder must stay readable to the service.
+pub(crate) fn give_to_owner_of_folder(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let owners = path.parent().and_then(|folder| fs::metadata(folder).ok());
+        let owners = owners.zip(fs::metadata(path).ok());
+        if let Some((folder, file)) = owners
+            && folder.uid() != file.uid()
+        {
+            // Whoever is not root may not, and has no need to: the folder is open to its owner only.
+            let _given = chown(path, Some(folder.uid()), Some(folder.gid()));
+        }
+    }
+    #[cfg(not(unix))]
+    let _no_owners_here = path;
 }
 
 /// What is made with these options can be read by its owner only.

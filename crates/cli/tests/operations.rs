@@ -337,3 +337,28 @@ async fn the_health_routes_need_no_key_and_tell_when_the_server_stops() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(ask(&mut stream, "/healthz").await.ends_with("\r\n\r\nok"));
 }
+
+#[tokio::test]
+async fn a_peer_that_is_cut_for_slowness_and_reads_after_all_hears_why() {
+    let server = Server::start_with(&["--outbox-bytes", "2000"]).await;
+    let mut galaxy = server.raw_constellation("g").await;
+    let one = |n: usize| {
+        let task = json!({"session_id": format!("S{n}"), "target_id": "nobody", "request": "x"});
+        Message::text(galaxy.message("task", &task))
+    };
+    let tasks: Vec<Message> = (0..200).map(one).collect();
+    for task in tasks {
+        within("feeding", galaxy.socket.feed(task)).await.unwrap();
+    }
+    // Nothing is flushed before it is all there, so that it arrives at once.
+    within("flushing", futures_util::SinkExt::<Message>::flush(&mut galaxy.socket)).await.unwrap();
+    loop {
+        match galaxy.next().await {
+            Ok(message) => assert!(message["type"] == "error" || message["type"] == "task_end"),
+            Err((code, reason)) => {
+                assert_eq!(code, 4003, "{reason}");
+                return;
+            }
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! Peers that say exactly what Python ones say, with our server; and our clients with a server that
-//! behaves as the Python one.
+//! Whole tasks of peers that say exactly what Python ones say, with our server (rule by rule they are in
+//! `conformance/`); and our clients with a server that behaves as the Python one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,7 +12,6 @@ use common::{
     Home, Peer, Process, PythonServer, Server, good_result, plan, plan_of, unique, within,
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A Python device and a Galaxy that has declared it as its target.
 async fn device_and_galaxy(server: &Server) -> (Peer, Peer) {
@@ -82,36 +81,6 @@ fn without_nulls(value: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_task_needs_no_session_and_no_name() {
-    let server = Server::start().await;
-    let (mut device, mut galaxy) = device_and_galaxy(&server).await;
-    galaxy.say("task", json!({"target_id": "d", "request": plan("pwd")})).await;
-    let ack = galaxy.expect("heartbeat").await;
-    let session = ack["session_id"].as_str().unwrap().to_owned();
-    let command = device.expect("command").await;
-    assert_eq!(command["session_id"], json!(session));
-    assert_eq!(command["task_name"].as_str().unwrap().len(), 36, "a UUID");
-    device.answer_well(&command).await;
-    galaxy.expect_end(&session, "completed").await;
-}
-
-#[tokio::test]
-async fn a_device_can_have_a_task_of_its_own() {
-    let server = Server::start().await;
-    let mut device = server.raw_device("d").await;
-    let metadata = json!({"platform": "linux"});
-    for target in [Value::Null, json!("d")] {
-        let task = json!({"request": plan("pwd"), "target_id": target, "metadata": metadata});
-        device.say("task", task).await;
-        let session = device.expect("heartbeat").await["session_id"].as_str().unwrap().to_owned();
-        let command = device.expect("command").await;
-        device.answer_well(&command).await;
-        device.expect_end(&session, "completed").await;
-        device.beat().await;
-    }
-}
-
-#[tokio::test]
 async fn what_a_result_holds_passes_through_as_it_is() {
     let server = Server::start().await;
     let (mut device, mut galaxy) = device_and_galaxy(&server).await;
@@ -129,191 +98,12 @@ async fn what_a_result_holds_passes_through_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_refused_task_is_told_why_and_ended() {
-    let server = Server::start().await;
-    let (device, galaxy) = device_and_galaxy(&server).await;
-    let mut peers = [device, galaxy, server.raw_constellation("free").await];
-    let _other = server.raw_device("e").await;
-    let ok = plan("pwd");
-    for (who, fields, error) in [
-        ("free", json!({"request": ok}), "Constellation task requests require target_id"),
-        ("free", json!({"target_id": "x", "request": ok}), "Target device 'x' is not connected"),
-        (
-            "free",
-            json!({"target_id": "g@d", "request": ok}),
-            "Constellation tasks may only target device clients",
-        ),
-        ("free", json!({"target_id": "d"}), "Empty task content"),
-        ("free", json!({"target_id": "d", "request": ""}), "Empty task content"),
-        (
-            "free",
-            json!({"target_id": "d", "request": ok, "client_id": "g@d"}),
-            "client_id does not match the registered connection",
-        ),
-        (
-            "free",
-            json!({"target_id": "d", "request": ok, "client_type": "device"}),
-            "client_type does not match the registered connection",
-        ),
-        (
-            "g@d",
-            json!({"target_id": "e", "request": ok}),
-            "Not authorized to run tasks on this device",
-        ),
-        (
-            "g@d",
-            json!({"target_id": "x", "request": ok}),
-            "Not authorized to run tasks on this device",
-        ),
-        (
-            "d",
-            json!({"target_id": "e", "request": ok}),
-            "Device clients may not target other devices",
-        ),
-        ("d", json!({"request": null}), "Empty task content"),
-        (
-            "d",
-            json!({"request": ok, "client_type": "constellation", "target_id": "d"}),
-            "client_type does not match the registered connection",
-        ),
-    ] {
-        let who = peers.iter_mut().find(|peer| peer.id == who).unwrap();
-        who.say("task", fields.clone()).await;
-        assert_eq!(who.expect_error().await, error);
-        // Nobody waits for the end of a session without a name.
-        who.beat().await;
-
-        let session = unique("refused");
-        let mut named = fields;
-        named["session_id"] = json!(session);
-        who.say("task", named).await;
-        let told = who.expect("error").await;
-        assert_eq!((&told["error"], &told["session_id"]), (&json!(error), &json!(session)));
-        assert_eq!(who.expect_end(&session, "failed").await["error"], error);
-        who.beat().await;
-    }
-}
-
-#[tokio::test]
-async fn a_refused_task_does_not_end_the_one_that_has_its_session() {
-    let server = Server::start().await;
-    let (mut device, mut galaxy) = device_and_galaxy(&server).await;
-    let mut other = server.raw_constellation("other").await;
-    let session = galaxy.submit("d", &plan("pwd")).await;
-    galaxy.expect_ack(&session).await;
-    let command = device.expect("command").await;
-
-    let ok = json!({"session_id": session, "target_id": "d", "request": plan("pwd")});
-    let empty = json!({"session_id": session, "target_id": "d"});
-    for (is_owner, task, error) in [
-        (true, &ok, format!("session_id '{session}' is already running")),
-        (true, &empty, "Empty task content".to_owned()),
-        (false, &ok, format!("session_id '{session}' is owned by another client")),
-    ] {
-        let who = if is_owner { &mut galaxy } else { &mut other };
-        who.say("task", task.clone()).await;
-        assert_eq!(who.expect_error().await, error);
-        who.beat().await;
-    }
-    device.beat().await;
-    device.answer_well(&command).await;
-    galaxy.expect_end(&session, "completed").await;
-
-    // Once it ended, its name is free again, for anybody.
-    other.say("task", ok).await;
-    other.expect_ack(&session).await;
-}
-
-#[tokio::test]
-async fn nobody_speaks_for_somebody_else() {
-    let server = Server::start().await;
-    let (mut device, mut galaxy) = device_and_galaxy(&server).await;
-    const CLIENT_ID: &str = "client_id does not match the registered connection";
-    const CLIENT_TYPE: &str = "client_type does not match the registered connection";
-    for kind in ["heartbeat", "task", "command_results", "device_info_response", "error"] {
-        device.say(kind, json!({"client_id": "somebody"})).await;
-        assert_eq!(device.expect_error().await, CLIENT_ID, "{kind}");
-    }
-    for kind in ["task", "command_results", "device_info_request"] {
-        device.say(kind, json!({"client_type": "constellation"})).await;
-        assert_eq!(device.expect_error().await, CLIENT_TYPE, "{kind}");
-        galaxy.say(kind, json!({"client_type": "device"})).await;
-        assert_eq!(galaxy.expect_error().await, CLIENT_TYPE, "{kind}");
-    }
-    // Without a name it is the connection's own.
-    device.say("heartbeat", json!({"client_id": null})).await;
-    device.expect("heartbeat").await;
-    device.beat().await;
-}
-
-#[tokio::test]
-async fn galaxys_heartbeat_that_claims_to_be_a_device_is_answered() {
-    let server = Server::start().await;
-    let mut galaxy = server.raw_constellation("gal@none").await;
-    let metadata = json!({"device_id": "d"});
-    galaxy.say("heartbeat", json!({"client_type": "device", "metadata": metadata})).await;
-    assert_eq!(galaxy.expect("heartbeat").await["status"], "ok");
-    galaxy.beat().await;
-}
-
-#[tokio::test]
-async fn a_refused_registration_is_told_why_and_closed() {
-    let server = Server::start().await;
-    let (_device, _galaxy) = device_and_galaxy(&server).await;
-    let peer = |id: &str, role| (id.to_owned(), role);
-    let long = "x".repeat(257);
-    let taken = |id| {
-        format!("client_id '{id}' is already registered; duplicate registrations are not allowed")
-    };
-    let required = "Client ID is required for WebSocket registration".to_owned();
-    let first = "First message must be a registration message".to_owned();
-    let gone = |id| format!("Target device '{id}' is not connected");
-    for ((id, role), kind, fields, error, code) in [
-        (peer("d", "device"), "register", json!({}), taken("d"), 1008),
-        (peer("d", "constellation"), "register", json!({}), taken("d"), 1008),
-        (peer("g@d", "constellation"), "register", json!({}), taken("g@d"), 1008),
-        (peer("n", "device"), "register", json!({"client_id": null}), required.clone(), 1008),
-        (peer("", "device"), "register", json!({}), required.clone(), 1008),
-        (peer("n", "device"), "heartbeat", json!({"client_id": null}), required, 1008),
-        (peer("n", "device"), "heartbeat", json!({}), first.clone(), 1008),
-        (peer("d", "device"), "task", json!({"request": "r"}), first.clone(), 1008),
-        (peer("n", "constellation"), "teleport", json!({}), first, 1008),
-        (peer("n", "constellation"), "register", json!({"target_id": "x"}), gone("x"), 1000),
-        (peer("n", "constellation"), "register", json!({"target_id": "g@d"}), gone("g@d"), 1000),
-        // The target is looked at before the name.
-        (peer("d", "constellation"), "register", json!({"target_id": "x"}), gone("x"), 1000),
-        (peer(&long, "device"), "register", json!({}), "client_id".to_owned(), 1008),
-        (peer("a\nb", "device"), "register", json!({}), "client_id".to_owned(), 1008),
-        (peer("n", "device"), "register", json!({"metadata": []}), "metadata".to_owned(), 1008),
-    ] {
-        let mut peer = server.peer().await;
-        (peer.id, peer.role) = (id.clone(), role);
-        peer.say(kind, fields.clone()).await;
-        let told = peer.expect_error().await;
-        let exact = error.contains(' ');
-        assert!(
-            if exact { told == error } else { told.contains(&error) },
-            "{id} {kind} {fields}: {told}"
-        );
-        let (closed, reason) = peer.expect_close().await;
-        assert_eq!(closed, code, "{id} {kind} {fields}");
-        assert!(!reason.is_empty() && told.starts_with(&reason), "{reason}");
-    }
-    for text in ["{not json", "", "[]", "42", "{}"] {
-        let mut peer = server.peer().await;
-        peer.send(text).await;
-        assert!(!peer.expect_error().await.is_empty());
-        assert_eq!(peer.expect_close().await.0, 1008, "{text}");
-    }
-}
-
-#[tokio::test]
 async fn who_was_refused_can_come_back_and_a_name_is_free_at_once() {
     let server = Server::start().await;
-    let device = server.raw_device("d").await;
+    let mut device = server.raw_device("d").await;
     let mut twin = server.peer().await;
     twin.say_device("d").await;
-    twin.expect_error().await;
+    device.alive_while(twin.expect_error()).await;
     device.close().await;
     // The server has seen the close before it answers anybody who comes after it.
     within("the name to be free", async {
@@ -326,75 +116,6 @@ async fn who_was_refused_can_come_back_and_a_name_is_free_at_once() {
         }
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_registration_may_say_as_little_as_it_can() {
-    let server = Server::start().await;
-    for (text, id) in [
-        (r#"{"type":"register","status":"ok","client_id":"min"}"#, "min"),
-        (r#"{"type":"REGISTER","client_type":"DEVICE","client_id":"loud","surprise":[1]}"#, "loud"),
-        (r#"{"client_id":"é ✈","type":"register","metadata":null}"#, "é ✈"),
-    ] {
-        let mut peer = server.peer().await;
-        peer.id = id.to_owned();
-        peer.send(text).await;
-        let confirmed = peer.expect("heartbeat").await;
-        assert_eq!(confirmed["status"], "ok");
-        assert!(confirmed["response_id"].is_string() && confirmed["timestamp"].is_string());
-        assert_eq!(confirmed["result"], Value::Null, "nothing of the extension, unasked");
-        peer.beat().await;
-    }
-}
-
-#[tokio::test]
-async fn a_malformed_frame_is_answered_and_the_connection_stays() {
-    let server = Server::start().await;
-    let mut device = server.raw_device("d").await;
-    let deep =
-        format!("{{\"type\":\"heartbeat\",\"metadata\":{}{}}}", "[".repeat(500), "]".repeat(500));
-    for text in [
-        "{not json",
-        "",
-        "[]",
-        "null",
-        "42",
-        "\"s\"",
-        r#"{"type":"heartbeat","status":"ok""#,
-        "\0",
-        r#"{"type":"heartbeat","status":"ok"} trailing"#,
-        r#"{"a":NaN}"#,
-        r#"{"status":"ok"}"#,
-        r#"{"type":null,"status":"ok"}"#,
-        r#"{"type":"heartbeat","status":"sideways"}"#,
-        r#"{"type":"heartbeat","client_id":7}"#,
-        r#"{"type":"command_results","action_results":{}}"#,
-        r#"{"type":"task","session_id":""}"#,
-        &deep,
-    ] {
-        device.send(text.to_owned()).await;
-        assert!(!device.expect_error().await.is_empty(), "{text}");
-        device.beat().await;
-    }
-    for kind in ["teleport", "register", "task_end"] {
-        device.say(kind, json!({})).await;
-        assert_eq!(device.expect_error().await, format!("Unknown message type: {kind}"));
-        device.beat().await;
-    }
-    // What UFO's documents show, not its wire.
-    device.send(r#"{"type":"HEARTBEAT","client_id":"d"}"#).await;
-    device.expect("heartbeat").await;
-}
-
-#[tokio::test]
-async fn an_error_of_a_client_comes_back_to_it() {
-    let server = Server::start().await;
-    let mut device = server.raw_device("d").await;
-    for (error, echo) in [(json!("it broke"), "it broke"), (Value::Null, "Unknown error")] {
-        device.say("error", json!({"status": "error", "error": error})).await;
-        assert_eq!(device.expect_error().await, echo);
-    }
-    device.beat().await;
 }
 
 #[tokio::test]
@@ -611,82 +332,6 @@ async fn two_tasks_on_one_device_run_one_after_the_other() {
         }
         requester.expect_end(session, "completed").await;
         device.expect_end(session, "completed").await;
-    }
-}
-
-#[tokio::test]
-async fn facts_of_a_device_are_there_for_who_may_ask() {
-    let server = Server::start().await;
-    let (mut device, mut galaxy) = device_and_galaxy(&server).await;
-    let mut free = server.raw_constellation("free").await;
-    let ask = |target: &str| json!({"target_id": target, "request_id": "Q"});
-
-    galaxy.say("device_info_request", ask("d")).await;
-    let answer = galaxy.expect("device_info_response").await;
-    assert_eq!((&answer["response_id"], &answer["status"]), (&json!("Q"), &json!("ok")));
-    assert_eq!(
-        (&answer["result"]["device_id"], &answer["result"]["cpu_count"]),
-        (&json!("d"), &json!(2))
-    );
-
-    free.say("device_info_request", ask("x")).await;
-    let answer = free.expect("device_info_response").await;
-    assert_eq!(
-        answer["result"],
-        json!({"error": "Device x not found or no system info available"})
-    );
-
-    galaxy.say("device_info_request", ask("e")).await;
-    let refused = "Not authorized to request device info for this device";
-    assert_eq!(galaxy.expect_error().await, refused);
-    device.say("device_info_request", ask("d")).await;
-    let refused = "DEVICE_INFO_REQUEST is permitted only for constellation clients";
-    assert_eq!(device.expect_error().await, refused);
-
-    let facts = json!({"device_id": "somebody", "cpu_count": 64});
-    device.say("device_info_response", json!({"metadata": facts})).await;
-    device.beat().await;
-    free.say("device_info_request", ask("d")).await;
-    let answer = free.expect("device_info_response").await;
-    assert_eq!(answer["result"], json!({"device_id": "d", "cpu_count": 64}));
-}
-
-/// One HTTP request: its status and body.
-async fn get(server: &Server, path: &str, header: &str) -> (u16, Value) {
-    let asking = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{header}\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        String::from_utf8(answer).unwrap()
-    };
-    let answer = within("an HTTP answer", asking).await;
-    let body = answer.split_once("\r\n\r\n").unwrap().1;
-    (answer[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or_default())
-}
-
-#[tokio::test]
-async fn without_the_key_nobody_gets_in() {
-    let server = Server::start().await;
-    let key = server.key();
-    for token in ["wrong", "", "%ff", &key[1..], &format!("{key}x"), &key.to_uppercase()] {
-        assert_eq!(Peer::connect(server.port, token).await.err(), Some(403), "{token:?}");
-    }
-    let _device = server.raw_device("d").await;
-    let online = json!(["d"]);
-    for (path, body) in [
-        ("/api/clients", json!({"online_clients": online})),
-        ("/api/health", json!({"status": "healthy", "online_clients": online})),
-    ] {
-        let wrong = json!({"detail": "Invalid API key"});
-        assert_eq!(get(&server, path, "").await, (401, wrong.clone()));
-        assert_eq!(get(&server, path, "X-API-Key: wrong\r\n").await, (401, wrong));
-        assert_eq!(get(&server, path, &format!("X-API-Key: {key}\r\n")).await, (200, body.clone()));
-        assert_eq!(
-            get(&server, path, &format!("Authorization: Bearer {key}\r\n")).await,
-            (200, body)
-        );
     }
 }
 

@@ -118,6 +118,11 @@ impl ServerUrl {
         }
     }
 
+    /// Whether it is called by a name that a server might not know for its own.
+    fn is_called_by_name(&self) -> bool {
+        matches!(&self.host, Host::Domain(name) if name != "localhost")
+    }
+
     /// The address of a route of the server's HTTP API.
     #[must_use]
     pub fn http(&self, path: &str) -> String {
@@ -126,6 +131,10 @@ impl ServerUrl {
         format!("{scheme}://{}:{}{prefix}{path}", self.host, self.port)
     }
 }
+
+/// What a 403 may mean too.
+const OTHER_NAME: &str =
+    "; or it does not go by this name, which its setting allowed_hosts changes";
 
 /// Why a server could not be reached. Texts complete "failed to connect: …".
 #[derive(Debug, thiserror::Error)]
@@ -142,9 +151,10 @@ pub enum DialError {
     /// Nothing answered in time.
     #[error("no server answered at {0} within {1} s")]
     TimedOut(String, u64),
-    /// The server knows no such key.
-    #[error("the server at {0} refused the key (HTTP {1})")]
-    Unauthorized(String, u16),
+    /// The server knows no such key, or does not go by the name that it was called; its answer does not
+    /// say which.
+    #[error("the server at {0} refused the key (HTTP {1}){2}")]
+    Unauthorized(String, u16, &'static str),
     /// Something answered that is no AIP server.
     #[error("what answers at {0} is no agent server: {1}")]
     NotAServer(String, String),
@@ -233,7 +243,8 @@ fn request_uri(server: &ServerUrl, token: Option<&SecretString>) -> String {
 fn refused(server: &ServerUrl, error: Error) -> DialError {
     match error {
         Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(status @ (401 | 403))) => {
-            DialError::Unauthorized(server.to_string(), status)
+            let hint = if status == 403 && server.is_called_by_name() { OTHER_NAME } else { "" };
+            DialError::Unauthorized(server.to_string(), status, hint)
         }
         Error::Io(error) => DialError::Unreachable(server.to_string(), error),
         // What a server behind TLS answers to plain HTTP: that it is a bad request, or noise.

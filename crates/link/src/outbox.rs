@@ -349,7 +349,8 @@ impl Queue {
     fn close_now(&mut self, code: CloseCode, reason: &str) {
         self.items = VecDeque::new();
         self.bytes = 0;
-        self.close = Some((code, reason.to_owned()));
+        // Why it ends is what was said first.
+        self.close.get_or_insert_with(|| (code, reason.to_owned()));
         self.wake();
     }
 
@@ -435,6 +436,7 @@ mod tests {
         let aborting = outbox();
         aborting.push(frame(1)).unwrap();
         aborting.abort(CloseCode::NO_LIFE, "silent");
+        aborting.abort(CloseCode::NORMAL, "closed");
         assert_eq!(next(&aborting), Some(Next::Close(CloseCode::NO_LIFE, "silent".to_owned())));
     }
 

@@ -7,7 +7,11 @@ use aip::Payload;
 use link::OutboxLimits;
 
 use crate::hosts::{HostPattern, OriginPattern};
+use crate::store::HistoryLimits;
 use link::connection::Watch;
+
+/// What a queue must hold: the answers to what a connection reads in one go, before it writes.
+pub const MIN_OUTBOX_MESSAGES: usize = 128;
 
 /// The limits and waits of a server, each with its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +67,12 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Ended tasks that are remembered, newest first.
     pub history_tasks: usize,
-    /// Most bytes of ended tasks that are remembered.
+    /// Most bytes of ended tasks that are remembered; beyond it their payloads go, oldest first.
     pub history_bytes: usize,
+    /// Most bytes of results that are kept whole for whoever has still to fetch them over HTTP.
+    pub unfetched_bytes: usize,
+    /// How long they are kept.
+    pub unfetched_time: Duration,
     /// The agent name for Linux devices: the section of a Python device's `mcp.yaml`.
     pub agent_name_linux: String,
     /// The agent name for Windows devices.
@@ -82,7 +90,8 @@ impl Default for Config {
             sessions_per_device: 1,
             queue_per_device: 100,
             command_timeout: Duration::from_secs(300),
-            max_command_timeout: Duration::from_secs(7200),
+            // An hour, which devices allow, and a minute for the answer.
+            max_command_timeout: Duration::from_secs(3660),
             session_timeout: Duration::from_secs(3600),
             max_steps: 1000,
             max_request_bytes: 8 * 1024 * 1024,
@@ -105,6 +114,8 @@ impl Default for Config {
             shutdown_grace: Duration::from_secs(10),
             history_tasks: 1000,
             history_bytes: 16 * 1024 * 1024,
+            unfetched_bytes: 512 * 1024 * 1024,
+            unfetched_time: Duration::from_secs(600),
             agent_name_linux: "LinuxAgent".to_owned(),
             agent_name_windows: "HostAgent".to_owned(),
             agent_name_mobile: "MobileAgent".to_owned(),
@@ -118,7 +129,7 @@ impl Config {
     pub(crate) fn sound(self) -> Self {
         Self {
             sessions_per_device: self.sessions_per_device.max(1),
-            outbox_messages: self.outbox_messages.max(1),
+            outbox_messages: self.outbox_messages.max(MIN_OUTBOX_MESSAGES),
             ..self
         }
     }
@@ -127,6 +138,17 @@ impl Config {
     #[must_use]
     pub fn outbox(&self) -> OutboxLimits {
         OutboxLimits { messages: self.outbox_messages, bytes: self.outbox_bytes }
+    }
+
+    /// How much is remembered of ended tasks.
+    #[must_use]
+    pub const fn history(&self) -> HistoryLimits {
+        HistoryLimits {
+            tasks: self.history_tasks,
+            bytes: self.history_bytes,
+            unfetched_bytes: self.unfetched_bytes,
+            unfetched_time: self.unfetched_time,
+        }
     }
 
     /// Pings and silence.

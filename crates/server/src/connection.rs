@@ -189,19 +189,18 @@ impl Actor {
 
     /// Stores a device's facts, under the id it is pinned to.
     fn store_facts(&self, facts: Option<Payload>, reply: &mut impl FnMut(ServerMessage)) {
-        let fields = facts
+        let facts = facts
             .filter(|facts| facts.len() <= MAX_FIRST_MESSAGE_BYTES)
-            .and_then(|facts| facts.parse::<BTreeMap<String, Payload>>().ok());
-        let Some(mut fields) = fields else {
-            let error = format!(
-                "DEVICE_INFO_RESPONSE requires metadata of at most {MAX_FIRST_MESSAGE_BYTES} bytes"
-            );
-            return reply(ServerMessage::error(error, None));
-        };
-        fields.remove("flightdeck");
-        fields.insert("device_id".to_owned(), Payload::string(self.client.id().as_str()));
-        if let Ok(facts) = Payload::from_value(&fields) {
-            self.client.set_facts(facts);
+            .and_then(|facts| facts::with_id(&facts, self.client.id()));
+        match facts {
+            Some(facts) => self.client.set_facts(facts),
+            None => {
+                let error = format!(
+                    "DEVICE_INFO_RESPONSE requires metadata of at most {MAX_FIRST_MESSAGE_BYTES} \
+                     bytes"
+                );
+                reply(ServerMessage::error(error, None));
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aip::Payload;
+use aip::{ClientId, Payload};
+use serde::Deserialize;
 
 use crate::config::Config;
 use crate::registry::Client;
@@ -17,6 +18,30 @@ pub(crate) fn of(device: &Client, config: &Config) -> Option<Payload> {
         Some(configured) => Some(merge(&facts, configured).unwrap_or(facts)),
         None => Some(facts),
     }
+}
+
+/// What a device says of itself, under the id that it is pinned to. What names no other is kept as it
+/// came.
+pub(crate) fn pinned(facts: Payload, id: &ClientId) -> Payload {
+    #[derive(Deserialize)]
+    struct Named {
+        device_id: Option<Payload>,
+    }
+
+    let own = Payload::string(id.as_str());
+    let named = facts.parse::<Named>().ok().and_then(|named| named.device_id);
+    if named.is_none_or(|named| named == own) {
+        return facts;
+    }
+    with_id(&facts, id).unwrap_or(facts)
+}
+
+/// The same with the id that the device is pinned to; `None` when it is no object.
+pub(crate) fn with_id(facts: &Payload, id: &ClientId) -> Option<Payload> {
+    let mut fields: Fields = facts.parse().ok()?;
+    fields.remove("flightdeck");
+    fields.insert("device_id".to_owned(), Payload::string(id.as_str()));
+    Payload::from_value(&fields).ok()
 }
 
 /// Every key of the configuration goes into `custom_metadata`, `additional_features` is united with
@@ -67,6 +92,17 @@ mod tests {
         let merged = merge(&facts, &configured.parse().unwrap()).unwrap();
         let expected = r#"{"custom_metadata":{"additional_features":["gpu","cli"],"own":1,"room":"lab","tags":["a","b"]},"hostname":"h","memory_total_gb":15.50,"supported_features":["cli","gui","gpu"],"tags":["a","b"]}"#;
         assert_eq!(merged.as_str(), expected);
+    }
+
+    #[test]
+    fn nobody_says_to_be_another_device() {
+        let id = ClientId::new("d").unwrap();
+        for own in [r#"{"z":1,"device_id":"d"}"#, r#"{"z":1,"a":2}"#] {
+            assert_eq!(pinned(object(own), &id).as_str(), own);
+        }
+        for other in [r#"{"device_id":"e","a":1.0}"#, r#"{"a":1.0,"device_id":7}"#] {
+            assert_eq!(pinned(object(other), &id).as_str(), r#"{"a":1.0,"device_id":"d"}"#);
+        }
     }
 
     #[test]

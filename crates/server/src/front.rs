@@ -34,8 +34,8 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// The largest head of an HTTP request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How often to look for keys that have expired.
-const KEY_CHECK: Duration = Duration::from_secs(1);
+/// How often to look for what is due.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// After an accept that failed for want of a resource, how long to wait for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -94,13 +94,13 @@ pub(crate) async fn serve(
     server.audit().record(Entry::new(Event::Started));
     let gate = Arc::new(gate(server, &listener, tls.clone()));
     let front = Front { server: server.clone(), router: server.router(), gate, tls };
-    let mut key_check = tokio::time::interval(KEY_CHECK);
+    let mut tidy = tokio::time::interval(TIDY);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
-            _ = key_check.tick() => {
-                server.close_expired();
+            _ = tidy.tick() => {
+                server.tidy();
                 continue;
             }
         };

@@ -20,6 +20,7 @@ use crate::audit::{Entry, Event};
 use crate::auth::Principal;
 use crate::config::Config;
 use crate::dispatch::Commands;
+use crate::facts;
 
 /// The server's own number of a connection; never used twice while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,9 @@ impl Client {
             is_flightdeck: features.is_some(),
             wants_progress: features.is_some_and(|asked| asked.contains(&Feature::Progress)),
             platform: registration.platform,
+            facts: Mutex::new(
+                registration.system_info.map(|own| facts::pinned(own, &registration.client_id)),
+            ),
             peer: Peer {
                 client_id: registration.client_id,
                 client_type: registration.client_type,
@@ -81,7 +85,6 @@ impl Client {
             address: *address,
             outbox: Arc::new(outbox),
             commands: Commands::new(config),
-            facts: Mutex::new(registration.system_info),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::http;
 use crate::limits::{Addresses, FailedKeys, MAX_FAILED_ADDRESSES};
 use crate::metrics::Metrics;
 use crate::registry::{ConnectionId, Registry};
-use crate::session::Sessions;
+use crate::session::{Cause, Sessions, Task};
 use crate::store::{MemoryStore, Store};
 use crate::tls::Tls;
 
@@ -102,7 +102,7 @@ impl Services {
     /// Journals in memory, plans only, and no audit log.
     #[must_use]
     pub fn in_memory(config: &Config) -> Self {
-        let store = MemoryStore::new(config.history_tasks, config.history_bytes);
+        let store = MemoryStore::new(config.history());
         Self { store: Arc::new(store), agent: Arc::new(Auto), audit: Audit::none() }
     }
 }
@@ -173,14 +173,19 @@ impl Server {
         self.close_invalid();
     }
 
-    /// Closes the connections whose keys expired meanwhile.
-    pub(crate) fn close_expired(&self) {
+    /// Does what is due every second: closes the connections whose keys expired meanwhile, and lets go of
+    /// history.
+    pub(crate) fn tidy(&self) {
+        self.0.store.tidy(Timestamp::now());
         if self.0.keyring.has_expired() {
             self.close_invalid();
         }
     }
 
     fn close_invalid(&self) {
+        // Those that came in over HTTP have no connection to end with.
+        let is_meant = |task: &Task| !self.0.keyring.is_valid(&task.holder);
+        self.0.sessions.stop_where(&Cause::KeyGone, is_meant);
         for client in self.0.registry.all() {
             if !self.0.keyring.is_valid(&client.holder) {
                 tracing::warn!(

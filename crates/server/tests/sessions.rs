@@ -35,16 +35,21 @@ struct Peer {
 
 impl Peer {
     async fn join(server: &Server, id: &'static str, role: &'static str) -> Self {
+        let (peer, confirmation) = Self::come(server, id, role).await;
+        assert_eq!(confirmation["status"], "ok", "{confirmation}");
+        peer
+    }
+
+    /// Registers. Returns the server's answer too, which may take a while.
+    async fn come(server: &Server, id: &'static str, role: &'static str) -> (Self, Value) {
         let (theirs, ours, switch) = pair();
         let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
         let watch = Watch { ping_every: Duration::from_secs(20), timeout: NEVER };
         let connection = Connection::new(ours, outbox, watch, None);
         let mut peer = Self { id, role, connection, switch };
         peer.say(json!({"type": "register", "metadata": {"platform": "linux"}}));
-        let (accepted, confirmation) = tokio::join!(server.accept(theirs, None), peer.hear());
-        let () = accepted;
-        assert_eq!(confirmation["status"], "ok", "{confirmation}");
-        peer
+        let ((), answer) = tokio::join!(server.accept(theirs, None), peer.hear());
+        (peer, answer)
     }
 
     fn say(&mut self, mut message: Value) {
@@ -406,18 +411,6 @@ async fn results_that_cannot_be_read_are_a_failure_at_once() {
     assert!(error.contains("The device's results could not be read"), "{error}");
 }
 
-/// A newcomer's end of a link, and the server's answer to it, which may take a while.
-async fn come(server: &Server, id: &'static str) -> (Peer, Value) {
-    let (theirs, ours, switch) = pair();
-    let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
-    let watch = Watch { ping_every: Duration::from_secs(20), timeout: NEVER };
-    let connection = Connection::new(ours, outbox, watch, None);
-    let mut peer = Peer { id, role: "device", connection, switch };
-    peer.say(json!({"type": "register", "metadata": {"platform": "linux"}}));
-    let ((), answer) = tokio::join!(server.accept(theirs, None), peer.hear());
-    (peer, answer)
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told() {
     let server = server(Config::default());
@@ -428,7 +421,7 @@ async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told() {
     device.switch.swallow();
     requester.expect_silence(Duration::from_secs(5)).await;
     let start = now();
-    let (mut newcomer, answer) = come(&server, "d").await;
+    let (mut newcomer, answer) = Peer::come(&server, "d", "device").await;
     assert_eq!((now() - start).as_secs(), 2);
     assert_eq!(answer["status"], "ok");
     let end = requester.expect("task_end").await;
@@ -454,7 +447,7 @@ async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
     requester.expect("heartbeat").await;
     let command = device.expect("command").await;
     let thief = async {
-        let (_thief, answer) = come(&server, "d").await;
+        let (_thief, answer) = Peer::come(&server, "d", "device").await;
         answer
     };
     // It says nothing, but its program answers pings.
@@ -464,4 +457,35 @@ async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
     device.answer_and_flush(&command, "mine").await;
     let end = requester.expect("task_end").await;
     assert_eq!(end["result"][0]["result"][0][0]["result"], "mine");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    let submit = |requester: &mut Peer, session: &str, seconds: f64| {
+        let metadata = json!({"flightdeck": {"command_timeout_s": seconds}});
+        requester.say(json!({"type": "task", "session_id": session, "target_id": "d",
+            "request": PLAN, "metadata": metadata}));
+    };
+    for seconds in [5.0, 3500.0] {
+        submit(&mut requester, "S", seconds);
+        requester.expect("heartbeat").await;
+        let command = device.expect("command").await;
+        let start = now();
+        let (end, told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
+        assert_eq!((now() - start).as_secs_f64().round(), seconds);
+        let error = format!("Step 1 (t) timed out after {seconds} s");
+        assert_eq!((&end["error"], &told["status"]), (&json!(error), &json!("failed")));
+        // The device has stopped; its place is free.
+        device.answer(&command, "stopped");
+        let answers = [device.hear().await, device.hear().await];
+        assert!(answers.iter().any(|answer| answer["type"] == "error"), "too late");
+    }
+    for seconds in [3661.0, 0.0] {
+        submit(&mut requester, "S", seconds);
+        let text = "command_timeout_s must be more than 0 and at most 3660";
+        assert_eq!(requester.expect("error").await["error"], text);
+        assert_eq!(requester.expect("task_end").await["error"], text);
+    }
 }

@@ -39,6 +39,7 @@ pub struct Extension {
 
 /// What a requester may set for one task, as `metadata.flightdeck` of its TASK.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct TaskSettings {
     /// Longest time for one command of the task, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,19 +1,23 @@
 //! `flightdeck config show` and `flightdeck config reference`.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, FromArgMatches};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Config, Global};
 use crate::output::print;
-use crate::settings::{self, ClientKeys, DeviceKeys, File, Row, ServerKeys};
+use crate::settings::{self, ClientKeys, DeviceKeys, DeviceTables, File, Row, ServerKeys};
 use crate::{Code, Ended};
 
 pub(crate) fn run(args: &Config, global: &Global) -> Ended {
     match args {
         Config::Reference => print(&settings::reference())?,
         Config::Show { json } => {
-            let rows = in_force(global)?;
-            let text = if *json { as_json(&rows) } else { as_toml(&rows) };
+            let file = File::load(global.config.as_deref())?;
+            let devices = file.devices.clone();
+            let rows = in_force(file)?;
+            let text = if *json { as_json(&rows, &devices) } else { as_toml(&rows, &devices) };
             print(&text)?;
         }
     }
@@ -21,8 +25,7 @@ pub(crate) fn run(args: &Config, global: &Global) -> Ended {
 }
 
 /// The settings that a command without flags would run with.
-fn in_force(global: &Global) -> anyhow::Result<Vec<Row>> {
-    let file = File::load(global.config.as_deref())?;
+fn in_force(file: File) -> anyhow::Result<Vec<Row>> {
     let mut rows = from_environment::<ServerKeys>()?.resolve(file.server).rows();
     rows.extend(from_environment::<ClientKeys>()?.resolve(file.client).rows());
     rows.extend(from_environment::<DeviceKeys>()?.resolve(file.device).rows());
@@ -36,7 +39,7 @@ fn from_environment<K: Args + FromArgMatches>() -> anyhow::Result<K> {
     Ok(K::from_arg_matches(&matches)?)
 }
 
-fn as_toml(rows: &[Row]) -> String {
+fn as_toml(rows: &[Row], devices: &DeviceTables) -> String {
     let (mut text, mut section) = (String::new(), "");
     for row in rows {
         if row.section != section {
@@ -46,15 +49,23 @@ fn as_toml(rows: &[Row]) -> String {
         }
         text.push_str(&format!("{} = {}\n", row.key, toml_value(row)));
     }
+    if !devices.is_empty() {
+        // What was read as TOML can be written as TOML.
+        let tables = toml::to_string(&BTreeMap::from([("devices", devices)])).unwrap_or_default();
+        text.push_str(&format!("\n{tables}"));
+    }
     text
 }
 
-fn as_json(rows: &[Row]) -> String {
+fn as_json(rows: &[Row], devices: &DeviceTables) -> String {
     let mut sections = Map::new();
     for row in rows {
         let section = sections.entry(row.section).or_insert_with(|| json!({}));
         let number = serde_json::from_str(&row.value).ok().filter(|_| !row.is_text);
         section[row.key] = number.unwrap_or_else(|| json!(row.value));
+    }
+    if !devices.is_empty() {
+        sections.insert("devices".to_owned(), json!(devices));
     }
     format!("{}\n", Value::Object(sections))
 }

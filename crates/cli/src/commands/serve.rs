@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use secrecy::SecretString;
-use server::{Audit, AuditSettings, Config, Keys, Server, Services, Tls};
+use server::{Audit, AuditSettings, Config, KeyRecord, Keys, Server, Services, Tls};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Serve};
@@ -16,7 +16,7 @@ use crate::output::{BOLD, CYAN, DIM, RED};
 use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
 use crate::state::StateFolder;
 use crate::tls::Files;
-use crate::{Code, Ended, interrupted};
+use crate::{Code, Ended, Interrupts};
 
 pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
@@ -36,17 +36,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     raise_open_files();
     let key_file = KeyFile::new(&folder);
     let seen = key_file.version();
-    let keys = Keys {
-        shared: key.secret.clone(),
-        is_legacy: !key.is_generated,
-        created: key_file.load()?,
-    };
-    if keys.is_legacy {
-        tracing::warn!(
-            "one given key opens everything (legacy, as UFO's); \
-             `flightdeck key create` makes keys that open less"
-        );
-    }
+    let keys = key.and(key_file.load()?);
     let config = config(&values, file.devices)?;
     let services =
         Services { audit: open_audit(&values, &folder)?, ..Services::in_memory(&config) };
@@ -56,6 +46,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     })?;
     let address = listener.local_addr().context("the address of the listener")?;
     let certificate = tls.clone().zip(files.map(|files| files.certificate));
+    let mut interrupts = Interrupts::listen();
     greet(&Place { address, certificate }, &key, &folder);
 
     let stop = CancellationToken::new();
@@ -70,13 +61,13 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     tokio::pin!(serving);
     tokio::select! {
         () = &mut serving => {}
-        () = interrupted() => {
+        () = interrupts.next() => {
             let grace = values.shutdown_grace;
             eprintln!("Stopping: running commands have {grace} s to finish; Ctrl-C again stops at once.");
             stop.cancel();
             tokio::select! {
                 () = serving => {}
-                () = interrupted() => {}
+                () = interrupts.next() => {}
             }
         }
     }
@@ -106,6 +97,19 @@ impl Key {
     /// What to type where the key is not found by itself.
     fn export(&self) -> &'static str {
         if self.is_generated { "export FLIGHTDECK_TOKEN=$(flightdeck key show)" } else { GIVEN_KEY }
+    }
+}
+
+impl Key {
+    /// All keys that the server opens to.
+    fn and(&self, created: Vec<KeyRecord>) -> Keys {
+        if !self.is_generated {
+            tracing::warn!(
+                "one given key opens everything (legacy, as UFO's); \
+                 `flightdeck key create` makes keys that open less"
+            );
+        }
+        Keys { shared: self.secret.clone(), is_legacy: !self.is_generated, created }
     }
 }
 
@@ -148,12 +152,16 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
     at_least_one(&[
         ("sessions_per_device", values.sessions_per_device),
         ("max_connections", values.max_connections),
-        ("outbox_messages", values.outbox_messages),
         ("max_steps", values.max_steps as usize),
         ("failed_keys_per_minute", values.failed_keys_per_minute as usize),
         ("max_unproven_per_address", values.max_unproven_per_address),
         ("audit_max_bytes", values.audit_max_bytes),
     ])?;
+    anyhow::ensure!(
+        values.outbox_messages >= server::MIN_OUTBOX_MESSAGES,
+        "outbox_messages must be at least {}",
+        server::MIN_OUTBOX_MESSAGES
+    );
     for (name, time) in [
         ("command_timeout", values.command_timeout),
         ("session_timeout", values.session_timeout),
@@ -193,6 +201,8 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         shutdown_grace: values.shutdown_grace.0,
         history_tasks: values.history_tasks,
         history_bytes: values.history_bytes,
+        unfetched_bytes: values.unfetched_bytes,
+        unfetched_time: values.unfetched_time.0,
         agent_name_linux: values.agent_name_linux,
         agent_name_windows: values.agent_name_windows,
         agent_name_mobile: values.agent_name_mobile,

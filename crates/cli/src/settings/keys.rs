@@ -132,8 +132,12 @@ keys! {
         shutdown_grace: Seconds = Seconds(server().shutdown_grace), "FLIGHTDECK_SHUTDOWN_GRACE";
         /// Ended tasks that are remembered, newest first.
         history_tasks: usize = server().history_tasks, "FLIGHTDECK_HISTORY_TASKS";
-        /// Most bytes of ended tasks that are remembered; the newest one is in any case.
+        /// Most bytes of ended tasks that are remembered; beyond it their payloads go, oldest first.
         history_bytes: usize = server().history_bytes, "FLIGHTDECK_HISTORY_BYTES";
+        /// Most bytes of results that are kept whole for whoever has still to fetch them over HTTP: those of tasks that came in over HTTP, and those that were too large for one message.
+        unfetched_bytes: usize = server().unfetched_bytes, "FLIGHTDECK_UNFETCHED_BYTES";
+        /// How long they are kept whole.
+        unfetched_time: Seconds = Seconds(server().unfetched_time), "FLIGHTDECK_UNFETCHED_TIME";
         /// Size at which the audit log is put aside, in bytes.
         audit_max_bytes: usize = 16 * 1024 * 1024, "FLIGHTDECK_AUDIT_MAX_BYTES";
         /// Older files of the audit log that are kept.

@@ -103,11 +103,12 @@ async fn pages_have_neither_gaps_nor_repeats_while_new_tasks_come() {
 }
 
 #[tokio::test]
-async fn so_many_ended_tasks_are_remembered_and_the_newest_whatever_its_size() {
-    let server = Server::start_with(&["--history-tasks", "3", "--history-bytes", "100000"]).await;
+async fn so_many_ended_tasks_are_remembered_and_large_results_go_first() {
+    let limits = ["--history-tasks", "3", "--history-bytes", "100000", "--unfetched-bytes", "0"];
+    let server = Server::start_with(&limits).await;
     let (api, mut device) = (Api::of(&server), server.raw_device("d").await);
     let mut tasks = Vec::new();
-    for bytes in [1, 1, 1, 1, 1, 200_000] {
+    for bytes in [1, 200_000, 1, 1, 1] {
         let task = api.submit_plan("d").await;
         let command = device.expect("command").await;
         let result = json!({"status": "success", "result": "x".repeat(bytes),
@@ -115,11 +116,13 @@ async fn so_many_ended_tasks_are_remembered_and_the_newest_whatever_its_size() {
         device.answer(&command, json!([result])).await;
         device.expect("task_end").await;
         let ended = api.end_of(&task).await;
-        assert_eq!(ended["steps"][0]["actions"][0]["result"].as_str().unwrap().len(), bytes);
+        let result = &ended["steps"][0]["actions"][0]["result"];
+        let cut = json!({"truncated": true, "bytes": 200_002, "task": task});
+        assert_eq!(*result, if bytes == 1 { json!("x") } else { cut });
+        assert_eq!(ended["state"], "completed");
         tasks.insert(0, task);
-        let remembered = if bytes == 1 { tasks.len().min(3) } else { 1 };
-        assert_eq!(list(&api, "").await, tasks[..remembered]);
+        assert_eq!(list(&api, "").await, tasks[..tasks.len().min(3)]);
     }
-    let forgotten = format!("/api/v1/tasks/{}", tasks[1]);
+    let forgotten = format!("/api/v1/tasks/{}", tasks[3]);
     api.get(&forgotten).await.problem(404, "task_not_found");
 }

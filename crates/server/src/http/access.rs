@@ -27,6 +27,8 @@ pub(super) enum Denied {
     WrongKey,
     /// No valid key, and too many wrong ones from this address before.
     TooMany { retry_after: Duration },
+    /// A valid key, which does not open this.
+    NotAllowed,
 }
 
 /// Who shows a valid key.
@@ -55,11 +57,8 @@ pub(super) async fn orchestrators(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    match authenticate(&server, &request) {
-        Ok(holder) if holder.is_orchestrator() => run(request, holder, next).await,
-        Ok(_) => Problem::not_allowed().into_response(),
-        Err(denied) => denied.into_response(),
-    }
+    let let_in = let_in(&server, request, next, Principal::is_orchestrator);
+    let_in.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Lets in whoever may see everything.
@@ -68,11 +67,8 @@ pub(super) async fn operators(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    match authenticate(&server, &request) {
-        Ok(holder) if holder.is_operator() => run(request, holder, next).await,
-        Ok(_) => Problem::not_allowed().into_response(),
-        Err(denied) => denied.into_response(),
-    }
+    let let_in = let_in(&server, request, next, Principal::is_operator);
+    let_in.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Lets in whoever may submit tasks, in the terms of UFO's API.
@@ -81,17 +77,29 @@ pub(super) async fn ufo(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    match authenticate(&server, &request) {
-        Ok(holder) if holder.is_orchestrator() => run(request, holder, next).await,
-        Ok(_) => ufo::detail(StatusCode::FORBIDDEN, "The role of this key does not allow it"),
+    match let_in(&server, request, next, Principal::is_orchestrator).await {
+        Ok(response) => response,
         Err(Denied::WrongKey) => ufo::detail(StatusCode::UNAUTHORIZED, "Invalid API key"),
-        Err(too_many) => too_many.into_response(),
+        Err(Denied::NotAllowed) => {
+            ufo::detail(StatusCode::FORBIDDEN, "The role of this key does not allow it")
+        }
+        Err(denied) => denied.into_response(),
     }
 }
 
-async fn run(mut request: Request, holder: Holder, next: Next) -> Response<Body> {
+/// Passes a request on with its [`Holder`], if its key is enough.
+async fn let_in(
+    server: &Server,
+    mut request: Request,
+    next: Next,
+    is_enough: fn(&Principal) -> bool,
+) -> Result<Response<Body>, Denied> {
+    let holder = authenticate(server, &request)?;
+    if !is_enough(&holder) {
+        return Err(Denied::NotAllowed);
+    }
     request.extensions_mut().insert(holder);
-    next.run(request).await
+    Ok(next.run(request).await)
 }
 
 impl IntoResponse for Denied {
@@ -102,6 +110,7 @@ impl IntoResponse for Denied {
                 let status = StatusCode::UNAUTHORIZED;
                 return Problem::new(status, "invalid_key", text).into_response();
             }
+            Self::NotAllowed => return Problem::not_allowed().into_response(),
             Self::TooMany { retry_after } => retry_after.as_secs() + 1,
         };
         let text = format!("Too many wrong keys from this address; wait {retry_after} s");

@@ -122,11 +122,12 @@ pub(super) struct Wait {
 pub(super) async fn submit(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
+    caller: Option<Extension<Caller>>,
     body: Body,
 ) -> Result<Response<Body>, Problem> {
     let new: NewTask = body::json(body, server.config()).await?;
     let request = new.read()?;
-    let task = match ufo::submit(&server, holder, request).await {
+    let task = match ufo::submit(&server, holder, ufo::address(caller), request).await {
         Ok(task) => task,
         Err(ufo::NotSubmitted::Refused(error)) => return Err(error.into()),
         Err(ufo::NotSubmitted::NotStored) => {
@@ -323,7 +324,7 @@ pub(super) async fn cancel(
         client: None,
         role: None,
         key: Some(holder.name()),
-        address: caller.map(|Extension(caller)| caller.address),
+        address: ufo::address(caller),
         ..session::entry(&session, Event::Cancelled)
     });
     session.cancel(holder.name());

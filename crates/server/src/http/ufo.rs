@@ -1,6 +1,7 @@
-//! UFO's four routes, in UFO's forms: see `aip.md`, section 3.
+//! UFO's four routes, in UFO's forms: see `docs/ufo-compatibility.md`.
 
-use std::sync::Mutex;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use aip::machine::TaskRequest;
 use aip::{ClientId, SessionId, TaskName};
@@ -17,6 +18,8 @@ use utoipa::{IntoResponses, ToSchema};
 use super::access::Holder;
 use super::answer::{self, Id};
 use super::{body, tasks};
+use crate::audit;
+use crate::front::Caller;
 use crate::server::Server;
 use crate::session::{self, Origin, Requester, SubmitError, Wanted};
 use crate::store::{Entry, Query};
@@ -222,6 +225,7 @@ pub(super) struct Dispatched {
 pub(super) async fn dispatch(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
+    caller: Option<Extension<Caller>>,
     body: Body,
 ) -> Response<Body> {
     let bytes = match body::read(body, server.config()).await {
@@ -237,10 +241,15 @@ pub(super) async fn dispatch(
         Err((StatusCode::UNPROCESSABLE_ENTITY, error)) => return not_valid(&error),
         Err((status, text)) => return detail(status, &text),
     };
-    match start(&server, holder, wanted).await {
+    match start(&server, holder, address(caller), wanted).await {
         Ok(dispatched) => Json(dispatched).into_response(),
         Err(response) => response,
     }
+}
+
+/// From where a request comes.
+pub(super) fn address(caller: Option<Extension<Caller>>) -> Option<SocketAddr> {
+    caller.map(|Extension(caller)| caller.address)
 }
 
 /// As FastAPI says that a body is not what it should be.
@@ -252,6 +261,7 @@ fn not_valid(error: &str) -> Response<Body> {
 async fn start(
     server: &Server,
     holder: Holder,
+    address: Option<SocketAddr>,
     wanted: Dispatch,
 ) -> Result<Dispatched, Response<Body>> {
     let request = TaskRequest {
@@ -261,7 +271,7 @@ async fn start(
         request: wanted.request,
         command_timeout: None,
     };
-    let task = submit(server, holder, request).await.map_err(|error| refused(&error))?;
+    let task = submit(server, holder, address, request).await.map_err(|error| refused(&error))?;
     Ok(Dispatched {
         status: "dispatched",
         task_name: task.task_name.to_string(),
@@ -280,14 +290,35 @@ pub(super) enum NotSubmitted {
 pub(super) async fn submit(
     server: &Server,
     holder: Holder,
+    address: Option<SocketAddr>,
     request: TaskRequest,
-) -> Result<std::sync::Arc<session::Task>, NotSubmitted> {
+) -> Result<Arc<session::Task>, NotSubmitted> {
+    let (device, key) = (request.target_id.clone(), holder.clone());
+    let submitted = try_submit(server, holder, address, request).await;
+    if let Err(NotSubmitted::Refused(error)) = &submitted {
+        server.audit().record(audit::Entry {
+            key: Some(key.name()),
+            address,
+            device: Some(device.as_str()),
+            reason: Some(&error.to_string()),
+            ..audit::Entry::new(audit::Event::Refused)
+        });
+    }
+    submitted
+}
+
+async fn try_submit(
+    server: &Server,
+    holder: Holder,
+    address: Option<SocketAddr>,
+    request: TaskRequest,
+) -> Result<Arc<session::Task>, NotSubmitted> {
     if !holder.may_reach(&request.target_id) {
         return Err(NotSubmitted::Refused(SubmitError::NotAuthorized));
     }
     let requester = Requester::Http(holder.name().into());
     let (stored, is_stored) = oneshot::channel();
-    let origin = Origin::Http { stored: Mutex::new(Some(stored)) };
+    let origin = Origin::Http { stored: Mutex::new(Some(stored)), address };
     let task = session::submit(server, Wanted { request, requester, holder }, origin)
         .map_err(NotSubmitted::Refused)?;
     is_stored.await.map_err(|_| NotSubmitted::NotStored)?;

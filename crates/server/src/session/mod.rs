@@ -4,9 +4,11 @@ mod lane;
 mod outcome;
 mod progress;
 mod run;
+mod submit;
 mod table;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -19,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 pub(crate) use outcome::{Outcome, write_whole_result};
-pub(crate) use run::{SubmitError, entry, submit, submit_for};
+pub(crate) use submit::{SubmitError, entry, submit, submit_for};
 pub(crate) use table::{Busy, Refused, SessionState, Sessions};
 
 use crate::agent::Plan;
@@ -111,6 +113,8 @@ pub(crate) enum Cause {
     DeviceGone,
     RequesterGone,
     Shutdown,
+    /// The key that it was submitted with opens no more.
+    KeyGone,
     /// Somebody cancelled it: the name of the key.
     Cancelled(Arc<str>),
 }
@@ -120,7 +124,7 @@ pub(crate) enum Origin {
     /// A connection.
     Client(Arc<Client>),
     /// The HTTP API, which waits until the task is stored and then looks where it stands.
-    Http { stored: Mutex<Option<oneshot::Sender<()>>> },
+    Http { stored: Mutex<Option<oneshot::Sender<()>>>, address: Option<SocketAddr> },
 }
 
 /// A task that is not over, as everybody but the one who runs it sees it.
@@ -199,7 +203,7 @@ impl Session {
 
     /// Tells who waits for it over HTTP that the task is stored.
     fn note_stored(&self) {
-        if let Origin::Http { stored } = &self.origin
+        if let Origin::Http { stored, .. } = &self.origin
             && let Some(stored) = stored.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             // Whoever asked may be gone; the task runs all the same.

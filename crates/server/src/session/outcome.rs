@@ -47,6 +47,9 @@ impl Outcome {
             }
             Cause::RequesterGone => "Task was cancelled due to client disconnection".to_owned(),
             Cause::Shutdown => "Task was cancelled because the server is shutting down".to_owned(),
+            Cause::KeyGone => "Task was cancelled because the key that it was submitted with was \
+                revoked or has expired"
+                .to_owned(),
             Cause::Cancelled(by) => format!("Task was cancelled by '{by}'"),
         });
         Self { is_cancelled: matches!(cause, Cause::Cancelled(_)), ..failed }
@@ -55,14 +58,23 @@ impl Outcome {
     /// The TASK_END, as one frame.
     pub(super) fn encode(&self, task: &Task, history: &[Step], response_id: &ResponseId) -> Bytes {
         let message = self.message(task, response_id);
-        let value = match &self.finish {
-            Finish::Value(value) => Value::Own(value.clone()),
-            Finish::Results => Value::Results(history),
-        };
+        let value = self.value(history);
         let fit = Fit::new(task, &value);
         encode_server(&message, fit.bytes + fit.request.len(), |out| {
             write_outcome(out, fit.request, |out| value.write(out, task.id, fit.largest));
         })
+    }
+
+    /// Whether the TASK_END carries all results whole.
+    pub(super) fn fits_whole(&self, task: &Task, history: &[Step]) -> bool {
+        Fit::new(task, &self.value(history)).largest == usize::MAX
+    }
+
+    fn value<'a>(&self, history: &'a [Step]) -> Value<'a> {
+        match &self.finish {
+            Finish::Value(value) => Value::Own(value.clone()),
+            Finish::Results => Value::Results(history),
+        }
     }
 
     /// The TASK_END for somebody who knows the results already.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use utoipa::ToSchema;
 
 use super::lane::{Lane, Turn};
-use super::{Cause, Requester, Session, TaskId};
+use super::{Cause, Requester, Session, Task, TaskId};
 use crate::config::Config;
 use crate::registry::Client;
 
@@ -228,8 +228,13 @@ impl Sessions {
 
     /// Stops every session.
     pub(crate) fn stop_all(&self) {
-        for session in self.lock().sessions.values() {
-            session.stop(Cause::Shutdown);
+        self.stop_where(&Cause::Shutdown, |_| true);
+    }
+
+    /// Stops the sessions of some tasks.
+    pub(crate) fn stop_where(&self, cause: &Cause, is_meant: impl Fn(&Task) -> bool) {
+        for session in self.lock().sessions.values().filter(|session| is_meant(&session.task)) {
+            session.stop(cause.clone());
         }
     }
 

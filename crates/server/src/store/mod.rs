@@ -11,7 +11,7 @@ use aip::{ActionResult, ClientId, Command, ResponseId, Status};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-pub use memory::MemoryStore;
+pub use memory::{HistoryLimits, MemoryStore};
 
 use crate::agent::Finish;
 use crate::session::{Task, TaskId};
@@ -49,6 +49,9 @@ pub enum Entry {
         finish: Finish,
         /// Whether it failed because somebody cancelled it.
         is_cancelled: bool,
+        /// Whether somebody has still to fetch the results, because no message carried them whole: they
+        /// were too large for one, or the task came in over HTTP.
+        is_unfetched: bool,
     },
 }
 
@@ -102,6 +105,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The tasks that a query asks for, newest first.
     fn tasks(&self, query: &Query) -> Vec<Summary>;
+
+    /// Is called every second or so: whatever has its time may go.
+    fn tidy(&self, now: Timestamp);
 }
 
 /// Which tasks somebody wants to see.
