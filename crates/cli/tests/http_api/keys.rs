@@ -32,9 +32,9 @@ async fn each_key_sees_its_own_tasks_and_devices_and_an_operator_sees_all() {
         let ids = list[what].as_array().unwrap().iter().map(crate::client::id);
         ids.collect::<Vec<_>>()
     };
-    assert_eq!(list(&one, "tasks").await, [mine.clone()]);
-    assert_eq!(list(&two, "tasks").await, [yours.clone()]);
-    assert_eq!(list(&operator, "tasks").await, [yours.clone(), mine.clone()]);
+    assert_eq!(list(&one, "tasks").await, [&*mine]);
+    assert_eq!(list(&two, "tasks").await, [&*yours]);
+    assert_eq!(list(&operator, "tasks").await, [&*yours, &*mine]);
     assert_eq!(list(&one, "devices").await, ["a1"]);
     assert_eq!(list(&two, "devices").await, ["a1", "b1"]);
     one.get("/api/v1/devices/b1").await.problem(404, "device_not_online");

@@ -110,6 +110,8 @@ async fn what_cannot_be_submitted_is_refused_with_its_code() {
         let detail = api.post("/api/v1/tasks", body).await.problem(status, code);
         assert!(!detail.is_empty() && detail.len() < 500, "{shown}: {detail}");
     }
+    let told = api.post("/api/v1/tasks", of(r#","command_timeout_s":1e300"#)).await;
+    assert!(told.problem(400, "bad_command_timeout").contains("more than 0 and at most"));
     api.post("/api/v1/tasks", vec![b'{', 0xff]).await.problem(422, "body_invalid");
     let known = api.get("/api/v1/tasks").await.ok(200);
     assert_eq!(known, json!({"tasks": []}), "nothing of it became a task");

@@ -1,6 +1,5 @@
 //! `/api/v1/tasks`: submit, list, look into, wait for, cancel.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +51,8 @@ pub(super) struct NewTask {
     #[serde(default)]
     #[schema(max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     session_id: Option<String>,
-    /// Longest time for one of its commands, in seconds; the server's default if missing.
+    /// Longest time for one of its commands, in seconds: at most the server's `max_command_timeout_s`;
+    /// its `command_timeout_s` if missing.
     #[serde(default)]
     #[schema(minimum = 0.001, example = 60.0)]
     command_timeout_s: Option<f64>,
@@ -126,7 +126,8 @@ pub(super) async fn submit(
     body: Body,
 ) -> Result<Response<Body>, Problem> {
     let new: NewTask = body::json(body, server.config()).await?;
-    let request = new.read()?;
+    let bad = |error| Problem::new(StatusCode::BAD_REQUEST, "bad_task", error);
+    let request = new.read().map_err(bad)?;
     let task = match ufo::submit(&server, holder, ufo::address(caller), request).await {
         Ok(task) => task,
         Err(ufo::NotSubmitted::Refused(error)) => return Err(error.into()),
@@ -147,23 +148,23 @@ pub(super) async fn submit(
 }
 
 impl NewTask {
-    fn read(self) -> Result<TaskRequest, Problem> {
-        let bad = |code| move |text| Problem::new(StatusCode::BAD_REQUEST, code, text);
-        let named = |name: &str, error: &dyn fmt::Display| format!("{name}: {error}");
-        let target_id = ClientId::new(&self.device).map_err(|error| named("device", &error));
+    fn read(self) -> Result<TaskRequest, String> {
+        let target_id = ClientId::new(&self.device).map_err(|error| format!("device: {error}"))?;
         let session_id = self.session_id.as_deref().map(SessionId::new).transpose();
-        let timeout = self.command_timeout_s.map(Duration::try_from_secs_f64).transpose();
-        let timeout = timeout.map_err(|error| named("command_timeout_s", &error));
         Ok(TaskRequest {
-            session_id: session_id
-                .map_err(|error| named("session_id", &error))
-                .map_err(bad("bad_task"))?,
+            session_id: session_id.map_err(|error| format!("session_id: {error}"))?,
             task_name: self.task_name.as_deref().and_then(TaskName::sanitize),
-            target_id: target_id.map_err(bad("bad_task"))?,
-            request: request_text(&self.request).map_err(bad("bad_task"))?,
-            command_timeout: timeout.map_err(bad("bad_command_timeout"))?,
+            target_id,
+            request: request_text(&self.request)?,
+            command_timeout: self.command_timeout_s.map(duration),
         })
     }
+}
+
+/// Seconds as a duration. What is none is as far out of bounds as can be, and refused with the bounds.
+fn duration(seconds: f64) -> Duration {
+    let beyond = if seconds < 0.0 { Duration::ZERO } else { Duration::MAX };
+    Duration::try_from_secs_f64(seconds).unwrap_or(beyond)
 }
 
 /// A task's text: a string's content, or an object as it is written.
