@@ -26,19 +26,22 @@ pub(crate) struct Outcome {
     pub(crate) status: Status,
     pub(crate) error: Option<Arc<str>>,
     pub(crate) finish: Finish,
+    /// Whether it failed because somebody cancelled it.
+    pub(crate) is_cancelled: bool,
 }
 
 impl Outcome {
     pub(super) fn completed(finish: Finish) -> Self {
-        Self { status: Status::Completed, error: None, finish }
+        Self { status: Status::Completed, error: None, finish, is_cancelled: false }
     }
 
     pub(super) fn failed(error: impl Into<Arc<str>>) -> Self {
-        Self { status: Status::Failed, error: Some(error.into()), finish: Finish::Results }
+        let error = Some(error.into());
+        Self { status: Status::Failed, error, finish: Finish::Results, is_cancelled: false }
     }
 
     pub(super) fn stopped(cause: &Cause, task: &Task) -> Self {
-        Self::failed(match cause {
+        let failed = Self::failed(match cause {
             Cause::DeviceGone => {
                 format!("Task was cancelled because target device disconnected ('{}')", task.device)
             }
@@ -48,7 +51,8 @@ impl Outcome {
                 revoked or has expired"
                 .to_owned(),
             Cause::Cancelled(by) => format!("Task was cancelled by '{by}'"),
-        })
+        });
+        Self { is_cancelled: matches!(cause, Cause::Cancelled(_)), ..failed }
     }
 
     /// The TASK_END, as one frame.
