@@ -59,7 +59,9 @@ impl KeyFile {
             found => found.with_context(cannot)?,
         };
         let text = fs::read_to_string(&path).with_context(cannot)?;
-        let content: Content = serde_json::from_str(&text).with_context(cannot)?;
+        let content: Content = serde_json::from_str(&text)
+            .context("it is not what `flightdeck key` writes; put a copy back, or remove it and create the keys anew")
+            .with_context(cannot)?;
         Ok(content.keys)
     }
 

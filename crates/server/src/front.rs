@@ -70,6 +70,12 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Somebody with a place of their own.
+    #[cfg(test)]
+    pub(crate) fn new(address: SocketAddr, place: Place) -> Self {
+        Self { address, place: Arc::new(Mutex::new(Some(place))) }
+    }
+
     /// It has shown a valid key, so its connection does not count any more.
     pub(crate) fn has_valid_key(&self) {
         let _given_back = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -149,11 +155,11 @@ impl Front {
         let caller = Caller { address, place: Arc::new(Mutex::new(Some(place))) };
         let front = self.clone();
         let Some(tls) = self.tls.clone() else {
-            tokio::spawn(front.serve_http(stream, caller, permit));
+            self.server.spawn(front.serve_http(stream, caller, permit));
             return;
         };
         let header_timeout = self.server.config().header_timeout;
-        tokio::spawn(async move {
+        self.server.spawn(async move {
             if let Some(stream) = tls.accept(stream, address, header_timeout).await {
                 front.serve_http(stream, caller, permit).await;
             }
@@ -166,19 +172,27 @@ impl Front {
         caller: Caller,
         permit: OwnedSemaphorePermit,
     ) {
-        let (address, config) = (caller.address, self.server.config());
+        let (address, server) = (caller.address, self.server.clone());
+        let config = server.config();
         let (header_timeout, write_timeout) = (config.header_timeout, config.write_timeout);
         let service = service_fn(move |request: Request<Incoming>| {
             let (front, caller) = (self.clone(), caller.clone());
             async move { Ok::<_, Infallible>(front.call(request, caller).await) }
         });
-        let served = http1::Builder::new()
+        let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Patient::new(stream, write_timeout)), service)
-            .with_upgrades()
-            .await;
+            .with_upgrades();
+        tokio::pin!(connection);
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = server.answering_last() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
         if let Err(error) = served {
             tracing::debug!(%address, %error, "an HTTP connection ended early");
         }

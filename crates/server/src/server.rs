@@ -61,6 +61,7 @@ struct Inner {
     addresses: Arc<Addresses>,
     audit: Audit,
     stopping: CancellationToken,
+    tasks_over: CancellationToken,
     open_sockets: AtomicUsize,
 }
 
@@ -135,6 +136,7 @@ impl Server {
             failed_keys: FailedKeys::new(per_minute, per_minute, MAX_FAILED_ADDRESSES),
             addresses: Arc::new(Addresses::new(config.max_unproven_per_address)),
             stopping: CancellationToken::new(),
+            tasks_over: CancellationToken::new(),
             open_sockets: AtomicUsize::new(0),
             config: config.sound(),
         }))
@@ -226,6 +228,7 @@ impl Server {
             self.0.sessions.stop_all();
             let _told = tokio::time::timeout(GOODBYE, self.0.sessions.wait_empty()).await;
         }
+        self.0.tasks_over.cancel();
         // A legacy client may not come back, so it keeps its link for as long as there is anything.
         for legacy in [false, true] {
             let leaving = self.0.registry.all().into_iter();
@@ -328,13 +331,18 @@ impl Server {
         self.0.stopping.cancelled().await;
     }
 
+    /// Resolves when the server shuts down and all tasks are over: whoever waits for one over HTTP gets
+    /// an answer, and no further request is taken.
+    pub(crate) async fn answering_last(&self) {
+        self.0.tasks_over.cancelled().await;
+    }
+
     /// Whether another WebSocket fits.
     pub(crate) fn has_room(&self) -> bool {
         self.open_sockets() < self.0.config.max_connections
     }
 }
 
-/// Serves the requests of one connection, which keeps its place until then.
 /// Counts a WebSocket for as long as it lives.
 pub(crate) struct OpenSocket(Server);
 

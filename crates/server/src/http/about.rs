@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem::Problem;
 use crate::config::Config;
 use crate::server::Server;
 
 /// A server.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Server)]
 pub(super) struct About {
     /// Its version.
     version: &'static str,
@@ -24,9 +24,11 @@ pub(super) struct About {
 
 /// The keys that it opens to.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ServerKeys)]
 struct KeysAbout {
     /// `legacy`: one given key that everybody shares, as UFO's; `local`: one generated for this
     /// machine.
+    #[schema(example = "local")]
     shared: &'static str,
     /// How many keys were created and are in force.
     created: usize,
@@ -34,6 +36,7 @@ struct KeysAbout {
 
 /// How much there is of everything.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ServerCounts)]
 struct Counts {
     devices: usize,
     constellations: usize,
@@ -57,6 +60,7 @@ struct Counts {
 
 /// The limits in force; times in seconds. The settings reference tells what each means.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ServerLimits)]
 struct Limits {
     sessions_per_device: usize,
     queue_per_device: usize,
@@ -80,12 +84,8 @@ struct Limits {
 ///
 /// For operators.
 #[utoipa::path(
-    get, path = "/server", tag = "server",
-    responses(
-        (status = OK, body = About),
-        (status = UNAUTHORIZED, body = Problem),
-        (status = FORBIDDEN, body = Problem, description = "`not_allowed`")
-    )
+    get, path = "/server", tag = "server", operation_id = "show_server",
+    responses((status = OK, body = About, description = "The server"))
 )]
 pub(super) async fn show(State(server): State<Server>) -> Json<About> {
     let snapshot = server.snapshot();

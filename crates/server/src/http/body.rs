@@ -1,8 +1,11 @@
 //! The body of a request: bounded in size and in time.
 
+use std::error::Error;
+
 use axum::body::{Body, to_bytes};
 use axum::http::StatusCode;
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -17,10 +20,15 @@ pub(super) async fn read(body: Body, config: &Config) -> Result<Bytes, Problem> 
     let limit = config.max_request_bytes.saturating_mul(2).saturating_add(ENVELOPE_BYTES);
     match tokio::time::timeout(config.body_timeout, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(Problem::new(
+        Ok(Err(error)) if is_too_large(&error) => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("The body has more than {limit} bytes"),
+        )),
+        Ok(Err(_)) => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
             "body_unreadable",
-            format!("The body could not be read whole; it may have at most {limit} bytes"),
+            "The body is not one in the form of HTTP, or it broke off",
         )),
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -28,6 +36,10 @@ pub(super) async fn read(body: Body, config: &Config) -> Result<Bytes, Problem> 
             format!("The body did not come within {} s", config.body_timeout.as_secs_f64()),
         )),
     }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    error.source().is_some_and(|source| source.is::<LengthLimitError>())
 }
 
 /// Reads a body that is JSON.

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use aip::{ClientId, Payload};
 use axum::Extension;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Response, StatusCode};
 use axum::response::Json;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::access::Holder;
+use super::answer::{Id, on_thread};
 use super::problem::Problem;
 use crate::facts;
 use crate::registry::Client;
@@ -28,14 +30,17 @@ pub(super) struct Devices {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Device {
     /// Who it says it is.
+    #[schema(example = "lab-1")]
     id: String,
     /// `windows`, `linux`, `mobile` or what else it says.
+    #[schema(example = "linux")]
     platform: String,
     /// What it says it can do.
     features: Vec<String>,
     /// When it registered.
     connected_since: Timestamp,
     /// From where.
+    #[schema(example = "192.0.2.7:50312")]
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     /// The name of the key it showed.
@@ -54,6 +59,7 @@ pub(super) struct Device {
 
 /// How a device is known to be alive.
 #[derive(Serialize, ToSchema)]
+#[schema(as = DeviceLiveness)]
 struct Liveness {
     /// Milliseconds since the last byte from it, of whatever kind: a message, a part of one, the
     /// answer to a ping.
@@ -74,35 +80,36 @@ struct Features {
 ///
 /// Those that the key may work with.
 #[utoipa::path(
-    get, path = "/devices", tag = "devices",
-    responses((status = OK, body = Devices), (status = UNAUTHORIZED, body = Problem))
+    get, path = "/devices", tag = "devices", operation_id = "list_devices",
+    responses((status = OK, body = Devices, description = "All of them"))
 )]
 pub(super) async fn list(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
-) -> Json<Devices> {
-    let clients = server.registry().all();
-    let devices = clients.iter().filter(|client| client.is_device());
-    let devices = devices.filter(|device| holder.may_reach(device.id()));
-    Json(Devices {
-        devices: devices.map(|device| describe(&server, &holder, device, false)).collect(),
+) -> Result<Response<Body>, Problem> {
+    on_thread(move || {
+        let clients = server.registry().all();
+        let devices = clients.iter().filter(|client| client.is_device());
+        let devices = devices.filter(|device| holder.may_reach(device.id()));
+        let devices = devices.map(|device| describe(&server, &holder, device, false));
+        Devices { devices: devices.collect() }
     })
+    .await
 }
 
 /// Show one device, with its facts
 #[utoipa::path(
-    get, path = "/devices/{id}", tag = "devices",
-    params(("id" = String, Path, description = "The id of the device")),
+    get, path = "/devices/{id}", tag = "devices", operation_id = "show_device",
+    params(("id" = String, Path, description = "The id of the device", example = "lab-1")),
     responses(
-        (status = OK, body = Device),
-        (status = UNAUTHORIZED, body = Problem),
+        (status = OK, body = Device, description = "The device"),
         (status = NOT_FOUND, body = Problem, description = "`device_not_online`")
     )
 )]
 pub(super) async fn show(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<Device>, Problem> {
     let known = ClientId::new(&id).ok().filter(|id| holder.may_reach(id));
     let device = known.and_then(|id| server.registry().device(&id));

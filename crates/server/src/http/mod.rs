@@ -2,6 +2,7 @@
 
 mod about;
 mod access;
+mod answer;
 mod body;
 mod devices;
 mod openapi;
@@ -9,6 +10,8 @@ mod ops;
 mod problem;
 mod task_view;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod ufo;
 mod web_socket;
 
@@ -16,14 +19,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Response, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get};
 use hyper::body::Incoming;
 use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
-use utoipa_swagger_ui::SwaggerUi;
+use utoipa_swagger_ui::{self as swagger_ui, SwaggerUi};
 
 use crate::server::Server;
 use problem::Problem;
@@ -33,56 +36,72 @@ const V1: &str = "/api/v1";
 
 /// All routes.
 pub(crate) fn router(server: Server) -> Router {
-    let (v1, description) = v1(&server).split_for_parts();
-    let ufo = Router::new()
-        .route("/api/clients", only(get(ufo::clients)))
-        .route("/api/health", only(get(ufo::health)))
-        .route("/api/dispatch", only(post(ufo::dispatch)))
-        .route("/api/task_result/{task_name}", only(get(ufo::task_result)))
-        .route_layer(from_fn_with_state(server.clone(), access::ufo));
-    let metrics = Router::new()
-        .route("/metrics", only(get(ops::metrics)))
-        .route_layer(from_fn_with_state(server.clone(), access::operators));
-    Router::new()
-        .merge(ufo)
-        .merge(v1.method_not_allowed_fallback(method_not_allowed))
-        .merge(metrics)
-        .route("/healthz", only(get(ops::alive)))
-        .route("/readyz", only(get(ops::ready)))
-        .route("/ws", only(get(web_socket::upgrade)))
-        .merge(SwaggerUi::new("/api/docs").url("/api/openapi.json", description))
+    let (api, description) = api(&server).split_for_parts();
+    let docs = SwaggerUi::new("/api/docs")
+        .url("/api/openapi.json", openapi::complete(description))
+        // The page would ask a public validator what it thinks of the description.
+        .config(swagger_ui::Config::default().use_base_layout().validator_url("none"));
+    api.route("/ws", only(get(web_socket::upgrade)))
         .fallback(not_found)
+        .layer(map_response(async |answer| answer::unstored(answer)))
+        .merge(Router::from(docs).layer(map_response(async |page| answer::docs(page))))
         .with_state(server)
 }
 
-/// The description of our own API, as JSON.
+/// The description of the HTTP API, as JSON.
 pub(crate) fn description(server: &Server) -> String {
-    let (_router, description) = v1(server).split_for_parts();
-    let mut text = description.to_pretty_json().unwrap_or_default();
+    let (_router, description) = api(server).split_for_parts();
+    let mut text = openapi::complete(description).to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
 }
 
+/// The routes that are described.
+fn api(server: &Server) -> OpenApiRouter<Server> {
+    OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .nest(V1, our_routes(server))
+        .merge(ufo_routes(server))
+        .merge(ops_routes(server))
+}
+
 /// Our own API.
-fn v1(server: &Server) -> OpenApiRouter<Server> {
+fn our_routes(server: &Server) -> OpenApiRouter<Server> {
     let operators = OpenApiRouter::new()
-        .routes(routes!(about::show))
+        .routes(routes!(about::show).map(ours))
         .route_layer(from_fn_with_state(server.clone(), access::operators));
-    let routes = OpenApiRouter::new()
-        .routes(routes!(devices::list))
-        .routes(routes!(devices::show))
-        .routes(routes!(tasks::list, tasks::submit))
-        .routes(routes!(tasks::show))
-        .routes(routes!(tasks::wait))
-        .routes(routes!(tasks::cancel))
+    OpenApiRouter::new()
+        .routes(routes!(devices::list).map(ours))
+        .routes(routes!(devices::show).map(ours))
+        .routes(routes!(tasks::list, tasks::submit).map(ours))
+        .routes(routes!(tasks::show).map(ours))
+        .routes(routes!(tasks::wait).map(ours))
+        .routes(routes!(tasks::cancel).map(ours))
         .route_layer(from_fn_with_state(server.clone(), access::orchestrators))
-        .merge(operators);
-    OpenApiRouter::with_openapi(openapi::Description::openapi()).nest(V1, routes)
+        .merge(operators)
+}
+
+/// UFO's routes.
+fn ufo_routes(server: &Server) -> OpenApiRouter<Server> {
+    OpenApiRouter::new()
+        .routes(routes!(ufo::clients).map(only))
+        .routes(routes!(ufo::health).map(only))
+        .routes(routes!(ufo::dispatch).map(only))
+        .routes(routes!(ufo::task_result).map(only))
+        .route_layer(from_fn_with_state(server.clone(), access::ufo))
+}
+
+/// What an operator's machinery asks.
+fn ops_routes(server: &Server) -> OpenApiRouter<Server> {
+    OpenApiRouter::new()
+        .routes(routes!(ops::metrics).map(only))
+        .route_layer(from_fn_with_state(server.clone(), access::operators))
+        .routes(routes!(ops::alive).map(only))
+        .routes(routes!(ops::ready).map(only))
 }
 
 /// The answer to a request that Host or Origin forbid.
 pub(crate) fn forbidden(reason: &str) -> Response<Body> {
-    Problem::new(StatusCode::FORBIDDEN, "forbidden", reason).into_response()
+    answer::unstored(Problem::new(StatusCode::FORBIDDEN, "forbidden", reason).into_response())
 }
 
 /// Serves one request.
@@ -97,6 +116,11 @@ pub(crate) async fn call(router: &mut Router, request: Request<Incoming>) -> Res
 /// A route that answers the other methods as UFO's server does.
 fn only(route: MethodRouter<Server>) -> MethodRouter<Server> {
     route.fallback(|| async { ufo::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+}
+
+/// A route that answers the other methods as ours do.
+fn ours(route: MethodRouter<Server>) -> MethodRouter<Server> {
+    route.fallback(method_not_allowed)
 }
 
 async fn method_not_allowed() -> Response<Body> {

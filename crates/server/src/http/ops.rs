@@ -8,12 +8,26 @@ use axum::response::IntoResponse;
 use crate::metrics::CONTENT_TYPE;
 use crate::server::Server;
 
-/// `GET /healthz`: the process answers. Looks at nothing, so that nothing can hold it up.
+/// Say that the process is alive
+///
+/// Looks at nothing, so that nothing can hold it up.
+#[utoipa::path(
+    get, path = "/healthz", tag = "operations", operation_id = "is_alive", security(()),
+    responses((status = OK, body = String, content_type = "text/plain", description = "`ok`"))
+)]
 pub(super) async fn alive() -> &'static str {
     "ok"
 }
 
-/// `GET /readyz`: whether new peers and tasks are taken.
+/// Say whether new peers and tasks are taken
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations", operation_id = "is_ready", security(()),
+    responses(
+        (status = OK, body = String, content_type = "text/plain", description = "`ready`"),
+        (status = SERVICE_UNAVAILABLE, body = String, content_type = "text/plain",
+            description = "`stopping`")
+    )
+)]
 pub(super) async fn ready(State(server): State<Server>) -> (StatusCode, &'static str) {
     if server.is_stopping() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping")
@@ -22,7 +36,13 @@ pub(super) async fn ready(State(server): State<Server>) -> (StatusCode, &'static
     }
 }
 
-/// `GET /metrics`, as OpenMetrics text.
+/// Show the metrics, as OpenMetrics text
+///
+/// For operators. docs/operations.md tells what each means.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", operation_id = "show_metrics",
+    responses((status = OK, body = String, content_type = CONTENT_TYPE, description = "Them all"))
+)]
 pub(super) async fn metrics(State(server): State<Server>) -> Response<Body> {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], server.metrics().render(&server)).into_response()
 }

@@ -8,18 +8,23 @@ use utoipa::ToSchema;
 
 use crate::session::{Refused, SubmitError};
 
+/// The media type of an error.
+pub(super) const KIND: &str = "application/problem+json";
+
 /// What went wrong with a request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
     /// The HTTP status.
-    #[schema(minimum = 400, maximum = 599)]
+    #[schema(minimum = 400, maximum = 599, example = 404)]
     status: u16,
     /// What the status means.
+    #[schema(example = "Not Found")]
     title: &'static str,
     /// What went wrong, for programs. A code keeps its meaning.
     #[schema(example = "device_not_online")]
     code: &'static str,
     /// What went wrong and what to do, for people.
+    #[schema(example = "Target device 'lab-1' is not connected")]
     detail: String,
 }
 
@@ -80,7 +85,7 @@ impl IntoResponse for Problem {
         let retry = self.status() == StatusCode::SERVICE_UNAVAILABLE;
         let mut response = (self.status(), Json(self)).into_response();
         let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/problem+json");
+        let kind = HeaderValue::from_static(KIND);
         headers.insert(header::CONTENT_TYPE, kind);
         if retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));

@@ -36,16 +36,21 @@ impl TaskState {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Task {
     /// Our own id of it, unique for ever.
+    #[schema(example = "019ab3c4-5d6e-7f80-9a1b-2c3d4e5f6071")]
     id: String,
     /// The wire's name for the run.
     session_id: String,
     /// The label for people.
+    #[schema(example = "nightly-check")]
     task_name: String,
     /// Which device does it.
+    #[schema(example = "lab-1")]
     device: String,
     /// Who wants it: the id of a client, or `HTTP, key NAME`.
+    #[schema(example = "HTTP, key local")]
     requester: String,
     /// The name of the key it was submitted with.
+    #[schema(example = "local")]
     key: String,
     state: TaskState,
     /// While it is queued: how many tasks come before it, as it stands.
@@ -82,6 +87,7 @@ pub(super) struct Tasks {
 
 /// One step of a task: a COMMAND and its answer.
 #[derive(Serialize, ToSchema)]
+#[schema(as = TaskStep)]
 struct Step {
     /// From 1.
     n: usize,
@@ -95,15 +101,19 @@ struct Step {
 
 /// One tool call of a step, and what became of it.
 #[derive(Serialize, ToSchema)]
+#[schema(as = TaskAction)]
 struct Action {
+    #[schema(example = "get_system_info")]
     tool_name: String,
     /// Its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     parameters: Option<Payload>,
     /// `action` or `data_collection`.
+    #[schema(example = "action")]
     tool_type: String,
     /// `success`, `failure`, `skipped` or `none`; missing while it runs.
+    #[schema(example = "success")]
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<String>,
     /// What went wrong.

@@ -7,20 +7,22 @@ use aip::machine::TaskRequest;
 use aip::{ClientId, Payload, SessionId, TaskName};
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query as Parameters, State};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Holder;
+use super::answer::{Id, on_thread};
 use super::problem::Problem;
 use super::task_view::{Task, TaskState, Tasks, view};
 use super::{body, ufo};
 use crate::audit::{self, Event};
 use crate::front::Caller;
 use crate::server::Server;
-use crate::session::{self, Session, Step, TaskId};
+use crate::session::{self, Step, TaskId};
 use crate::store::{Entry, Query, Summary};
 
 /// Tasks of a list, unless it is asked for fewer.
@@ -29,66 +31,92 @@ const PAGE: usize = 50;
 /// The most tasks of a list.
 const MAX_PAGE: usize = 500;
 
-/// The longest wait for a task in one request.
-const MAX_WAIT: Duration = Duration::from_secs(300);
+/// The longest wait for a task in one request, in seconds.
+const MAX_WAIT_S: f64 = 300.0;
 
 /// A task to submit.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewTask {
     /// The device that shall do it.
+    #[schema(example = "lab-1", max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     device: String,
-    /// What to do: text, or a plan (`{"commands":[…]}`), as an object or as text.
-    #[schema(value_type = Object, example = json!({"commands": [{"tool_name": "get_system_info"}]}))]
+    #[schema(schema_with = super::openapi::request)]
     request: Payload,
     /// A label for people; characters outside `[A-Za-z0-9._-]` become `_`.
     #[serde(default)]
+    #[schema(example = "nightly-check")]
     task_name: Option<String>,
     /// The wire's name for the run; a fresh one if missing.
     #[serde(default)]
+    #[schema(max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     session_id: Option<String>,
-    /// Longest time for one of its commands, in seconds; the server's default if missing.
+    /// Longest time for one of its commands, in seconds: at most the server's `max_command_timeout_s`;
+    /// its `command_timeout_s` if missing.
     #[serde(default)]
+    #[schema(minimum = 0.001, example = 60.0)]
     command_timeout_s: Option<f64>,
 }
 
 /// Which tasks to list.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// Only tasks in this state.
+    #[param(nullable = false, inline)]
     state: Option<TaskState>,
     /// Only tasks for this device.
+    #[param(nullable = false, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     device: Option<String>,
     /// Only tasks of this name.
+    #[param(nullable = false)]
     task_name: Option<String>,
     /// Only tasks that are older than this one: the `next` of the page before.
+    #[param(nullable = false, pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     before: Option<String>,
     /// At most this many: 1 to 500, 50 if missing.
+    #[param(nullable = false, minimum = 1, maximum = 500)]
     limit: Option<usize>,
+    /// The key, where it is shown so; see [`crate::auth`].
+    #[param(ignore)]
+    #[serde(rename = "token")]
+    _token: Option<String>,
 }
 
 /// How long to wait.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wait {
     /// At most this many seconds: up to 300, 30 if missing.
+    #[param(nullable = false, minimum = 0, maximum = 300)]
     timeout_s: Option<f64>,
+    /// As in [`Filter`].
+    #[param(ignore)]
+    #[serde(rename = "token")]
+    _token: Option<String>,
 }
 
 /// Submit a task
 ///
 /// It runs like any other. The answer comes when it is stored; `Location` says where it is.
 #[utoipa::path(
-    post, path = "/tasks", tag = "tasks", request_body = NewTask,
+    post, path = "/tasks", tag = "tasks", operation_id = "submit_task", request_body = NewTask,
     responses(
-        (status = CREATED, body = Task),
-        (status = BAD_REQUEST, body = Problem, description = "`bad_task`, `not_a_device`, `bad_command_timeout`"),
-        (status = UNAUTHORIZED, body = Problem),
-        (status = FORBIDDEN, body = Problem, description = "`not_allowed`"),
+        (status = CREATED, body = Task, description = "The task as it stands, without its steps",
+            headers(("Location" = String, description = "Where the task is"))),
+        (status = BAD_REQUEST, body = Problem,
+            description = "`bad_task`, `not_a_device`, `bad_command_timeout`, `body_unreadable`"),
         (status = NOT_FOUND, body = Problem, description = "`device_not_online`"),
+        (status = REQUEST_TIMEOUT, body = Problem, description = "`body_too_slow`"),
         (status = CONFLICT, body = Problem, description = "`session_in_use`"),
-        (status = SERVICE_UNAVAILABLE, body = Problem, description = "`queue_full`, `shutting_down`")
+        (status = PAYLOAD_TOO_LARGE, body = Problem,
+            description = "`request_too_long`, `body_too_large`"),
+        (status = UNPROCESSABLE_ENTITY, body = Problem, description = "`body_invalid`"),
+        (status = SERVICE_UNAVAILABLE, body = Problem,
+            description = "`queue_full`, `shutting_down`, `not_stored`",
+            headers(("Retry-After" = u32, description = "Seconds to wait")))
     )
 )]
 pub(super) async fn submit(
@@ -98,8 +126,8 @@ pub(super) async fn submit(
     body: Body,
 ) -> Result<Response<Body>, Problem> {
     let new: NewTask = body::json(body, server.config()).await?;
-    let request =
-        new.read().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_task", error))?;
+    let bad = |error| Problem::new(StatusCode::BAD_REQUEST, "bad_task", error);
+    let request = new.read().map_err(bad)?;
     let task = match ufo::submit(&server, holder, ufo::address(caller), request).await {
         Ok(task) => task,
         Err(ufo::NotSubmitted::Refused(error)) => return Err(error.into()),
@@ -109,7 +137,9 @@ pub(super) async fn submit(
         }
     };
     let location = HeaderValue::from_str(&format!("/api/v1/tasks/{}", task.id)).ok();
-    let shown = view(&server, &Summary { task, steps: 0, ended: None });
+    // It may be over already.
+    let entries = server.store().journal(task.id).unwrap_or_default();
+    let shown = view(&server, &Journal { task, entries }.summary());
     let mut response = (StatusCode::CREATED, Json(shown)).into_response();
     if let Some(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
@@ -121,15 +151,20 @@ impl NewTask {
     fn read(self) -> Result<TaskRequest, String> {
         let target_id = ClientId::new(&self.device).map_err(|error| format!("device: {error}"))?;
         let session_id = self.session_id.as_deref().map(SessionId::new).transpose();
-        let timeout = self.command_timeout_s.map(Duration::try_from_secs_f64).transpose();
         Ok(TaskRequest {
             session_id: session_id.map_err(|error| format!("session_id: {error}"))?,
             task_name: self.task_name.as_deref().and_then(TaskName::sanitize),
             target_id,
             request: request_text(&self.request)?,
-            command_timeout: timeout.map_err(|error| format!("command_timeout_s: {error}"))?,
+            command_timeout: self.command_timeout_s.map(duration),
         })
     }
+}
+
+/// Seconds as a duration. What is none is as far out of bounds as can be, and refused with the bounds.
+fn duration(seconds: f64) -> Duration {
+    let beyond = if seconds < 0.0 { Duration::ZERO } else { Duration::MAX };
+    Duration::try_from_secs_f64(seconds).unwrap_or(beyond)
 }
 
 /// A task's text: a string's content, or an object as it is written.
@@ -149,17 +184,16 @@ fn request_text(request: &Payload) -> Result<String, String> {
 ///
 /// Everybody's for an operator, else those that were submitted with the same key.
 #[utoipa::path(
-    get, path = "/tasks", tag = "tasks", params(Filter),
+    get, path = "/tasks", tag = "tasks", operation_id = "list_tasks", params(Filter),
     responses(
-        (status = OK, body = Tasks),
-        (status = BAD_REQUEST, body = Problem, description = "`bad_filter`"),
-        (status = UNAUTHORIZED, body = Problem)
+        (status = OK, body = Tasks, description = "A page of them, without their steps"),
+        (status = BAD_REQUEST, body = Problem, description = "`bad_filter`")
     )
 )]
 pub(super) async fn list(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
-    filter: Result<Parameters<Filter>, axum::extract::rejection::QueryRejection>,
+    filter: Result<Parameters<Filter>, QueryRejection>,
 ) -> Result<Json<Tasks>, Problem> {
     let bad = |text: String| Problem::new(StatusCode::BAD_REQUEST, "bad_filter", text);
     let Parameters(filter) = filter.map_err(|error| bad(error.body_text()))?;
@@ -171,11 +205,11 @@ pub(super) async fn list(
     let mut query = filter.query(&holder).map_err(bad)?;
     let mut tasks = Vec::new();
     // A state of an open task is not in the store, so pages are read until there is enough.
+    query.limit = if state.is_some() { MAX_PAGE } else { limit + 1 };
     loop {
-        query.limit = MAX_PAGE;
         let found = server.store().tasks(&query);
         query.before = found.last().map(|last| last.task.id);
-        let is_last = found.len() < MAX_PAGE;
+        let is_last = found.len() < query.limit;
         let shown = found.iter().map(|found| view(&server, found));
         let wanted = shown.filter(|task| state.is_none_or(|state| task.state() == state));
         tasks.extend(wanted.take(limit + 1 - tasks.len()));
@@ -210,21 +244,20 @@ pub(super) fn only_own(holder: &Holder) -> Option<String> {
 ///
 /// The results are whole, also where a TASK_END had to cut them.
 #[utoipa::path(
-    get, path = "/tasks/{id}", tag = "tasks",
+    get, path = "/tasks/{id}", tag = "tasks", operation_id = "show_task",
     params(("id" = String, Path, description = "The id of the task")),
     responses(
-        (status = OK, body = Task),
-        (status = UNAUTHORIZED, body = Problem),
+        (status = OK, body = Task, description = "The task with its steps"),
         (status = NOT_FOUND, body = Problem, description = "`task_not_found`")
     )
 )]
 pub(super) async fn show(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response<Body>, Problem> {
     let journal = journal(&server, &holder, &id)?;
-    whole(&server, journal).await
+    whole(server, journal).await
 }
 
 /// Wait for a task to end
@@ -232,28 +265,29 @@ pub(super) async fn show(
 /// Answers as soon as it is over, else when the time is over, in both cases with the task as it is
 /// then; its `state` tells which.
 #[utoipa::path(
-    get, path = "/tasks/{id}/wait", tag = "tasks",
+    get, path = "/tasks/{id}/wait", tag = "tasks", operation_id = "wait_for_task",
     params(("id" = String, Path, description = "The id of the task"), Wait),
     responses(
-        (status = OK, body = Task),
+        (status = OK, body = Task, description = "The task with its steps"),
         (status = BAD_REQUEST, body = Problem, description = "`bad_timeout`"),
-        (status = UNAUTHORIZED, body = Problem),
         (status = NOT_FOUND, body = Problem, description = "`task_not_found`")
     )
 )]
 pub(super) async fn wait(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
-    Path(id): Path<String>,
-    wait: Result<Parameters<Wait>, axum::extract::rejection::QueryRejection>,
+    Id(id): Id,
+    wait: Result<Parameters<Wait>, QueryRejection>,
 ) -> Result<Response<Body>, Problem> {
     let bad = |text: String| Problem::new(StatusCode::BAD_REQUEST, "bad_timeout", text);
     let Parameters(wait) = wait.map_err(|error| bad(error.body_text()))?;
-    let timeout = Duration::try_from_secs_f64(wait.timeout_s.unwrap_or(30.0));
-    let timeout = timeout.ok().filter(|timeout| *timeout <= MAX_WAIT);
-    let timeout = timeout.ok_or_else(|| bad(format!("timeout_s: 0 to {}", MAX_WAIT.as_secs())))?;
+    let timeout = wait.timeout_s.unwrap_or(30.0);
+    if !(0.0..=MAX_WAIT_S).contains(&timeout) {
+        return Err(bad(format!("timeout_s: 0 to {MAX_WAIT_S}")));
+    }
+    let timeout = Duration::from_secs_f64(timeout);
     let known = journal(&server, &holder, &id)?;
-    if let Some(session) = open_session(&server, &known) {
+    if let Some(session) = server.sessions().get(known.task.id) {
         let over = server.sessions().wait_over(&session);
         // In both cases the answer is the task as it is then.
         let _over_or_too_long = tokio::time::timeout(timeout, over).await;
@@ -262,19 +296,19 @@ pub(super) async fn wait(
     if !server.keyring().is_valid(&holder) {
         return Err(Problem::invalid_key());
     }
-    whole(&server, journal(&server, &holder, &id)?).await
+    let journal = journal(&server, &holder, &id)?;
+    whole(server, journal).await
 }
 
 /// Cancel a task
 ///
 /// A waiting task ends at once; of a running one the device is told to stop. To cancel again changes
-/// nothing.
+/// nothing and is answered alike.
 #[utoipa::path(
-    post, path = "/tasks/{id}/cancel", tag = "tasks",
+    post, path = "/tasks/{id}/cancel", tag = "tasks", operation_id = "cancel_task",
     params(("id" = String, Path, description = "The id of the task")),
     responses(
-        (status = ACCEPTED, body = Task),
-        (status = UNAUTHORIZED, body = Problem),
+        (status = ACCEPTED, body = Task, description = "The task as it stands, without its steps"),
         (status = NOT_FOUND, body = Problem, description = "`task_not_found`"),
         (status = CONFLICT, body = Problem, description = "`task_over`: it had ended before")
     )
@@ -283,12 +317,13 @@ pub(super) async fn cancel(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
     caller: Option<Extension<Caller>>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response<Body>, Problem> {
     let known = journal(&server, &holder, &id)?;
-    let Some(session) = open_session(&server, &known) else {
-        let text = "The task had ended before";
-        return Err(Problem::new(StatusCode::CONFLICT, "task_over", text));
+    let session = server.sessions().get(known.task.id);
+    // What is in the journal has happened, also if nobody was told yet.
+    let Some(session) = session.filter(|_| known.summary().ended.is_none()) else {
+        return over(&view(&server, &journal(&server, &holder, &id)?.summary()));
     };
     server.audit().record(audit::Entry {
         client: None,
@@ -300,6 +335,15 @@ pub(super) async fn cancel(
     session.cancel(holder.name());
     let shown = view(&server, &known.summary());
     Ok((StatusCode::ACCEPTED, Json(shown)).into_response())
+}
+
+/// The answer to who cancels a task that is over.
+fn over(task: &Task) -> Result<Response<Body>, Problem> {
+    if task.state() == TaskState::Cancelled {
+        return Ok((StatusCode::ACCEPTED, Json(task)).into_response());
+    }
+    let text = "The task had ended before";
+    Err(Problem::new(StatusCode::CONFLICT, "task_over", text))
 }
 
 /// A task that is known, and what happened to it.
@@ -327,10 +371,6 @@ fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, Proble
     }
 }
 
-fn open_session(server: &Server, journal: &Journal) -> Option<Arc<Session>> {
-    server.sessions().get(journal.task.id)
-}
-
 /// The steps that are over.
 pub(super) fn steps(journal: &[Entry]) -> Vec<Step> {
     let mut decided = None;
@@ -348,21 +388,8 @@ pub(super) fn steps(journal: &[Entry]) -> Vec<Step> {
     steps
 }
 
-/// Writes a task with its steps, on a thread of its own, since it may be large.
-async fn whole(server: &Server, journal: Journal) -> Result<Response<Body>, Problem> {
-    let server = server.clone();
-    let written = tokio::task::spawn_blocking(move || {
-        let task = view(&server, &journal.summary()).with_steps(&journal.task, &journal.entries);
-        serde_json::to_vec(&task)
-    });
-    match written.await {
-        Ok(Ok(text)) => {
-            let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            Ok(([json], text).into_response())
-        }
-        _ => {
-            let text = "The task could not be written";
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text))
-        }
-    }
+/// A task with its steps.
+async fn whole(server: Server, journal: Journal) -> Result<Response<Body>, Problem> {
+    on_thread(move || view(&server, &journal.summary()).with_steps(&journal.task, &journal.entries))
+        .await
 }

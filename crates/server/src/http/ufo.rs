@@ -7,14 +7,16 @@ use aip::machine::TaskRequest;
 use aip::{ClientId, SessionId, TaskName};
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::extract::State;
+use axum::http::{Response, StatusCode};
 use axum::response::{IntoResponse, Json};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::access::Holder;
+use super::answer::{self, Id};
 use super::{body, tasks};
 use crate::audit;
 use crate::front::Caller;
@@ -22,23 +24,77 @@ use crate::server::Server;
 use crate::session::{self, Origin, Requester, SubmitError, Wanted};
 use crate::store::{Entry, Query};
 
+/// Why a request failed, in the form of UFO's server.
+#[derive(ToSchema)]
+#[schema(as = UfoError)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct Detail {
+    #[schema(example = "Client not online")]
+    detail: String,
+}
+
+/// Why a body is not valid, in the form of UFO's server.
+#[derive(ToSchema)]
+#[schema(as = UfoInvalid)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct Invalid {
+    detail: Vec<InvalidItem>,
+}
+
+/// One reason why a body is not valid.
+#[derive(ToSchema)]
+#[schema(as = UfoInvalidItem)]
+#[expect(dead_code, reason = "only its description is used")]
+struct InvalidItem {
+    #[schema(example = "value_error")]
+    r#type: String,
+    #[schema(example = json!(["body"]))]
+    loc: Vec<String>,
+    msg: String,
+}
+
+/// Why a key does not open, in the form of UFO's server.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only its description is used")]
+enum Refusals {
+    /// The key is wrong or missing
+    #[response(status = UNAUTHORIZED)]
+    WrongKey(Detail),
+    /// The role of the key does not allow it
+    #[response(status = FORBIDDEN)]
+    WrongRole(Detail),
+}
+
 /// An error in the form of UFO's server.
 pub(super) fn detail(status: StatusCode, detail: &str) -> Response<Body> {
     (status, Json(json!({ "detail": detail }))).into_response()
 }
 
-#[derive(Serialize)]
+/// Who is online.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UfoClients)]
 pub(super) struct Clients {
     online_clients: Vec<String>,
 }
 
-#[derive(Serialize)]
+/// That the server works, and who is online.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UfoHealth)]
 pub(super) struct Health {
+    #[schema(example = "healthy")]
     status: &'static str,
     online_clients: Vec<String>,
 }
 
-/// `GET /api/clients`
+/// List who is online
+#[utoipa::path(
+    get, path = "/api/clients", tag = "ufo", operation_id = "ufo_clients",
+    responses(
+        (status = OK, body = Clients, description = "Everybody for an operator, else the devices \
+            that the key may work with"),
+        Refusals
+    )
+)]
 pub(super) async fn clients(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
@@ -46,7 +102,11 @@ pub(super) async fn clients(
     Json(Clients { online_clients: online(&server, &holder) })
 }
 
-/// `GET /api/health`
+/// Say that the server works
+#[utoipa::path(
+    get, path = "/api/health", tag = "ufo", operation_id = "ufo_health",
+    responses((status = OK, body = Health, description = "It does"), Refusals)
+)]
 pub(super) async fn health(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
@@ -61,6 +121,28 @@ fn online(server: &Server, holder: &Holder) -> Vec<String> {
         |id: &ClientId, is_device| holder.is_operator() || (is_device && holder.may_reach(id));
     let shown = everybody.iter().filter(|client| is_shown(client.id(), client.is_device()));
     shown.map(|client| client.id().to_string()).collect()
+}
+
+/// A task to start.
+// Read by hand, in the order of UFO's checks.
+#[derive(ToSchema)]
+#[schema(as = UfoDispatch)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct DispatchBody {
+    /// The device that shall do it.
+    #[schema(example = "lab-1", min_length = 1)]
+    client_id: String,
+    /// What to do: text, or a plan as text.
+    #[schema(example = "{\"commands\":[{\"tool_name\":\"get_system_info\"}]}", pattern = "\\S")]
+    request: String,
+    /// A label for people; a fresh one if missing.
+    #[schema(
+        nullable = false,
+        example = "nightly-check",
+        max_length = 128,
+        pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+    )]
+    task_name: Option<String>,
 }
 
 /// What `POST /api/dispatch` asks for.
@@ -108,15 +190,38 @@ fn text<'a>(
     }
 }
 
-#[derive(Serialize)]
-struct Dispatched {
+/// A task that was started.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UfoDispatched)]
+pub(super) struct Dispatched {
+    #[schema(example = "dispatched")]
     status: &'static str,
     task_name: String,
+    #[schema(value_type = String)]
     client_id: ClientId,
+    #[schema(value_type = String)]
     session_id: SessionId,
 }
 
-/// `POST /api/dispatch`: starts the session itself, where UFO's server asks the device to.
+/// Start a task
+///
+/// The server starts the session itself, where UFO's asks the device to.
+#[utoipa::path(
+    post, path = "/api/dispatch", tag = "ufo", operation_id = "ufo_dispatch",
+    request_body = DispatchBody,
+    responses(
+        (status = OK, body = Dispatched, description = "It was started"),
+        (status = BAD_REQUEST, body = Detail, description = "Empty content or client, a bad name, \
+            or the client is no device"),
+        (status = NOT_FOUND, body = Detail, description = "The client is not online"),
+        (status = REQUEST_TIMEOUT, body = Detail, description = "The body was too slow"),
+        (status = PAYLOAD_TOO_LARGE, body = Detail, description = "The body or the task is too long"),
+        (status = UNPROCESSABLE_ENTITY, body = Invalid, description = "The body is not valid"),
+        (status = SERVICE_UNAVAILABLE, body = Detail, description = "The device's queue is full, or \
+            the server is shutting down"),
+        Refusals
+    )
+)]
 pub(super) async fn dispatch(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
@@ -239,12 +344,31 @@ fn refused(why: &NotSubmitted) -> Response<Body> {
     detail(status, &error.to_string())
 }
 
-/// `GET /api/task_result/{task_name}`: of the newest task of that name. A name that nobody has heard
-/// of is pending, as at UFO's server.
+/// What there is of a task.
+#[derive(ToSchema)]
+#[schema(as = UfoTaskResult)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct TaskResult {
+    /// `pending` or `done`.
+    #[schema(example = "done")]
+    status: String,
+    /// When it is done, also if it failed: what the task returned, as in its TASK_END, but always whole.
+    #[schema(value_type = Option<Value>)]
+    result: Option<Value>,
+}
+
+/// Show what a task returned
+///
+/// Of the newest task of that name. A name that nobody has heard of is pending, as at UFO's server.
+#[utoipa::path(
+    get, path = "/api/task_result/{task_name}", tag = "ufo", operation_id = "ufo_task_result",
+    params(("task_name" = String, Path, description = "The name of the task")),
+    responses((status = OK, body = TaskResult, description = "What there is of it"), Refusals)
+)]
 pub(super) async fn task_result(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
-    Path(task_name): Path<String>,
+    Id(task_name): Id,
 ) -> Response<Body> {
     let key = tasks::only_own(&holder);
     let query = Query { task_name: Some(task_name), key, limit: 1, ..Query::default() };
@@ -260,10 +384,7 @@ pub(super) async fn task_result(
         out
     });
     match written.await {
-        Ok(text) => {
-            let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            ([json], text).into_response()
-        }
+        Ok(text) => answer::json(text),
         Err(_) => detail(StatusCode::INTERNAL_SERVER_ERROR, "The result could not be written"),
     }
 }

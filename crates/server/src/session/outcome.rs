@@ -29,18 +29,26 @@ pub(crate) struct Outcome {
     pub(crate) status: Status,
     pub(crate) error: Option<Arc<str>>,
     pub(crate) finish: Finish,
+    /// Whether it failed because somebody cancelled it.
+    pub(crate) is_cancelled: bool,
     /// Whether the error is in its agent's words, which may repeat what a device said.
     is_given_up: bool,
 }
 
 impl Outcome {
     pub(super) fn completed(finish: Finish) -> Self {
-        Self { status: Status::Completed, error: None, finish, is_given_up: false }
+        let status = Status::Completed;
+        Self { status, error: None, finish, is_cancelled: false, is_given_up: false }
     }
 
     pub(super) fn failed(error: impl Into<Arc<str>>) -> Self {
-        let (status, error) = (Status::Failed, Some(error.into()));
-        Self { status, error, finish: Finish::Results, is_given_up: false }
+        Self {
+            status: Status::Failed,
+            error: Some(error.into()),
+            finish: Finish::Results,
+            is_cancelled: false,
+            is_given_up: false,
+        }
     }
 
     /// Its agent says that it failed, and why.
@@ -54,7 +62,7 @@ impl Outcome {
     }
 
     pub(super) fn stopped(cause: &Cause, task: &Task) -> Self {
-        Self::failed(match cause {
+        let failed = Self::failed(match cause {
             Cause::DeviceGone => {
                 format!("Task was cancelled because target device disconnected ('{}')", task.device)
             }
@@ -64,7 +72,8 @@ impl Outcome {
                 revoked or has expired"
                 .to_owned(),
             Cause::Cancelled(by) => format!("Task was cancelled by '{by}'"),
-        })
+        });
+        Self { is_cancelled: matches!(cause, Cause::Cancelled(_)), ..failed }
     }
 
     /// The TASK_END, as one frame.

@@ -312,7 +312,7 @@ impl Runner {
             finish: outcome.finish.clone(),
             is_unfetched: self.session.requester().is_none()
                 || !outcome.fits_whole(&self.session.task, &self.history),
-            is_cancelled: matches!(self.session.stop.get(), Some(Cause::Cancelled(_))),
+            is_cancelled: outcome.is_cancelled,
         };
         if let Err(error) = self.append(ended).await {
             tracing::error!(task = %self.session.task.id, %error, "failed to store an outcome");

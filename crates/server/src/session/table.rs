@@ -39,6 +39,7 @@ impl Refused {
 
 /// What a device is busy with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = DeviceTask)]
 pub(crate) struct Busy {
     /// The id of the task.
     pub(crate) task: String,
@@ -53,6 +54,7 @@ pub(crate) struct Busy {
 
 /// Whether a session has its place on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = DeviceTaskState)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SessionState {
     /// It has its place.
