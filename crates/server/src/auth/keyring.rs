@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::record::id_of;
 use super::{KeyRecord, Role, shown_keys};
+use crate::session::Task;
 
 /// The keys that a server opens to.
 #[derive(Debug, Clone)]
@@ -115,6 +116,11 @@ impl Principal {
                     && record.target.as_ref().is_none_or(|pattern| pattern.matches(device))
             }
         }
+    }
+
+    /// Whether it may see and cancel this task.
+    pub(crate) fn may_see(&self, task: &Task) -> bool {
+        self.is_operator() || self.has_key_of(&task.holder)
     }
 
     /// Whether its key itself names the devices it may work with, which then counts more than the
