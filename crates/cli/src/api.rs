@@ -43,11 +43,17 @@ pub(crate) struct Device {
 /// A task of a device, running or waiting.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Task {
-    pub(crate) session_id: String,
-    pub(crate) task_name: String,
-    pub(crate) requester: String,
     pub(crate) state: String,
     pub(crate) since: Timestamp,
+    /// The rest is there for whoever may see the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) task_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) requester: Option<String>,
 }
 
 /// Who is online.

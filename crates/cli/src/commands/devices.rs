@@ -41,9 +41,10 @@ fn row(device: &Device) -> [String; 5] {
 fn busy(device: &Device) -> String {
     let (waiting, placed): (Vec<_>, Vec<_>) =
         device.tasks.iter().partition(|task| task.state == "queued");
-    let name = |task: &&api::Task| match task.state.as_str() {
-        "stopping" => format!("{} (stopping)", task.task_name),
-        _ => task.task_name.clone(),
+    let name = |task: &&api::Task| {
+        let name = task.task_name.as_deref().unwrap_or("somebody else's task");
+        let stopping = if task.state == "stopping" { " (stopping)" } else { "" };
+        format!("{name}{stopping}")
     };
     let names: Vec<String> = placed.iter().map(name).collect();
     match (names.is_empty(), waiting.len()) {

@@ -149,10 +149,13 @@ async fn over_http_everybody_sees_and_cancels_their_own_tasks_and_an_operator_al
     assert_eq!(names(fleet.get("other", "/api/v1/tasks").await), 0);
     assert_eq!(names(fleet.get("lab", "/api/v1/tasks").await), 1);
     assert_eq!(names(fleet.get("boss", "/api/v1/tasks").await), 1);
-    // Nor by looking at what the device is busy with.
-    for (key, seen) in [("other", 0), ("lab", 1), ("boss", 1)] {
+    // Whoever looks at what the device is busy with learns that it is, and no more.
+    for (key, is_seen) in [("other", false), ("lab", true), ("boss", true)] {
         let (_, shown) = fleet.get(key, "/api/v1/devices/lab-1").await;
-        assert_eq!(shown["tasks"].as_array().unwrap().len(), seen, "{key}: {shown}");
+        assert_eq!(shown["tasks"][0]["state"], "running", "{key}: {shown}");
+        for part in [id, "mine", task["session_id"].as_str().unwrap(), "HTTP, key lab"] {
+            assert_eq!(shown.to_string().contains(part), is_seen, "{key}, {part}: {shown}");
+        }
     }
 
     device.answer_well(&command).await;

@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::record::id_of;
 use super::{KeyRecord, Role, shown_keys};
+use crate::session::Task;
 
 /// What the shared key is called, in lists and logs: generated, or given. No created key is.
 pub(super) const SHARED_NAMES: [&str; 2] = ["local", "api-key (legacy)"];
@@ -77,11 +78,6 @@ impl Principal {
         }
     }
 
-    /// Whether it may see and cancel a task that was submitted with this key.
-    pub(crate) fn may_see_tasks_of(&self, submitter: &Self) -> bool {
-        self.is_operator() || self.has_key_of(submitter)
-    }
-
     /// Whether it may submit tasks for devices.
     pub(crate) const fn is_orchestrator(&self) -> bool {
         match self {
@@ -123,6 +119,11 @@ impl Principal {
                     && record.target.as_ref().is_none_or(|pattern| pattern.matches(device))
             }
         }
+    }
+
+    /// Whether it may see and cancel this task.
+    pub(crate) fn may_see(&self, task: &Task) -> bool {
+        self.is_operator() || self.has_key_of(&task.holder)
     }
 
     /// Whether its key itself names the devices it may work with, which then counts more than the

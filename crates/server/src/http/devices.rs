@@ -18,7 +18,7 @@ use super::problem::Problem;
 use crate::facts;
 use crate::registry::Client;
 use crate::server::Server;
-use crate::session::Busy;
+use crate::session::{SessionState, Task};
 
 /// The devices that are online, by id.
 #[derive(Serialize, ToSchema)]
@@ -47,14 +47,46 @@ pub(super) struct Device {
     key: String,
     /// How it is known to be alive.
     liveness: Liveness,
-    /// What it is busy with: running tasks first, then the waiting ones in the order of their turns. For
-    /// an operator everybody's, else those that were submitted with the same key.
-    tasks: Vec<Busy>,
+    /// What it is busy with: running tasks first, then the waiting ones in the order of their turns.
+    tasks: Vec<DeviceTask>,
     /// What it says of itself (`system_info`), merged with the server's configuration for it. Not in
     /// the list.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     facts: Option<Payload>,
+}
+
+/// A task that a device is busy with. Of a task that is not the key's to see, it is only known that it is
+/// there.
+#[derive(Serialize, ToSchema)]
+struct DeviceTask {
+    state: SessionState,
+    /// When it was accepted.
+    since: Timestamp,
+    /// The id of the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_name: Option<String>,
+    /// Who wants it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requester: Option<String>,
+}
+
+impl DeviceTask {
+    fn new(task: &Task, state: SessionState, holder: &Holder) -> Self {
+        let known = holder.may_see(task).then_some(task);
+        Self {
+            state,
+            since: task.created_at,
+            task: known.map(|task| task.id.to_string()),
+            session_id: known.map(|task| task.session_id.to_string()),
+            task_name: known.map(|task| task.task_name.to_string()),
+            requester: known.map(|task| task.requester.to_string()),
+        }
+    }
 }
 
 /// How a device is known to be alive.
@@ -91,8 +123,9 @@ pub(super) async fn list(
         let clients = server.registry().all();
         let devices = clients.iter().filter(|client| client.is_device());
         let devices = devices.filter(|device| holder.may_reach(device.id()));
-        let devices = devices.map(|device| describe(&server, &holder, device, false));
-        Devices { devices: devices.collect() }
+        Devices {
+            devices: devices.map(|device| describe(&server, device, &holder, false)).collect(),
+        }
     })
     .await
 }
@@ -116,13 +149,14 @@ pub(super) async fn show(
     let detail = || format!("Device '{id}' is not online, or not yours to see");
     let device =
         device.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "device_not_online", detail()))?;
-    Ok(Json(describe(&server, &holder, &device, true)))
+    Ok(Json(describe(&server, &device, &holder, true)))
 }
 
-fn describe(server: &Server, holder: &Holder, device: &Client, with_facts: bool) -> Device {
+fn describe(server: &Server, device: &Client, holder: &Holder, with_facts: bool) -> Device {
     let facts = facts::of(device, server.config());
     let features: Features =
         facts.as_ref().and_then(|facts| facts.parse().ok()).unwrap_or_default();
+    let tasks = server.sessions().busy(device.id());
     Device {
         id: device.id().to_string(),
         platform: device.platform.clone(),
@@ -134,7 +168,7 @@ fn describe(server: &Server, holder: &Holder, device: &Client, with_facts: bool)
             silent_ms: millis(device.outbox.silence()),
             heartbeat_ms: device.heartbeat_age().map(millis),
         },
-        tasks: server.sessions().busy(device.id(), |task| holder.may_see_tasks_of(&task.holder)),
+        tasks: tasks.iter().map(|(task, state)| DeviceTask::new(task, *state, holder)).collect(),
         facts: facts.filter(|_| with_facts),
     }
 }

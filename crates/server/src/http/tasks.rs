@@ -364,7 +364,7 @@ fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, Proble
     let entries = id.parse().ok().and_then(|id| server.store().journal(id));
     let entries = entries.ok_or_else(Problem::no_such_task)?;
     match entries.first() {
-        Some(Entry::Created(task)) if holder.may_see_tasks_of(&task.holder) => {
+        Some(Entry::Created(task)) if holder.may_see(task) => {
             Ok(Journal { task: task.clone(), entries })
         }
         _ => Err(Problem::no_such_task()),

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub(crate) use outcome::{Outcome, write_whole_result};
 pub(crate) use submit::{SubmitError, entry, submit, submit_for};
-pub(crate) use table::{Busy, Refused, SessionState, Sessions};
+pub(crate) use table::{Refused, SessionState, Sessions};
 
 use crate::agent::Plan;
 use crate::auth::Principal;

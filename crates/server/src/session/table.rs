@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aip::{ClientId, SessionId};
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::Notify;
 use utoipa::ToSchema;
@@ -35,21 +34,6 @@ impl Refused {
     pub(super) const fn names_open_task(&self) -> bool {
         matches!(self, Self::OwnedByAnother(_) | Self::AlreadyRunning(_))
     }
-}
-
-/// What a device is busy with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = DeviceTask)]
-pub(crate) struct Busy {
-    /// The id of the task.
-    pub(crate) task: String,
-    #[schema(value_type = String)]
-    pub(crate) session_id: SessionId,
-    pub(crate) task_name: String,
-    pub(crate) requester: String,
-    pub(crate) state: SessionState,
-    /// When it was accepted.
-    pub(crate) since: Timestamp,
 }
 
 /// Whether a session has its place on the device.
@@ -254,8 +238,8 @@ impl Sessions {
         }
     }
 
-    /// What a device is busy with, in the order of the lane, as far as it may be seen.
-    pub(crate) fn busy(&self, device: &ClientId, is_seen: impl Fn(&Task) -> bool) -> Vec<Busy> {
+    /// What a device is busy with, in the order of the lane.
+    pub(crate) fn busy(&self, device: &ClientId) -> Vec<(Arc<Task>, SessionState)> {
         let table = self.lock();
         let Some(lane) = table.lanes.get(device) else { return Vec::new() };
         let running = lane.running().len();
@@ -269,15 +253,7 @@ impl Sessions {
                 let stopping = || Some((table.stopping.get(&id)?, SessionState::Stopping));
                 open.or_else(stopping)
             })
-            .filter(|(session, _)| is_seen(&session.task))
-            .map(|(session, state)| Busy {
-                task: session.task.id.to_string(),
-                session_id: session.task.session_id.clone(),
-                task_name: session.task.task_name.to_string(),
-                requester: session.task.requester.to_string(),
-                state,
-                since: session.task.created_at,
-            })
+            .map(|(session, state)| (session.task.clone(), state))
             .collect()
     }
 
