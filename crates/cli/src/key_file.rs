@@ -32,8 +32,8 @@ struct Content {
     keys: Vec<KeyRecord>,
 }
 
-/// What tells one state of the file from another.
-type Version = Option<(SystemTime, u64)>;
+/// What tells one state of the file from another: it is replaced as a whole, never written in place.
+type Version = Option<(SystemTime, u64, u64)>;
 
 impl KeyFile {
     pub(crate) fn new(folder: &StateFolder) -> Self {
@@ -111,6 +111,10 @@ impl KeyFile {
     /// Which state the file is in.
     pub(crate) fn version(&self) -> Version {
         let found = fs::metadata(self.path()).ok()?;
-        Some((found.modified().ok()?, found.len()))
+        #[cfg(unix)]
+        let number = std::os::unix::fs::MetadataExt::ino(&found);
+        #[cfg(not(unix))]
+        let number = 0;
+        Some((found.modified().ok()?, found.len(), number))
     }
 }

@@ -98,6 +98,29 @@ pub struct Task {
     pub(crate) plan: OnceLock<Result<Option<Plan>, String>>,
 }
 
+impl Task {
+    /// The same without its request read as a plan, which may take several times the request's room: for
+    /// whoever keeps tasks that are over.
+    pub(crate) fn without_plan(self: &Arc<Self>) -> Arc<Self> {
+        if self.plan.get().is_none() {
+            return self.clone();
+        }
+        Arc::new(Self {
+            id: self.id,
+            session_id: self.session_id.clone(),
+            task_name: self.task_name.clone(),
+            request: self.request.clone(),
+            requester: self.requester.clone(),
+            device: self.device.clone(),
+            agent_name: self.agent_name.clone(),
+            command_timeout: self.command_timeout,
+            created_at: self.created_at,
+            holder: self.holder.clone(),
+            plan: OnceLock::new(),
+        })
+    }
+}
+
 /// One step of a task that is over: what was asked of the device, and what became of it.
 #[derive(Debug, Clone)]
 pub struct Step {

@@ -132,6 +132,11 @@ impl Journals {
     }
 
     fn remember(&mut self, task: TaskId, bytes: usize, limits: &HistoryLimits) {
+        if let Some(Entry::Created(created)) = self.tasks.get_mut(&task).and_then(|j| j.first_mut())
+            && created.request.len() > SMALL_BYTES
+        {
+            *created = created.without_plan();
+        }
         self.ended.push_back((task, bytes));
         self.ended_bytes += bytes;
         while self.ended_bytes > limits.bytes && self.cut < self.ended.len() {
