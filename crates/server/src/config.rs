@@ -55,7 +55,7 @@ pub struct Config {
     pub host_names: Vec<String>,
     /// Wrong keys that one address may show in a minute before it is told to wait.
     pub failed_keys_per_minute: u32,
-    /// Most connections of one address that have not shown a valid key.
+    /// Most connections of one address that have not shown a valid key within two seconds.
     pub max_unproven_per_address: usize,
     /// Most WebSocket connections at the same time, and as many plain HTTP connections.
     pub max_connections: usize,

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{Entry, Event};
 use crate::hosts::{AllowedHosts, AllowedOrigins, Gate};
 use crate::http;
-use crate::limits::Place;
+use crate::limits::{Addresses, Place};
 use crate::metrics::Refused;
 use crate::patient::Patient;
 use crate::server::{ServeError, Server};
@@ -43,6 +43,9 @@ const TIDY: Duration = Duration::from_secs(1);
 /// together. It is no one's key that stops them, not even on this machine, where any page may send
 /// them; beyond the bound they are refused and counted, and do not fill the logs.
 const FORBIDDEN_TOLD_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+
+/// How long a connection that has shown no valid key does not count among those of its address.
+const UNPROVEN_GRACE: Duration = Duration::from_secs(2);
 
 /// After an accept that failed for want of a resource, how long to wait for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -65,20 +68,44 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) address: SocketAddr,
-    /// Its connection's place among those of its address.
-    place: Arc<Mutex<Option<Place>>>,
+    standing: Arc<Mutex<Standing>>,
+}
+
+/// How a connection stands with the limit of its address.
+enum Standing {
+    /// It came just now.
+    New,
+    /// It has shown no valid key for a while, and has one of the places of its address.
+    Unproven(#[expect(dead_code, reason = "held until it is dropped")] Place),
+    /// It has shown a valid key.
+    Proven,
 }
 
 impl Caller {
-    /// Somebody with a place of their own.
-    #[cfg(test)]
-    pub(crate) fn new(address: SocketAddr, place: Place) -> Self {
-        Self { address, place: Arc::new(Mutex::new(Some(place))) }
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self { address, standing: Arc::new(Mutex::new(Standing::New)) }
     }
 
     /// It has shown a valid key, so its connection does not count any more.
     pub(crate) fn has_valid_key(&self) {
-        let _given_back = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        *self.standing() = Standing::Proven;
+    }
+
+    /// Counts the connection now, if it has not shown a valid key yet. `false` when its address has all
+    /// of its places already.
+    pub(crate) fn count(&self, addresses: &Arc<Addresses>) -> bool {
+        let mut standing = self.standing();
+        if matches!(*standing, Standing::New) {
+            match addresses.enter(self.address.ip()) {
+                Some(place) => *standing = Standing::Unproven(place),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,6 +165,20 @@ fn gate(server: &Server, listener: &TcpListener, tls: Option<Tls>) -> Gate {
     Gate::new(hosts, AllowedOrigins::new(&config.allowed_origins))
 }
 
+/// Serves a connection, and cuts it if it shows no valid key for a while and is one too many of its
+/// address. A crowd of devices behind one address is not: each shows its key at once.
+async fn counted(server: Server, caller: Caller, served: impl Future<Output = ()>) {
+    tokio::pin!(served);
+    if tokio::time::timeout(UNPROVEN_GRACE, &mut served).await.is_ok() {
+        return;
+    }
+    if caller.count(server.addresses()) {
+        return served.await;
+    }
+    server.metrics().count_refused(Refused::NoRoom);
+    tracing::debug!(address = %caller.address, "too many connections of one address without a key");
+}
+
 impl Front {
     /// Serves a connection in a task of its own, if there is room for it.
     fn accept(&self, stream: TcpStream, address: SocketAddr) {
@@ -148,22 +189,21 @@ impl Front {
             self.server.metrics().count_refused(Refused::NoRoom);
             return tracing::warn!(%address, "too many HTTP connections; one was dropped");
         };
-        let Some(place) = self.server.addresses().enter(address.ip()) else {
-            self.server.metrics().count_refused(Refused::NoRoom);
-            return tracing::debug!(%address, "too many connections of one address without a key");
-        };
-        let caller = Caller { address, place: Arc::new(Mutex::new(Some(place))) };
+        let caller = Caller::new(address);
         let front = self.clone();
         let Some(tls) = self.tls.clone() else {
-            self.server.spawn(front.serve_http(stream, caller, permit));
+            let served = front.serve_http(stream, caller.clone(), permit);
+            self.server.spawn(counted(self.server.clone(), caller, served));
             return;
         };
         let header_timeout = self.server.config().header_timeout;
-        self.server.spawn(async move {
+        let known = caller.clone();
+        let served = async move {
             if let Some(stream) = tls.accept(stream, address, header_timeout).await {
-                front.serve_http(stream, caller, permit).await;
+                front.serve_http(stream, known, permit).await;
             }
-        });
+        };
+        self.server.spawn(counted(self.server.clone(), caller, served));
     }
 
     async fn serve_http(
@@ -219,5 +259,34 @@ impl Front {
             reason: Some(reason),
             ..Entry::new(Event::Refused)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::auth::Keys;
+    use crate::config::Config;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_of_one_address_is_let_in_and_whoever_lingers_without_a_key_is_cut() {
+        let config = Config { max_unproven_per_address: 1, ..Config::default() };
+        let server = Server::new(config, Keys::local("key".to_owned().into()));
+        let address: SocketAddr = "192.0.2.7:1".parse().unwrap();
+        let start = || {
+            let caller = Caller::new(address);
+            let served = counted(server.clone(), caller.clone(), pending());
+            (caller, tokio::spawn(served))
+        };
+        let lingering = start();
+        let crowd = [(); 50].map(|()| start());
+        tokio::time::sleep(UNPROVEN_GRACE / 2).await;
+        crowd[..40].iter().for_each(|(caller, _)| caller.has_valid_key());
+        tokio::time::sleep(UNPROVEN_GRACE).await;
+        assert!(!lingering.1.is_finished(), "it has the one place");
+        assert!(crowd[..40].iter().all(|(_, served)| !served.is_finished()));
+        assert!(crowd[40..].iter().all(|(_, served)| served.is_finished()));
     }
 }

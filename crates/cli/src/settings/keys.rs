@@ -120,7 +120,7 @@ keys! {
         allowed_origins: List<OriginPattern> = List(Vec::new()), "FLIGHTDECK_ALLOWED_ORIGINS";
         /// Wrong keys that one address may show in a minute before it is told to wait. Never stops a valid key, nor this machine.
         failed_keys_per_minute: u32 = server().failed_keys_per_minute, "FLIGHTDECK_FAILED_KEYS_PER_MINUTE";
-        /// Most connections of one address that have not shown a valid key. Does not count this machine's.
+        /// Most connections of one address that have not shown a valid key within two seconds. Does not count this machine's.
         max_unproven_per_address: usize = server().max_unproven_per_address, "FLIGHTDECK_MAX_UNPROVEN_PER_ADDRESS";
         /// Most WebSocket connections at the same time, and as many plain HTTP connections.
         max_connections: usize = server().max_connections, "FLIGHTDECK_MAX_CONNECTIONS";

@@ -23,11 +23,10 @@ fn server() -> Server {
     Server::new(config, Keys::local("right".to_owned().into()))
 }
 
-/// A caller as the front makes it, if there is a place for its address.
+/// A caller as the front makes it after a while, if there is a place for its address.
 fn caller(server: &Server, address: &str) -> Option<Caller> {
-    let address: SocketAddr = address.parse().unwrap();
-    let place = server.addresses().enter(address.ip())?;
-    Some(Caller::new(address, place))
+    let caller = Caller::new(address.parse().unwrap());
+    caller.count(server.addresses()).then_some(caller)
 }
 
 async fn ask(routes: &mut Router, caller: &Caller, path: &str, key: &str) -> Response<Body> {
