@@ -57,6 +57,8 @@ const SETTINGS: [&str; 24] = [
     "100",
     "--history-bytes",
     "1048576",
+    "--unfetched-time",
+    "1",
     "--shutdown-grace",
     "2",
 ];
