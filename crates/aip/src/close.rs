@@ -39,7 +39,7 @@ impl CloseCode {
     pub const fn meaning(self) -> &'static str {
         match self.0 {
             1000 => "closed normally",
-            1001 => "the peer is going away",
+            1001 => "going away",
             1005 => "closed without a reason",
             1006 => "connection lost",
             1008 => "refused",

@@ -93,7 +93,8 @@ impl About {
     /// Reads what there is to read of a frame that is no message.
     #[must_use]
     pub fn of(frame: &[u8]) -> Self {
-        serde_json::from_slice(frame).unwrap_or_default()
+        let read = serde_json::from_slice::<payload::Object<Self>>(frame);
+        read.map(|payload::Object(about)| about).unwrap_or_default()
     }
 
     /// Whether its type is this one, in any letter case.
@@ -456,6 +457,7 @@ mod tests {
         let ids = (about.session_id.unwrap(), about.prev_response_id.unwrap());
         assert_eq!((ids.0.as_str(), ids.1.as_str()), ("S", "R"));
         assert_eq!(About::of(b"{oops"), About::default());
+        assert_eq!(About::of(br#"["task","S","R"]"#), About::default());
     }
 
     #[test]

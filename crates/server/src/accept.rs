@@ -129,7 +129,7 @@ pub(crate) async fn accept(
     server.metrics().count_refusal(&refusal);
     let text = refusal.to_string();
     tracing::info!(
-        address = ?visitor.address,
+        address = visitor.address.map(tracing::field::display),
         key = visitor.holder.name(),
         refusal = text,
         "registration refused"

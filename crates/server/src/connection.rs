@@ -31,8 +31,8 @@ pub(crate) async fn run(
         client = %client.id(),
         role = %client.peer.client_type,
         connection = %client.connection,
-        platform = client.platform,
-        address = ?client.address,
+        platform = client.is_device().then_some(client.platform.as_str()),
+        address = client.address.map(tracing::field::display),
         "connected"
     );
     let actor = Actor { server, client };
@@ -116,8 +116,9 @@ impl Actor {
             }
             Request::DeviceFacts(facts) => self.store_facts(facts, reply),
             Request::Error { text, session_id } => {
-                let shown: String = text.chars().take(200).collect();
-                tracing::warn!(client = %self.client.id(), error = ?shown, "a client reports an error");
+                let session = session_id.as_ref().map(SessionId::as_str);
+                tracing::warn!(client = %self.client.id(), session, "a client reports an error");
+                tracing::trace!(client = %self.client.id(), error = ?text, "what it reports");
                 reply(ServerMessage::error(text, session_id));
             }
         }

@@ -5,6 +5,7 @@
 //! was settled without an answer stays in the table as *stopping* until the device confirms (by
 //! answering after all), is gone, or its grace is over: until then its place on the device is taken.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::registry::Client;
 use crate::session::Task;
+
+/// Commands of a device that are remembered after they were given up.
+const MAX_GIVEN_UP: usize = 32;
 
 /// How a command was settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,9 @@ pub(crate) enum Unclaimed {
 /// The commands that one device was sent and has not answered.
 pub(crate) struct Commands {
     pending: Mutex<Pending<ResponseId, Waiting>>,
+    /// The last ones that were given up, so that results that come even later are told from invented
+    /// ones.
+    given_up: Mutex<VecDeque<ResponseId>>,
     stop_grace: Duration,
 }
 
@@ -83,7 +90,7 @@ impl Commands {
     pub(crate) fn new(config: &Config) -> Self {
         // A stopping command still holds its place, so there is never more than one for each place.
         let pending = Mutex::new(Pending::new(config.sessions_per_device));
-        Self { pending, stop_grace: config.stop_grace }
+        Self { pending, given_up: Mutex::default(), stop_grace: config.stop_grace }
     }
 
     /// Puts a command in, before it is sent.
@@ -134,7 +141,7 @@ impl Commands {
         let response_id = response_id.ok_or(Unclaimed::Unknown)?;
         let waiting = {
             let mut pending = self.lock();
-            let known = pending.peek(response_id).ok_or(Unclaimed::Unknown)?;
+            let known = pending.peek(response_id).ok_or_else(|| self.unclaimed(response_id))?;
             if session_id != Some(&known.session_id) {
                 return Err(Unclaimed::Unknown);
             }
@@ -183,10 +190,14 @@ impl Commands {
         for (response_id, waiting) in pending.take_expired(now) {
             let reach = waiting.reach(taken);
             let Waiting { session_id, place, state } = waiting;
-            if let State::Open { settle, .. } = state {
-                let _nobody_waits = settle.send(Settlement::TimedOut(reach));
-                let waiting = Waiting { session_id, place, state: State::Stopping { _free: None } };
-                let _has_room = pending.insert(response_id, waiting, now + self.stop_grace);
+            match state {
+                State::Open { settle, .. } => {
+                    let _nobody_waits = settle.send(Settlement::TimedOut(reach));
+                    let state = State::Stopping { _free: None };
+                    let waiting = Waiting { session_id, place, state };
+                    let _has_room = pending.insert(response_id, waiting, now + self.stop_grace);
+                }
+                State::Stopping { .. } => self.give_up(response_id),
             }
         }
     }
@@ -211,6 +222,18 @@ impl Commands {
 
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    fn give_up(&self, response_id: ResponseId) {
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up.truncate(MAX_GIVEN_UP - 1);
+        given_up.push_front(response_id);
+    }
+
+    /// Why nobody waits for the results of a command that is not in the table.
+    fn unclaimed(&self, response_id: &ResponseId) -> Unclaimed {
+        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if given_up.contains(response_id) { Unclaimed::Late } else { Unclaimed::Unknown }
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending<ResponseId, Waiting>> {

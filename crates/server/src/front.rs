@@ -39,10 +39,11 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// How often to look for what is due.
 const TIDY: Duration = Duration::from_secs(1);
 
-/// How many requests that Host or Origin forbid are written down in a minute, of all addresses
-/// together. It is no one's key that stops them, not even on this machine, where any page may send
-/// them; beyond the bound they are refused and counted, and do not fill the logs.
-const FORBIDDEN_TOLD_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+/// How many requests that Host or Origin forbid, and connections that find no room, are written down in
+/// a minute, of all addresses together. It is no one's key that stops them, not even on this machine,
+/// where any page may send them; beyond the bound they are refused and counted, and do not fill the
+/// logs.
+const TOLD_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 
 /// How long a connection that has shown no valid key does not count among those of its address.
 const UNPROVEN_GRACE: Duration = Duration::from_secs(2);
@@ -115,8 +116,8 @@ struct Front {
     server: Server,
     router: Router,
     gate: Arc<Gate>,
-    /// What may still be told of forbidden requests.
-    forbidden_told: Arc<DefaultDirectRateLimiter>,
+    /// What may still be told of requests and connections that nobody had to show a key for.
+    told: Arc<DefaultDirectRateLimiter>,
     tls: Option<Tls>,
 }
 
@@ -129,10 +130,9 @@ pub(crate) async fn serve(
 ) {
     server.audit().record(Entry::new(Event::Started));
     let gate = Arc::new(gate(server, &listener, tls.clone()));
-    let forbidden_told =
-        Arc::new(RateLimiter::direct(Quota::per_minute(FORBIDDEN_TOLD_PER_MINUTE)));
+    let told = Arc::new(RateLimiter::direct(Quota::per_minute(TOLD_PER_MINUTE)));
     let router = server.router();
-    let front = Front { server: server.clone(), router, gate, forbidden_told, tls };
+    let front = Front { server: server.clone(), router, gate, told, tls };
     let mut tidy = tokio::time::interval(TIDY);
     loop {
         let accepted = tokio::select! {
@@ -187,7 +187,10 @@ impl Front {
         }
         let Ok(permit) = self.server.http_places().clone().try_acquire_owned() else {
             self.server.metrics().count_refused(Refused::NoRoom);
-            return tracing::warn!(%address, "too many HTTP connections; one was dropped");
+            if self.told.check().is_ok() {
+                tracing::warn!(%address, "too many HTTP connections; one was dropped");
+            }
+            return;
         };
         let caller = Caller::new(address);
         let front = self.clone();
@@ -243,7 +246,7 @@ impl Front {
         if let Err(forbidden) = self.gate.check(request.headers(), request.uri()) {
             let reason = forbidden.to_string();
             self.server.metrics().count_refused(Refused::Forbidden);
-            if self.forbidden_told.check().is_ok() {
+            if self.told.check().is_ok() {
                 self.tell_forbidden(&caller, &reason);
             }
             return http::forbidden(&reason);

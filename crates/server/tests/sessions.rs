@@ -460,6 +460,29 @@ async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn results_that_come_after_the_grace_are_late_and_not_invented() {
+    let server = server(Config::default());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    requester.submit("S", "d", PLAN);
+    requester.expect("heartbeat").await;
+    let command = device.expect("command").await;
+    let (_end, _told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
+    device.expect_silence(Duration::from_secs(120)).await;
+    device.answer(&command, "late");
+    let mut other = command;
+    other["response_id"] = json!("invented");
+    device.answer(&other, "x");
+    let answers = [(); 4].map(|()| ());
+    let mut errors = Vec::new();
+    for () in answers {
+        let answer = device.hear().await;
+        errors.extend(answer["error"].as_str().map(str::to_owned));
+    }
+    assert_eq!(errors[0], "These results came too late: their command was settled without them");
+    assert_eq!(errors[1], "These results answer no command of yours in this session");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ResultStatus, ToolType};
 use crate::id::{self, CallId};
-use crate::payload::{self, Payload};
+use crate::payload::{self, Object, Payload};
 
 /// One tool call of a COMMAND.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -116,7 +116,7 @@ impl<'de> Visitor<'de> for ResultsVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Results, A::Error> {
         let mut results = Vec::new();
-        while let Some(mut result) = list.next_element::<ActionResult>()? {
+        while let Some(Object(mut result)) = list.next_element::<Object<ActionResult>>()? {
             if results.len() == MAX_RESULTS {
                 return Err(A::Error::custom(format!("more than {MAX_RESULTS} results")));
             }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::enums::or_default;
 use super::{Command, ServerMessageType, Status};
 use crate::id::{self, ResponseId, SessionId};
-use crate::payload::Payload;
+use crate::payload::{self, Payload};
 
 /// A message from the server. Unset fields are not written; missing and `null` read the same.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,7 +30,7 @@ pub struct ServerMessage {
     #[serde(default)]
     pub root_name: Option<String>,
     /// What a COMMAND asks for, to be run in this order.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::optional_objects")]
     pub actions: Option<Vec<Command>>,
     /// Lines for people.
     #[serde(default)]

@@ -15,6 +15,7 @@ use crate::session::{Step, Task};
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// What to run, in this order.
+    #[serde(deserialize_with = "aip::payload::objects")]
     pub commands: Vec<PlanCommand>,
     /// Whether to go on after a step that failed.
     #[serde(default)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{OriginalUri, Request, State};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
@@ -46,7 +46,9 @@ pub(super) fn authenticate(server: &Server, request: &Request) -> Result<Holder,
     if let Some(Verdict::Limited { retry_after }) = verdict {
         return Err(Denied::TooMany { retry_after });
     }
-    tracing::info!(?address, path = request.uri().path(), "a wrong key or none was refused");
+    let path = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri.path());
+    let address_shown = address.map(tracing::field::display);
+    tracing::info!(address = address_shown, path, "a wrong key or none was refused");
     server.audit().record(Entry { address, ..Entry::new(Event::KeyRefused) });
     Err(Denied::WrongKey)
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use aip::payload::Object;
 use axum::body::{Body, to_bytes};
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -54,5 +55,6 @@ pub(super) async fn json<T: DeserializeOwned>(body: Body, config: &Config) -> Re
 /// Parses JSON that is not nested too deeply.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     aip::codec::check_depth(bytes, aip::codec::MAX_DEPTH).map_err(|error| error.to_string())?;
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    let read = serde_json::from_slice::<Object<T>>(bytes);
+    read.map(|Object(read)| read).map_err(|error| error.to_string())
 }

@@ -56,7 +56,7 @@ impl Outcome {
         Self { is_given_up: true, ..Self::failed(error) }
     }
 
-    /// Why it failed, in the server's own words: for the audit log, which repeats nobody's.
+    /// Why it failed, in the server's own words: for the logs, which repeat nobody's.
     pub(super) fn reason(&self) -> Option<&str> {
         if self.is_given_up { Some("The agent gave the task up") } else { self.error.as_deref() }
     }

@@ -381,9 +381,10 @@ impl Runner {
             requester = %task.requester,
             status = %outcome.status,
             elapsed_ms = millis(took),
-            error = outcome.error.as_deref(),
+            error = outcome.reason(),
             "task ended"
         );
+        tracing::trace!(task = %task.id, error = outcome.error.as_deref(), "why it ended");
     }
 }
 
