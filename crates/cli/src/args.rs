@@ -50,7 +50,7 @@ pub(crate) struct Global {
     /// The settings file [default: ~/.config/flightdeck/config.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "FLIGHTDECK_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Where the key is kept [default: ~/.local/state/flightdeck]
+    /// Where the keys and the audit log are kept [default: ~/.local/state/flightdeck]
     #[arg(long, global = true, value_name = "FOLDER", env = "FLIGHTDECK_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// What to log on stderr: error, warn, info, debug, trace, or a filter such as link=debug

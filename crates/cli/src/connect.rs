@@ -30,18 +30,19 @@ impl Target {
     /// Puts together what flags, variables, file and state folder say.
     pub(crate) fn new(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
         let file = File::load(global.config.as_deref())?;
-        let on_command_line = is_on_command_line("--token");
         let values = keys.resolve(file.client);
+        let in_url = ["--server", "--ws-server"].into_iter().any(is_on_command_line)
+            && values.server.has_key();
+        let on_command_line = is_on_command_line("--token") || in_url;
         if on_command_line {
             eprintln!(
                 "warning: other users of this machine can see a key on the command line; \
                  use FLIGHTDECK_TOKEN or --token-file"
             );
         }
-        let server: ServerUrl = values
-            .server
-            .parse()
-            .with_context(|| format!("{:?} is no server URL", without_query(&values.server)))?;
+        let server: ServerUrl = values.server.exposed().parse().with_context(|| {
+            format!("{:?} is no server URL", without_query(values.server.exposed()))
+        })?;
         let key = find_key(&values, &server, global)?;
         let trust = tls::trust(&server, &values.ca_file)?;
         Ok(Self { server, key, trust, values })
@@ -86,7 +87,8 @@ impl Target {
     }
 
     fn key_hint(&self) -> String {
-        let shown = "`flightdeck key show` on the server's machine prints the right one";
+        let shown = "on the server's machine, `flightdeck key create` makes one (`flightdeck key \
+                     show` prints the one that opens everything)";
         match &self.key {
             Some(_) => format!("{shown}; give it with FLIGHTDECK_TOKEN or --token-file"),
             None => {

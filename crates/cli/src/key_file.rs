@@ -10,7 +10,9 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use server::{KeyRecord, Server};
 
-use crate::state::{StateFolder, give_to_owner_of_folder, private, replace_private_file};
+use crate::state::{
+    StateFolder, check_private_keys, give_to_owner_of_folder, private, replace_private_file,
+};
 
 /// The name of the file in the state folder.
 const NAME: &str = "keys.json";
@@ -58,6 +60,7 @@ impl KeyFile {
             }
             found => found.with_context(cannot)?,
         };
+        check_private_keys(&path)?;
         let text = fs::read_to_string(&path).with_context(cannot)?;
         let content: Content = serde_json::from_str(&text)
             .context("it is not what `flightdeck key` writes; put a copy back, or remove it and create the keys anew")

@@ -82,9 +82,25 @@ impl StateFolder {
     }
 
     /// Makes the folder, if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made, or others can put files into it.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
+        let shown = self.0.display();
         create_private_folder(&self.0)
-            .with_context(|| format!("cannot make the state folder {}", self.0.display()))
+            .with_context(|| format!("cannot make the state folder {shown}"))?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::metadata(&self.0)?.permissions().mode() & 0o777;
+            if mode & 0o022 != 0 {
+                bail!(
+                    "other users of this machine can put keys of their own into the state folder \
+                     {shown} (mode {mode:o}); close it: chmod 700 {shown}"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a key where there is none.
@@ -103,6 +119,26 @@ impl StateFolder {
     pub(crate) fn remove(self) -> anyhow::Result<()> {
         fs::remove_dir_all(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
     }
+}
+
+/// Refuses a file of created keys that others than its owner can read or write.
+pub(crate) fn check_private_keys(path: &Path) -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let shown = path.display();
+            bail!(
+                "other users of this machine can read or write the created keys in {shown} \
+                 (mode {mode:o}); close the file: chmod 600 {shown}; then see with `flightdeck \
+                 key list` that each is yours"
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _no_modes_here = path;
+    Ok(())
 }
 
 /// Refuses a key file that others than its owner can read.
@@ -137,7 +173,9 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<SecretString> {
         fs::read_to_string(path).with_context(|| format!("cannot read the key file {shown}"))?;
     let key = text.trim();
     if key.is_empty() {
-        bail!("the key file {shown} is empty; remove it, and `flightdeck serve` makes a new one");
+        bail!(
+            "the key file {shown} is empty; where it is the server's own, remove it, and `flightdeck serve` makes a new one"
+        );
     }
     Ok(SecretString::from(key.to_owned()))
 }

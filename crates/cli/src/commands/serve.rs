@@ -174,6 +174,11 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
     ] {
         anyhow::ensure!(!time.0.is_zero(), "{name} must be more than 0");
     }
+    anyhow::ensure!(
+        values.ping_interval.0 < values.liveness_timeout.0,
+        "ping_interval must be less than liveness_timeout: a peer that is never pinged in time \
+         would be cut for its silence"
+    );
     Ok(Config {
         sessions_per_device: values.sessions_per_device,
         queue_per_device: values.queue_per_device,

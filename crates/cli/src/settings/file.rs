@@ -102,6 +102,9 @@ fn usual_path() -> Option<PathBuf> {
 fn nearest(message: &str) -> Option<String> {
     let unknown = message.strip_prefix("unknown field `")?.split('`').next()?;
     let sections = ["server", "client", "device", "devices"].map(str::to_owned);
+    if let Some(row) = defaults().into_iter().find(|row| row.key == unknown) {
+        return Some(format!("\n  `{unknown}` belongs under [{}]", row.section));
+    }
     let keys = defaults().into_iter().map(|row| row.key.to_owned());
     let (near, likeness) = keys
         .chain(sections)
@@ -135,6 +138,7 @@ mod tests {
             "{typo}"
         );
         assert!(error("[sever]\n").contains("did you mean `server`"));
+        assert!(error("host = \"::1\"\n").contains("`host` belongs under [server]"));
         assert!(error("[server]\nport = 99999\n").contains("line 2"));
         assert!(
             error("[server]\ncommand_timeout = \"soon\"\n").contains("'soon' is no length of time")

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use server::{HostPattern, OriginPattern};
 
 use super::Row;
-use super::values::{ApiKey, ExecMode, List, Retries, Seconds, Setting};
+use super::values::{ApiKey, ExecMode, List, Retries, Seconds, ServerAddress, Setting};
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
 /// and the rows of the reference.
@@ -153,7 +153,7 @@ keys! {
     "client": ClientKeys => ClientValues {
         /// Where the server is: `ws(s)://HOST:PORT[/ws]`, `http(s)://HOST:PORT` or `HOST:PORT`, also with `?token=`.
         #[arg(visible_alias = "ws-server", value_name = "URL")]
-        server: String = link::ServerUrl::default().to_string(), "FLIGHTDECK_SERVER";
+        server: ServerAddress = link::ServerUrl::default().to_string().into(), "FLIGHTDECK_SERVER";
         /// The key that the server wants. On the command line other users of the machine can see it. For a server on this machine it is found by itself.
         #[arg(value_name = "KEY")]
         token: ApiKey = ApiKey::default(), "FLIGHTDECK_TOKEN";

@@ -25,6 +25,7 @@ pub(crate) trait Setting {
 impl Setting for String {}
 impl Setting for ExecMode {}
 impl Setting for ApiKey {}
+impl Setting for ServerAddress {}
 
 impl Setting for Retries {
     fn is_text(&self) -> bool {
@@ -192,6 +193,44 @@ impl fmt::Display for ExecMode {
 /// A key. It never shows itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ApiKey(Option<SecretString>);
+
+/// Where a server is, as it was typed. A key in it never shows itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct ServerAddress(String);
+
+impl ServerAddress {
+    /// All of it.
+    pub(crate) fn exposed(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn has_key(&self) -> bool {
+        self.0.contains('?')
+    }
+}
+
+impl From<String> for ServerAddress {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_once('?') {
+            Some((address, _)) => write!(f, "{address}?[redacted]"),
+            None => f.write_str(&self.0),
+        }
+    }
+}
 
 impl ApiKey {
     pub(crate) fn secret(&self) -> Option<&SecretString> {

@@ -1,12 +1,12 @@
 //! The body of a request: bounded in size and in time.
 
-use std::error::Error;
+use std::time::Duration;
 
 use aip::payload::Object;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::Bytes;
-use http_body_util::LengthLimitError;
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -15,18 +15,31 @@ use crate::config::Config;
 /// Room for what stands around a task's text.
 const ENVELOPE_BYTES: usize = 64 * 1024;
 
+/// How much more than the limit is read and dropped, so that whoever is still writing gets the answer
+/// and not a broken connection.
+const MAX_DROPPED_BYTES: usize = 16 * 1024 * 1024;
+
+/// And for how long.
+const MAX_DROPPING: Duration = Duration::from_secs(1);
+
+/// Why a body is not there.
+enum Unread {
+    TooLarge,
+    BrokenOff,
+}
+
 /// Reads a body whole.
 pub(super) async fn read(body: Body, config: &Config) -> Result<Bytes, Problem> {
     // In JSON a character may take twice its bytes, and more where it is a control character.
     let limit = config.max_request_bytes.saturating_mul(2).saturating_add(ENVELOPE_BYTES);
-    match tokio::time::timeout(config.body_timeout, to_bytes(body, limit)).await {
+    match tokio::time::timeout(config.body_timeout, collect(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_large(&error) => Err(Problem::new(
+        Ok(Err(Unread::TooLarge)) => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
             format!("The body has more than {limit} bytes"),
         )),
-        Ok(Err(_)) => Err(Problem::new(
+        Ok(Err(Unread::BrokenOff)) => Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "body_unreadable",
             "The body is not one in the form of HTTP, or it broke off",
@@ -39,8 +52,32 @@ pub(super) async fn read(body: Body, config: &Config) -> Result<Bytes, Problem> 
     }
 }
 
-fn is_too_large(error: &axum::Error) -> bool {
-    error.source().is_some_and(|source| source.is::<LengthLimitError>())
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Unread::BrokenOff)?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            drop(whole);
+            // What is dropped needs no answer of its own.
+            let _dropped = tokio::time::timeout(MAX_DROPPING, drop_rest(body)).await;
+            return Err(Unread::TooLarge);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.into())
+}
+
+/// Reads what still comes, up to a bound, and drops it.
+async fn drop_rest(mut body: Body) {
+    let mut left = MAX_DROPPED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(bytes) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
 }
 
 /// Reads a body that is JSON.

@@ -63,7 +63,7 @@ fn shown(n: u32, command: &Command) -> Shown {
 fn describe(command: &Command) -> String {
     let parameters = command.parameters.as_ref().map_or("", Payload::as_str);
     let head: String = parameters.chars().take(PARAMETERS_HEAD_CHARS).collect();
-    format!("{} {head}", command.tool_name)
+    format!("{} {head}", command.tool_name).trim_end().to_owned()
 }
 
 fn send(requester: &Client, session_id: &SessionId, line: String, step: &Shown) {
