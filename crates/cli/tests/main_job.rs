@@ -136,14 +136,14 @@ async fn a_key_is_needed_and_whoever_has_none_is_told_where_it_is() {
     for args in
         [&["devices"][..], &["exec", "--on", "x", "--", "uname"], &["run", "--on", "x", "y"]]
     {
-        for (key, hint) in [(None, "no key was given"), (Some("wrong"), "prints the right one")] {
+        for (key, hint) in [(None, "no key was given"), (Some("wrong"), "makes one")] {
             let mut command = stranger.command(args);
             command.env("FLIGHTDECK_SERVER", &url).envs(key.map(|key| ("FLIGHTDECK_TOKEN", key)));
             let refused = Process::start(&mut command).done().await;
             assert_eq!(refused.code, 4, "{args:?} with {key:?}: {refused:?}");
             assert!(refused.stderr.contains("refused the key"), "{refused:?}");
             assert!(refused.stderr.contains(hint), "{args:?} with {key:?}: {refused:?}");
-            assert!(refused.stderr.contains("flightdeck key show"), "{refused:?}");
+            assert!(refused.stderr.contains("flightdeck key create"), "{refused:?}");
         }
     }
 }
