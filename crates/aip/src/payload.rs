@@ -245,6 +245,30 @@ mod tests {
     }
 
     #[test]
+    fn an_array_is_no_object() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Pair {
+            a: u8,
+            b: Payload,
+        }
+
+        #[derive(Deserialize)]
+        struct List {
+            #[serde(default, deserialize_with = "optional_objects")]
+            list: Option<Vec<Pair>>,
+        }
+
+        let read = |text: &str| serde_json::from_str::<List>(text).map(|read| read.list);
+        let pair = Pair { a: 1, b: Payload::from_text("[2.50]").unwrap() };
+        assert_eq!(read(r#"{"list":[{"a":1,"b":[2.50]}]}"#).unwrap(), Some(vec![pair]));
+        for none in ["{}", r#"{"list":null}"#] {
+            assert_eq!(read(none).unwrap(), None);
+        }
+        let error = read(r#"{"list":[[1,[2.50]]]}"#).unwrap_err().to_string();
+        assert!(error.starts_with("invalid type: sequence, expected an object"), "{error}");
+    }
+
+    #[test]
     fn nothing_of_a_payload_is_changed() {
         let text = r#"{"b": 123456789012345678901234567890, "a":1.50,  "é":"\ud83d\ude00"}"#;
         assert_eq!(Payload::from_text(text).unwrap().as_str(), text);

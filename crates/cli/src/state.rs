@@ -302,4 +302,22 @@ mod tests {
         write_private_file(&folder.key_path(), "").unwrap();
         assert!(folder.key_or_new().unwrap_err().to_string().contains("is empty"));
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_or_file_that_others_can_write_is_refused_with_the_remedy() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(Some(home.path().join("state"))).unwrap();
+        folder.create().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = folder.create().unwrap_err().to_string();
+        assert!(error.contains("mode 777") && error.contains("chmod 700"), "{error}");
+
+        let keys = home.path().join("keys.json");
+        fs::write(&keys, "{}").unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o666)).unwrap();
+        let error = check_private_keys(&keys).unwrap_err().to_string();
+        assert!(error.contains("mode 666") && error.contains("chmod 600"), "{error}");
+    }
 }

@@ -137,7 +137,7 @@ impl TaskSettings {
     /// When the number is no length of time.
     pub fn command_timeout(&self) -> Result<Option<Duration>, String> {
         let seconds = self.command_timeout_s.map(Duration::try_from_secs_f64).transpose();
-        seconds.map_err(|error| format!("command_timeout_s: {error}"))
+        seconds.map_err(|_| "command_timeout_s must be a length of time in seconds".to_owned())
     }
 
     /// As `metadata` of a TASK.

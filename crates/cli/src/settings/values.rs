@@ -195,7 +195,7 @@ impl fmt::Display for ExecMode {
 pub(crate) struct ApiKey(Option<SecretString>);
 
 /// Where a server is, as it was typed. A key in it never shows itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct ServerAddress(String);
 
 impl ServerAddress {
@@ -212,6 +212,12 @@ impl ServerAddress {
 impl From<String> for ServerAddress {
     fn from(text: String) -> Self {
         Self(text)
+    }
+}
+
+impl fmt::Debug for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -302,5 +308,7 @@ mod tests {
     fn a_key_never_shows() {
         let key: ApiKey = "hunter2".parse().unwrap();
         assert!(!format!("{key} {key:?}").contains("hunter"));
+        let server: ServerAddress = "ws://h:1/ws?token=hunter2".parse().unwrap();
+        assert_eq!(format!("{server} {server:?}"), ["ws://h:1/ws?[redacted]"; 2].join(" "));
     }
 }

@@ -175,6 +175,7 @@ mod tests {
             (r#"{"commands":[{"tool_nam"#, "EOF while parsing a string at line 1 column 23"),
             ("{}", "missing field `commands`"),
             (r#"{"commands":null}"#, "invalid type: null"),
+            (r#"{"commands":[["a"]]}"#, "invalid type: sequence, expected an object"),
             (r#"{"commands":[{"tool":"a"}]}"#, "unknown field `tool`"),
             (r#"{"commands":[{"tool_name":"a","parameters":[]}]}"#, "expected an object"),
             (r#"{"commands":[],"keepgoing":true}"#, "unknown field `keepgoing`"),
