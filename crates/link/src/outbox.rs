@@ -72,7 +72,7 @@ pub struct Outbox {
     queue: Mutex<Queue>,
     limits: OutboxLimits,
     since: Instant,
-    /// When the last byte came in, in milliseconds after `since`.
+    /// When the last byte came in, in nanoseconds after `since`.
     heard: AtomicU64,
     /// Whether somebody asks whether the peer is alive.
     is_probed: AtomicBool,
@@ -125,7 +125,7 @@ impl Outbox {
     /// How long ago the last byte came from the peer.
     #[must_use]
     pub fn silence(&self) -> Duration {
-        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        let heard = Duration::from_nanos(self.heard.load(Ordering::Relaxed));
         now().saturating_duration_since(self.since).saturating_sub(heard)
     }
 
@@ -139,7 +139,7 @@ impl Outbox {
             let _asker_is_gone = alive.send(Alive);
             return answer;
         }
-        let asked = self.millis(now());
+        let asked = self.nanos(now());
         queue.probes.retain(|probe| !probe.alive.is_closed());
         queue.probes.push(Probe { asked, is_pinged: false, alive });
         self.is_probed.store(true, Ordering::Relaxed);
@@ -150,8 +150,11 @@ impl Outbox {
     /// For the actor: notes when the last byte came in, and answers who asked. `is_busy` says that
     /// bytes of the peer are being worked on right now. `true` when the peer shall be pinged.
     pub(crate) fn note_heard(&self, heard: Instant, is_busy: bool) -> bool {
-        let heard = self.millis(heard);
-        self.heard.store(heard, Ordering::Relaxed);
+        let heard = self.nanos(heard);
+        // Most of the time nothing new was heard, and a store would be felt by whoever reads beside it.
+        if self.heard.load(Ordering::Relaxed) != heard {
+            self.heard.store(heard, Ordering::Relaxed);
+        }
         if !self.is_probed.load(Ordering::Relaxed) {
             return false;
         }
@@ -169,9 +172,9 @@ impl Outbox {
         pings
     }
 
-    fn millis(&self, at: Instant) -> u64 {
-        let millis = at.saturating_duration_since(self.since).as_millis();
-        u64::try_from(millis).unwrap_or(u64::MAX)
+    fn nanos(&self, at: Instant) -> u64 {
+        let nanos = at.saturating_duration_since(self.since).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
     /// Adds each progress message that is dropped to a count, which many queues may share.
