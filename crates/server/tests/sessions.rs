@@ -123,6 +123,13 @@ async fn device_and_requester(server: &Server) -> (Peer, Peer) {
     (device, Peer::join(server, "g", "constellation").await)
 }
 
+/// Submits a task for the device, and takes its ACK. Returns its first COMMAND.
+async fn begin(requester: &mut Peer, device: &mut Peer, session: &str, plan: &str) -> Value {
+    requester.submit(session, "d", plan);
+    requester.expect("heartbeat").await;
+    device.expect("command").await
+}
+
 /// Waits until the server is at rest.
 async fn at_rest(server: &Server) -> Snapshot {
     for _ in 0..1000 {
@@ -175,9 +182,7 @@ async fn a_command_without_an_answer_times_out_and_its_place_is_kept_until_the_d
 async fn a_device_that_never_confirms_a_stop_gets_its_next_task_after_the_grace() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S1", "d", PLAN);
-    requester.expect("heartbeat").await;
-    device.expect("command").await;
+    begin(&mut requester, &mut device, "S1", PLAN).await;
     let start = now();
     requester.leave().await;
     assert_eq!(device.expect("task_end").await["status"], "failed");
@@ -240,9 +245,7 @@ async fn an_open_session_is_not_ended_by_somebody_who_uses_its_id_again() {
 async fn a_device_that_vanishes_in_silence_is_given_up_and_its_requester_told() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    device.expect("command").await;
+    begin(&mut requester, &mut device, "S", PLAN).await;
     device.switch.swallow();
     let start = now();
     let end = requester.expect("task_end").await;
@@ -256,9 +259,7 @@ async fn a_device_that_vanishes_in_silence_is_given_up_and_its_requester_told() 
 async fn results_that_arrived_count_although_the_device_is_gone() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    let command = device.expect("command").await;
+    let command = begin(&mut requester, &mut device, "S", PLAN).await;
     device.answer(&command, "in time");
     device.leave().await;
     let end = requester.expect("task_end").await;
@@ -271,9 +272,7 @@ async fn nobody_else_can_answer_a_command() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     let mut other = Peer::join(&server, "e", "device").await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    let command = device.expect("command").await;
+    let command = begin(&mut requester, &mut device, "S", PLAN).await;
     other.answer(&command, "forged");
     let refused = other.hear().await;
     let refused = if refused["type"] == "error" { refused } else { other.hear().await };
@@ -295,9 +294,7 @@ async fn a_task_that_takes_too_long_ends_with_what_is_known() {
     let timeout = Duration::from_secs(100);
     let server = server(Config { session_timeout: timeout, ..Config::default() });
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", TWO_STEPS);
-    requester.expect("heartbeat").await;
-    let first = device.expect("command").await;
+    let first = begin(&mut requester, &mut device, "S", TWO_STEPS).await;
     device.answer_and_flush(&first, "one").await;
     device.expect("command").await;
     let end = tokio::join!(requester.expect("task_end"), device.expect("task_end")).0;
@@ -346,9 +343,7 @@ async fn shutdown_lets_a_running_command_finish_and_ends_the_rest_with_an_outcom
 async fn shutdown_ends_a_command_that_outlasts_the_grace() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    device.expect("command").await;
+    begin(&mut requester, &mut device, "S", PLAN).await;
     let start = now();
     tokio::spawn({
         let server = server.clone();
@@ -392,9 +387,7 @@ async fn nothing_is_left_behind_when_everybody_is_gone() {
 async fn results_that_cannot_be_read_are_a_failure_at_once() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    let command = device.expect("command").await;
+    let command = begin(&mut requester, &mut device, "S", PLAN).await;
     let start = now();
     let odd = json!({
         "type": "command_results",
@@ -415,9 +408,7 @@ async fn results_that_cannot_be_read_are_a_failure_at_once() {
 async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    device.expect("command").await;
+    begin(&mut requester, &mut device, "S", PLAN).await;
     device.switch.swallow();
     requester.expect_silence(Duration::from_secs(5)).await;
     let start = now();
@@ -443,9 +434,7 @@ async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told() {
 async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    let command = device.expect("command").await;
+    let command = begin(&mut requester, &mut device, "S", PLAN).await;
     let thief = async {
         let (_thief, answer) = Peer::come(&server, "d", "device").await;
         answer
@@ -463,18 +452,15 @@ async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
 async fn results_that_come_after_the_grace_are_late_and_not_invented() {
     let server = server(Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
-    requester.submit("S", "d", PLAN);
-    requester.expect("heartbeat").await;
-    let command = device.expect("command").await;
+    let command = begin(&mut requester, &mut device, "S", PLAN).await;
     let (_end, _told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
     device.expect_silence(Duration::from_secs(120)).await;
     device.answer(&command, "late");
     let mut other = command;
     other["response_id"] = json!("invented");
     device.answer(&other, "x");
-    let answers = [(); 4].map(|()| ());
     let mut errors = Vec::new();
-    for () in answers {
+    for _ in 0..4 {
         let answer = device.hear().await;
         errors.extend(answer["error"].as_str().map(str::to_owned));
     }

@@ -8,6 +8,7 @@ mod devices;
 mod openapi;
 mod ops;
 mod problem;
+mod submit;
 mod task_view;
 mod tasks;
 #[cfg(test)]

@@ -16,9 +16,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::Holder;
 use super::answer::{Id, on_thread};
+use super::body;
 use super::problem::Problem;
+use super::submit::{self, NotSubmitted};
 use super::task_view::{Task, TaskState, Tasks, view};
-use super::{body, ufo};
 use crate::audit::{self, Event};
 use crate::front::Caller;
 use crate::server::Server;
@@ -128,10 +129,10 @@ pub(super) async fn submit(
     let new: NewTask = body::json(body, server.config()).await?;
     let bad = |error| Problem::new(StatusCode::BAD_REQUEST, "bad_task", error);
     let request = new.read().map_err(bad)?;
-    let task = match ufo::submit(&server, holder, ufo::address(caller), request).await {
+    let task = match submit::submit(&server, holder, submit::address(caller), request).await {
         Ok(task) => task,
-        Err(ufo::NotSubmitted::Refused(error)) => return Err(error.into()),
-        Err(ufo::NotSubmitted::NotStored) => {
+        Err(NotSubmitted::Refused(error)) => return Err(error.into()),
+        Err(NotSubmitted::NotStored) => {
             let (status, text) = (StatusCode::SERVICE_UNAVAILABLE, "The task could not be stored");
             return Err(Problem::new(status, "not_stored", text));
         }
@@ -329,7 +330,7 @@ pub(super) async fn cancel(
         client: None,
         role: None,
         key: Some(holder.name()),
-        address: ufo::address(caller),
+        address: submit::address(caller),
         ..session::entry(&session, Event::Cancelled)
     });
     session.cancel(holder.name());
@@ -354,9 +355,7 @@ struct Journal {
 
 impl Journal {
     fn summary(&self) -> Summary {
-        let steps = self.entries.iter().filter(|entry| matches!(entry, Entry::Decided { .. }));
-        let ended = self.entries.last().filter(|entry| matches!(entry, Entry::Ended { .. }));
-        Summary { task: self.task.clone(), steps: steps.count(), ended: ended.cloned() }
+        Summary::new(self.task.clone(), &self.entries)
     }
 }
 

@@ -1,7 +1,6 @@
 //! UFO's four routes, in UFO's forms: see `docs/ufo-compatibility.md`.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 
 use aip::machine::TaskRequest;
 use aip::{ClientId, SessionId, TaskName};
@@ -12,16 +11,15 @@ use axum::http::{Response, StatusCode};
 use axum::response::{IntoResponse, Json};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::oneshot;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::access::Holder;
 use super::answer::{self, Id};
+use super::submit::{self, NotSubmitted};
 use super::{body, tasks};
-use crate::audit;
 use crate::front::Caller;
 use crate::server::Server;
-use crate::session::{self, Origin, Requester, SubmitError, Wanted};
+use crate::session::{self, SubmitError};
 use crate::store::{Entry, Query};
 
 /// Why a request failed, in the form of UFO's server.
@@ -241,15 +239,10 @@ pub(super) async fn dispatch(
         Err((StatusCode::UNPROCESSABLE_ENTITY, error)) => return not_valid(&error),
         Err((status, text)) => return detail(status, &text),
     };
-    match start(&server, holder, address(caller), wanted).await {
+    match start(&server, holder, submit::address(caller), wanted).await {
         Ok(dispatched) => Json(dispatched).into_response(),
         Err(response) => response,
     }
-}
-
-/// From where a request comes.
-pub(super) fn address(caller: Option<Extension<Caller>>) -> Option<SocketAddr> {
-    caller.map(|Extension(caller)| caller.address)
 }
 
 /// As FastAPI says that a body is not what it should be.
@@ -271,58 +264,14 @@ async fn start(
         request: wanted.request,
         command_timeout: None,
     };
-    let task = submit(server, holder, address, request).await.map_err(|error| refused(&error))?;
+    let task =
+        submit::submit(server, holder, address, request).await.map_err(|error| refused(&error))?;
     Ok(Dispatched {
         status: "dispatched",
         task_name: task.task_name.to_string(),
         client_id: task.device.clone(),
         session_id: task.session_id.clone(),
     })
-}
-
-/// Why a task could not be submitted over HTTP.
-pub(super) enum NotSubmitted {
-    Refused(SubmitError),
-    NotStored,
-}
-
-/// Submits a task and waits until it is stored.
-pub(super) async fn submit(
-    server: &Server,
-    holder: Holder,
-    address: Option<SocketAddr>,
-    request: TaskRequest,
-) -> Result<Arc<session::Task>, NotSubmitted> {
-    let (device, key) = (request.target_id.clone(), holder.clone());
-    let submitted = try_submit(server, holder, address, request).await;
-    if let Err(NotSubmitted::Refused(error)) = &submitted {
-        server.audit().record(audit::Entry {
-            key: Some(key.name()),
-            address,
-            device: Some(device.as_str()),
-            reason: Some(&error.to_string()),
-            ..audit::Entry::new(audit::Event::Refused)
-        });
-    }
-    submitted
-}
-
-async fn try_submit(
-    server: &Server,
-    holder: Holder,
-    address: Option<SocketAddr>,
-    request: TaskRequest,
-) -> Result<Arc<session::Task>, NotSubmitted> {
-    if !holder.may_reach(&request.target_id) {
-        return Err(NotSubmitted::Refused(SubmitError::NotAuthorized));
-    }
-    let requester = Requester::Http(holder.name().into());
-    let (stored, is_stored) = oneshot::channel();
-    let origin = Origin::Http { stored: Mutex::new(Some(stored)), address };
-    let task = session::submit(server, Wanted { request, requester, holder }, origin)
-        .map_err(NotSubmitted::Refused)?;
-    is_stored.await.map_err(|_| NotSubmitted::NotStored)?;
-    Ok(task)
 }
 
 fn refused(why: &NotSubmitted) -> Response<Body> {

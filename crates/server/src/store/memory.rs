@@ -170,9 +170,7 @@ impl Journals {
 
 fn summary(journal: &[Entry]) -> Option<Summary> {
     let Some(Entry::Created(task)) = journal.first() else { return None };
-    let steps = journal.iter().filter(|entry| matches!(entry, Entry::Decided { .. })).count();
-    let ended = journal.last().filter(|entry| matches!(entry, Entry::Ended { .. })).cloned();
-    Some(Summary { task: task.clone(), steps, ended })
+    Some(Summary::new(task.clone(), journal))
 }
 
 /// What an entry costs, about, in bytes.

@@ -151,3 +151,13 @@ pub struct Summary {
     /// How it ended.
     pub ended: Option<Entry>,
 }
+
+impl Summary {
+    /// Of a task with this journal.
+    #[must_use]
+    pub fn new(task: Arc<Task>, journal: &[Entry]) -> Self {
+        let steps = journal.iter().filter(|entry| matches!(entry, Entry::Decided { .. })).count();
+        let ended = journal.last().filter(|entry| matches!(entry, Entry::Ended { .. })).cloned();
+        Self { task, steps, ended }
+    }
+}

@@ -1,0 +1,64 @@
+//! How a task comes in over HTTP, by our route or UFO's.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use aip::machine::TaskRequest;
+use axum::Extension;
+use tokio::sync::oneshot;
+
+use super::access::Holder;
+use crate::audit;
+use crate::front::Caller;
+use crate::server::Server;
+use crate::session::{self, Origin, Requester, SubmitError, Wanted};
+
+/// From where a request comes.
+pub(super) fn address(caller: Option<Extension<Caller>>) -> Option<SocketAddr> {
+    caller.map(|Extension(caller)| caller.address)
+}
+
+/// Why a task could not be submitted over HTTP.
+pub(super) enum NotSubmitted {
+    Refused(SubmitError),
+    NotStored,
+}
+
+/// Submits a task and waits until it is stored.
+pub(super) async fn submit(
+    server: &Server,
+    holder: Holder,
+    address: Option<SocketAddr>,
+    request: TaskRequest,
+) -> Result<Arc<session::Task>, NotSubmitted> {
+    let (device, key) = (request.target_id.clone(), holder.clone());
+    let submitted = try_submit(server, holder, address, request).await;
+    if let Err(NotSubmitted::Refused(error)) = &submitted {
+        server.audit().record(audit::Entry {
+            key: Some(key.name()),
+            address,
+            device: Some(device.as_str()),
+            reason: Some(&error.to_string()),
+            ..audit::Entry::new(audit::Event::Refused)
+        });
+    }
+    submitted
+}
+
+async fn try_submit(
+    server: &Server,
+    holder: Holder,
+    address: Option<SocketAddr>,
+    request: TaskRequest,
+) -> Result<Arc<session::Task>, NotSubmitted> {
+    if !holder.may_reach(&request.target_id) {
+        return Err(NotSubmitted::Refused(SubmitError::NotAuthorized));
+    }
+    let requester = Requester::Http(holder.name().into());
+    let (stored, is_stored) = oneshot::channel();
+    let origin = Origin::Http { stored: Mutex::new(Some(stored)), address };
+    let task = session::submit(server, Wanted { request, requester, holder }, origin)
+        .map_err(NotSubmitted::Refused)?;
+    is_stored.await.map_err(|_| NotSubmitted::NotStored)?;
+    Ok(task)
+}
