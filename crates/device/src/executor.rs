@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::tools::Toolbox;
+use crate::tools::{Call, Caller, Progress, Toolbox};
 
 /// Room in a message beside the results.
 const ENVELOPE_BYTES: usize = 64 * 1024;
@@ -70,7 +70,7 @@ impl Executor {
         self.0.tasks.spawn(async move {
             let command = Arc::new(command);
             let (runner, asked) = (executor.clone(), command.clone());
-            let ran = tokio::spawn(async move { runner.run(actions(&asked), &stop).await }).await;
+            let ran = tokio::spawn(async move { runner.run(&asked, &stop).await }).await;
             // A tool that panics is a failed tool: its COMMAND is answered like every other.
             let results = ran.unwrap_or_else(|_| {
                 all_failed(actions(&command), "the tool failed inside the device")
@@ -103,16 +103,22 @@ impl Executor {
     }
 
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
-    async fn run(&self, actions: &[Command], stop: &CancellationToken) -> Vec<ActionResult> {
+    async fn run(&self, command: &ServerMessage, stop: &CancellationToken) -> Vec<ActionResult> {
+        let actions = actions(command);
         let _place = tokio::select! {
             place = self.0.places.acquire() => place,
             () = stop.cancelled() => return all_failed(actions, "stopped"),
+        };
+        let caller = Caller {
+            agent_name: command.agent_name.clone(),
+            root_name: command.root_name.clone(),
+            session_id: command.session_id.clone(),
         };
         let (mut results, mut failed) = (Vec::with_capacity(actions.len()), false);
         for action in actions {
             let result = match failed {
                 true => ActionResult::skipped(action.call_id.clone()),
-                false => self.call(action, stop).await,
+                false => self.call(action, &caller, stop).await,
             };
             failed |= result.status == aip::ResultStatus::Failure;
             results.push(result);
@@ -120,15 +126,21 @@ impl Executor {
         results
     }
 
-    async fn call(&self, action: &Command, stop: &CancellationToken) -> ActionResult {
+    async fn call(
+        &self,
+        action: &Command,
+        caller: &Caller,
+        stop: &CancellationToken,
+    ) -> ActionResult {
         if stop.is_cancelled() {
             return ActionResult::failure(action.call_id.clone(), "stopped");
         }
-        let called = self.0.tools.call(&action.tool_name, action.parameters.as_ref(), stop).await;
-        match called {
+        let progress = Progress::default();
+        let call =
+            Call { parameters: action.parameters.as_ref(), caller, stop, progress: &progress };
+        match self.0.tools.call(action, &call).await {
             Ok(returned) => {
-                let namespace = returned.namespace.map(str::to_owned);
-                ActionResult::success(action.call_id.clone(), namespace, returned.result)
+                ActionResult::success(action.call_id.clone(), returned.namespace, returned.result)
             }
             Err(error) => ActionResult::failure(action.call_id.clone(), error),
         }

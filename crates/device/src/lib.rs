@@ -3,6 +3,7 @@
 //! - [`Device`]: connects, registers with the facts of this machine, and comes back after a loss.
 //! - `executor`: takes each COMMAND, runs its actions, answers every one.
 //! - [`tools`]: what can be called, and within which limits.
+//! - [`policy`]: the owner's say.
 //! - `process`, [`watchdog`]: child processes that never outlive the device.
 //! - [`info`]: the facts.
 
@@ -10,6 +11,7 @@ pub mod device;
 mod executor;
 mod group;
 pub mod info;
+pub mod policy;
 pub mod process;
 pub mod tools;
 pub mod watchdog;

@@ -92,6 +92,13 @@ pub(crate) fn settings(
             roots,
             max_command_time: values.max_command_time.0,
             max_output_bytes: values.max_output_bytes,
+            max_memory_bytes: values.max_memory_bytes as u64,
+            sandbox: values.sandbox,
+            disabled: values.disable.0.clone(),
+            mcp_start_timeout: values.mcp_start_timeout.0,
+            mcp_call_timeout: values.mcp_call_timeout.0,
+            ask_timeout: values.ask_timeout.0,
+            ..ToolSettings::default()
         },
         parallel_commands: values.parallel_commands,
         max_commands: values.max_commands,

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use server::{HostPattern, OriginPattern};
 
 use super::Row;
-use super::values::{ApiKey, ExecMode, List, Retries, Seconds, ServerAddress, Setting};
+use super::values::{
+    ApiKey, ExecMode, FeatureList, List, Retries, Seconds, ServerAddress, Setting,
+};
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
 /// and the rows of the reference.
@@ -63,6 +65,10 @@ macro_rules! keys {
 
 fn server() -> server::Config {
     server::Config::default()
+}
+
+fn tools() -> device::tools::ToolSettings {
+    device::tools::ToolSettings::default()
 }
 
 keys! {
@@ -180,13 +186,38 @@ keys! {
         heartbeat_interval: Seconds = Seconds(std::time::Duration::from_secs(120)), "FLIGHTDECK_HEARTBEAT_INTERVAL";
         /// What `execute_command` may run: `observe` (commands that only observe, without a shell), `shell` (everything) or `off`.
         exec: ExecMode = ExecMode::Observe, "FLIGHTDECK_EXEC";
-        /// Folders whose files may be read by commands that only observe; the home folder without its dot folders if empty. Separated by colons; the flag may be repeated.
-        #[arg(value_name = "FOLDER")]
-        root: Roots = Roots::default(), "FLIGHTDECK_ROOT";
+        /// Folders whose files may be read and, where the policy allows it, written; the home folder without its dot folders if empty. Separated by colons.
+        #[arg(value_name = "FOLDERS")]
+        root: Paths = Paths::default(), "FLIGHTDECK_ROOT";
+        /// Files that list MCP servers: `{"mcpServers": …}` (JSON), UFO's `mcp.yaml`, or TOML with tables `[mcp.NAME]`. Separated by colons.
+        #[arg(value_name = "FILES")]
+        mcp: Paths = Paths::default(), "FLIGHTDECK_MCP";
+        /// Longest time for an MCP server to start.
+        mcp_start_timeout: Seconds = Seconds(tools().mcp_start_timeout), "FLIGHTDECK_MCP_START_TIMEOUT";
+        /// Longest time for one call of an MCP server's tool.
+        mcp_call_timeout: Seconds = Seconds(tools().mcp_call_timeout), "FLIGHTDECK_MCP_CALL_TIMEOUT";
+        /// Tools that are not offered: `NAMESPACE`, `NAMESPACE.TOOL` or `TOOL`, such as `Files,Screen.screenshot`. Separated by commas.
+        #[arg(value_name = "TOOLS")]
+        disable: List<String> = List(Vec::new()), "FLIGHTDECK_DISABLE";
+        /// The owner's rules on what may be called (TOML); `policy.toml` beside the settings file if empty and it is there.
+        #[arg(value_name = "FILE")]
+        policy: String = String::new(), "FLIGHTDECK_POLICY";
+        /// Longest wait for the owner's answer where the policy asks.
+        ask_timeout: Seconds = Seconds(tools().ask_timeout), "FLIGHTDECK_ASK_TIMEOUT";
+        /// Lets commands and MCP servers write below the roots and into the folder for temporary files only, where the system can do that (Linux with Landlock).
+        #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
+        sandbox: bool = false, "FLIGHTDECK_SANDBOX";
+        /// What the device says it can do: `auto` (what is really there) or `ufo` (the fixed list of UFO's devices).
+        features: FeatureList = FeatureList::Auto, "FLIGHTDECK_FEATURES";
+        /// Where the device writes how it is doing, for `flightdeck device status`; in the state folder if empty.
+        #[arg(value_name = "FILE")]
+        status_file: String = String::new(), "FLIGHTDECK_STATUS_FILE";
         /// Longest time for one command, whatever its caller asks for.
-        max_command_time: Seconds = Seconds(std::time::Duration::from_secs(3600)), "FLIGHTDECK_MAX_COMMAND_TIME";
+        max_command_time: Seconds = Seconds(tools().max_command_time), "FLIGHTDECK_MAX_COMMAND_TIME";
         /// Most bytes that are kept of each output stream of a command.
-        max_output_bytes: usize = 1024 * 1024, "FLIGHTDECK_MAX_OUTPUT_BYTES";
+        max_output_bytes: usize = tools().max_output_bytes, "FLIGHTDECK_MAX_OUTPUT_BYTES";
+        /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
+        max_memory_bytes: usize = 4 * 1024 * 1024 * 1024, "FLIGHTDECK_MAX_MEMORY_BYTES";
         /// Commands that run at the same time.
         parallel_commands: usize = 8, "FLIGHTDECK_PARALLEL_COMMANDS";
         /// Commands that may run or wait.
@@ -194,11 +225,11 @@ keys! {
     }
 }
 
-/// Folders, separated by colons.
+/// Files or folders, separated by colons.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Roots(pub(crate) Vec<PathBuf>);
+pub(crate) struct Paths(pub(crate) Vec<PathBuf>);
 
-impl std::str::FromStr for Roots {
+impl std::str::FromStr for Paths {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -206,16 +237,16 @@ impl std::str::FromStr for Roots {
     }
 }
 
-impl Setting for Roots {}
+impl Setting for Paths {}
 
-impl std::fmt::Display for Roots {
+impl std::fmt::Display for Paths {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let paths: Vec<_> = self.0.iter().map(|path| path.display().to_string()).collect();
         f.write_str(&paths.join(":"))
     }
 }
 
-impl<'de> Deserialize<'de> for Roots {
+impl<'de> Deserialize<'de> for Paths {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]

@@ -24,6 +24,7 @@ pub(crate) trait Setting {
 
 impl Setting for String {}
 impl Setting for ExecMode {}
+impl Setting for FeatureList {}
 impl Setting for ApiKey {}
 impl Setting for ServerAddress {}
 
@@ -186,6 +187,25 @@ impl fmt::Display for ExecMode {
             Self::Observe => "observe",
             Self::Shell => "shell",
             Self::Off => "off",
+        })
+    }
+}
+
+/// What a device says it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FeatureList {
+    /// What is really there
+    Auto,
+    /// The fixed list of UFO's devices
+    Ufo,
+}
+
+impl fmt::Display for FeatureList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Ufo => "ufo",
         })
     }
 }

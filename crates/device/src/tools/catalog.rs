@@ -1,0 +1,210 @@
+//! The tools that a caller is offered, and how one is found by what a COMMAND calls it.
+//!
+//! It must not know how a tool is run.
+
+use std::collections::HashMap;
+
+use aip::{ToolInfo, ToolType};
+use serde_json::{Value, json};
+
+use crate::policy::Decision;
+
+/// What stands between the parts of a name: `action::Files::read_file`.
+const SEPARATOR: &str = "::";
+
+/// Where a tool comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// `BashExecutor`.
+    Bash,
+    /// `Files`.
+    Files,
+    /// `Screen`.
+    Screen,
+}
+
+/// One tool.
+#[derive(Debug, Clone)]
+pub(super) struct Tool {
+    /// As it is listed; its key is made by the catalog.
+    pub(super) info: ToolInfo,
+    pub(super) origin: Origin,
+    /// What becomes of a call where the policy has no rule for it.
+    pub(super) usual: Decision,
+}
+
+impl Tool {
+    /// A tool of the device itself, without arguments, that is allowed unless a rule says otherwise.
+    pub(super) fn built_in(
+        origin: Origin,
+        namespace: &str,
+        name: &str,
+        tool_type: ToolType,
+    ) -> Self {
+        let info = ToolInfo {
+            tool_key: String::new(),
+            tool_name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            tool_type,
+            title: None,
+            description: None,
+            input_schema: Some(json!({"type": "object", "properties": {}})),
+            output_schema: None,
+            meta: None,
+            annotations: None,
+        };
+        Self { info, origin, usual: Decision::Allow }
+    }
+
+    /// The same with a name for people and a description for agents.
+    pub(super) fn titled(mut self, title: &str, description: &str) -> Self {
+        self.info.title = Some(title.to_owned());
+        self.info.description = Some(description.to_owned());
+        self
+    }
+
+    /// The same with the JSON schema of its arguments.
+    pub(super) fn taking(mut self, schema: Value) -> Self {
+        self.info.input_schema = Some(schema);
+        self
+    }
+
+    /// The same, where the owner is asked unless a rule says otherwise.
+    pub(super) fn asking(self) -> Self {
+        Self { usual: Decision::Ask, ..self }
+    }
+}
+
+/// All tools that one caller is offered.
+#[derive(Debug)]
+pub(super) struct Catalog(Vec<Tool>);
+
+impl Catalog {
+    pub(super) fn new(tools: impl IntoIterator<Item = Tool>) -> Self {
+        Self(tools.into_iter().collect())
+    }
+
+    /// All of them as `list_tools` tells them. The key of a tool is `<tool_type>::<tool_name>`; of one
+    /// whose type and name another namespace has too, it is `<tool_type>::<namespace>::<tool_name>`.
+    pub(super) fn list(&self) -> Vec<ToolInfo> {
+        let mut times: HashMap<(ToolType, &str), usize> = HashMap::new();
+        for Tool { info, .. } in &self.0 {
+            *times.entry((info.tool_type, &info.tool_name)).or_default() += 1;
+        }
+        let keyed = |tool: &Tool| {
+            let ToolInfo { tool_type, namespace, tool_name, .. } = &tool.info;
+            let tool_key = match times.get(&(*tool_type, tool_name.as_str())) {
+                Some(2..) => [tool_type.as_str(), namespace, tool_name].join(SEPARATOR),
+                _ => [tool_type.as_str(), tool_name].join(SEPARATOR),
+            };
+            ToolInfo { tool_key, ..tool.info.clone() }
+        };
+        self.0.iter().map(keyed).collect()
+    }
+
+    /// Finds the tool that is meant by `name`: its name, `NAMESPACE::NAME`, or its key. `tool_type` only
+    /// says which of several is meant.
+    ///
+    /// # Errors
+    /// When there is none, or when several could be meant.
+    pub(super) fn find(&self, name: &str, tool_type: ToolType) -> Result<&Tool, String> {
+        let mut meant: Vec<&Tool> = self.0.iter().filter(|tool| tool.is_called(name)).collect();
+        if meant.iter().any(|tool| tool.info.tool_type == tool_type) {
+            meant.retain(|tool| tool.info.tool_type == tool_type);
+        }
+        match meant[..] {
+            [tool] => Ok(tool),
+            [] => Err(self.unknown(name)),
+            [first, ..] if meant.iter().all(|tool| tool.info.namespace == first.info.namespace) => {
+                Ok(first)
+            }
+            _ => Err(ambiguous(name, &meant)),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> String {
+        let mut names: Vec<_> = self.0.iter().map(|tool| tool.info.tool_name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        format!("Unknown tool '{name}'. This device has: {}", names.join(", "))
+    }
+}
+
+impl Tool {
+    fn is_called(&self, name: &str) -> bool {
+        let ToolInfo { tool_type, namespace, tool_name, .. } = &self.info;
+        let qualified = |name: &str| {
+            name.strip_prefix(namespace.as_str())
+                .and_then(|rest| rest.strip_prefix(SEPARATOR))
+                .is_some_and(|rest| rest == tool_name)
+        };
+        let typed = |name: &str| {
+            name.strip_prefix(tool_type.as_str())
+                .and_then(|rest| rest.strip_prefix(SEPARATOR))
+                .is_some_and(|rest| rest == tool_name || qualified(rest))
+        };
+        name == tool_name || qualified(name) || typed(name)
+    }
+}
+
+fn ambiguous(name: &str, meant: &[&Tool]) -> String {
+    let names: Vec<_> = meant
+        .iter()
+        .map(|tool| format!("{}{SEPARATOR}{}", tool.info.namespace, tool.info.tool_name))
+        .collect();
+    format!("Several tools are called '{name}'; say which: {}", names.join(" or "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(tools: &[(&str, &str, ToolType)]) -> Catalog {
+        Catalog::new(tools.iter().map(|(namespace, name, tool_type)| {
+            Tool::built_in(Origin::Files, namespace, name, *tool_type)
+        }))
+    }
+
+    #[test]
+    fn a_tool_is_found_by_each_of_its_names_whatever_type_the_command_says() {
+        let catalog = catalog(&[("Files", "read", ToolType::DataCollection)]);
+        for name in ["read", "Files::read", "data_collection::read", "data_collection::Files::read"]
+        {
+            assert!(catalog.find(name, ToolType::Action).is_ok(), "{name}");
+        }
+        for name in ["write", "Other::read", "action::read", "Files::", "::read"] {
+            let error = catalog.find(name, ToolType::Action).err().unwrap_or_default();
+            assert!(error.contains("This device has: read"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_two_namespaces_share_stays_reachable() {
+        let action = ToolType::Action;
+        let catalog = catalog(&[("a", "x", action), ("b", "x", action), ("b", "y", action)]);
+        let keys: Vec<_> = catalog.list().into_iter().map(|tool| tool.tool_key).collect();
+        assert_eq!(keys, ["action::a::x", "action::b::x", "action::y"]);
+        for key in keys {
+            assert!(catalog.find(&key, action).is_ok(), "{key}");
+        }
+        let error = catalog.find("x", action).err().unwrap_or_default();
+        assert!(error.contains("a::x or b::x"), "{error}");
+    }
+
+    #[test]
+    fn the_type_says_which_of_two_is_meant() {
+        let tools = [("a", "x", ToolType::Action), ("b", "x", ToolType::DataCollection)];
+        let catalog = catalog(&tools);
+        for (namespace, name, tool_type) in tools {
+            let found = catalog.find(name, tool_type).unwrap();
+            assert_eq!(found.info.namespace, namespace);
+        }
+    }
+
+    #[test]
+    fn a_server_that_stands_in_both_lists_has_one_tool() {
+        let catalog =
+            catalog(&[("a", "x", ToolType::Action), ("a", "x", ToolType::DataCollection)]);
+        assert!(catalog.find("a::x", ToolType::Action).is_ok());
+    }
+}
