@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::executor::Executor;
 use crate::info::{self, Offers};
+use crate::tools::mcp::{self, ServerEvent};
 use crate::tools::{Exec, ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
@@ -61,6 +62,8 @@ pub enum DeviceEvent {
     TaskEnded(Box<ServerMessage>),
     /// The server reports an error.
     ServerError(String),
+    /// An MCP server has started, died or been stopped.
+    McpServer(ServerEvent),
 }
 
 /// A device that is not connected yet.
@@ -70,13 +73,17 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device; `on_event` is told what happens to it. `watchdog` outlives it and cleans up after it.
+    /// A device, whose MCP servers are started at once; `on_event` is told what happens to it. `watchdog` outlives it and cleans up after it.
+    /// Must be called in a runtime.
     pub fn new(
         settings: DeviceSettings,
         watchdog: Option<Arc<Watchdog>>,
-        on_event: impl Fn(DeviceEvent) + Send + 'static,
+        on_event: impl Fn(DeviceEvent) + Send + Sync + 'static,
     ) -> Self {
-        let tools = Toolbox::new(&settings.tools, watchdog);
+        let on_event: Arc<dyn Fn(DeviceEvent) + Send + Sync> = Arc::new(on_event);
+        let tell = on_event.clone();
+        let on_server: mcp::OnEvent = Arc::new(move |event| tell(DeviceEvent::McpServer(event)));
+        let tools = Toolbox::start(&settings.tools, watchdog, &on_server);
         let executor = Executor::new(
             settings.id.clone(),
             tools,
@@ -92,7 +99,7 @@ impl Device {
             own_task: None,
             request: settings.request,
             task_name: settings.task_name,
-            on_event: Box::new(on_event),
+            on_event,
         };
         Self { settings: settings.client, role }
     }
@@ -104,6 +111,7 @@ impl Device {
         executor.stop_all();
         // What was started is ended before we are; a program stuck in the kernel does not hold us.
         let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
+        executor.stop_tools().await;
         exit
     }
 }
@@ -124,7 +132,7 @@ struct DeviceRole {
     own_task: Option<OwnTask>,
     request: Option<String>,
     task_name: Option<String>,
-    on_event: Box<dyn Fn(DeviceEvent) + Send>,
+    on_event: Arc<dyn Fn(DeviceEvent) + Send + Sync>,
 }
 
 impl Role for DeviceRole {

@@ -102,6 +102,11 @@ impl Executor {
         self.0.tasks.wait().await;
     }
 
+    /// Ends what the tools keep running.
+    pub(crate) async fn stop_tools(&self) {
+        self.0.tools.stop().await;
+    }
+
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
     async fn run(&self, command: &ServerMessage, stop: &CancellationToken) -> Vec<ActionResult> {
         let actions = actions(command);

@@ -273,26 +273,26 @@ impl Call {
 }
 
 /// The session a child leads, until it is killed: by hand, or by dropping this.
-struct Session {
+pub(crate) struct Session {
     group: Option<Group>,
     // Dropped after the session is killed, which lets the watchdog forget it.
     _guarded: Option<Guarded>,
 }
 
 impl Session {
-    fn of(child: &Child, guard: Option<&Watchdog>) -> Self {
+    pub(crate) fn of(child: &Child, guard: Option<&Watchdog>) -> Self {
         let id = child.id();
         let guarded = guard.zip(id).map(|(guard, id)| guard.guard(id));
         Self { group: id.and_then(Group::of_new), _guarded: guarded }
     }
 
     /// Asks all in it to end; false if there is no way to ask.
-    fn ask_to_end(&self) -> bool {
+    pub(crate) fn ask_to_end(&self) -> bool {
         self.group.inspect(|group| group.ask_to_end()).is_some()
     }
 
     /// Kills all in it, once: later the number may be somebody else's.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(group) = self.group.take() {
             group.kill();
         }

@@ -6,6 +6,7 @@ use aip::ServerMessage;
 use aip::message::Platform;
 use anyhow::Context;
 use device::tools::ToolSettings;
+use device::tools::mcp::{ServerEvent, ServerState};
 use device::watchdog::Watchdog;
 use device::{Device, DeviceEvent, DeviceSettings, Exec};
 use link::{ClientSettings, Exit, ServerUrl};
@@ -159,9 +160,26 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
             anstream::eprintln!("{DIM}task accepted: {session}{DIM:#}");
         }
         DeviceEvent::TaskEnded(end) => show_outcome(end),
+        DeviceEvent::McpServer(event) => show_server(event),
         DeviceEvent::ServerError(error) => {
             anstream::eprintln!("{RED}the server reports{RED:#}: {}", safe_line(error));
         }
+    }
+}
+
+fn show_server(event: &ServerEvent) {
+    let name = safe_line(&event.namespace);
+    match &event.state {
+        ServerState::Up { tools } => {
+            anstream::eprintln!("{DIM}MCP server '{name}' runs: {tools} tools{DIM:#}");
+        }
+        ServerState::Down { why, retry } => {
+            let (why, wait) = (safe_line(why), human(*retry));
+            anstream::eprintln!(
+                "{RED}MCP server '{name}' does not run{RED:#}: {why}; trying again in {wait}"
+            );
+        }
+        ServerState::Starting | ServerState::Stopped => {}
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) enum Origin {
     Files,
     /// `Screen`.
     Screen,
+    /// An MCP server, by its number in the [host](super::mcp).
+    Mcp(usize),
 }
 
 /// One tool.
@@ -29,6 +31,8 @@ pub(super) struct Tool {
     /// As it is listed; its key is made by the catalog.
     pub(super) info: ToolInfo,
     pub(super) origin: Origin,
+    /// Whether it observes or changes, as far as whoever says so is believed.
+    pub(super) believed: ToolType,
     /// What becomes of a call where the policy has no rule for it.
     pub(super) usual: Decision,
 }
@@ -53,7 +57,7 @@ impl Tool {
             meta: None,
             annotations: None,
         };
-        Self { info, origin, usual: Decision::Allow }
+        Self { info, origin, believed: tool_type, usual: Decision::Allow }
     }
 
     /// The same with a name for people and a description for agents.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::{Command, Payload, SessionId, ToolInfo, ToolType};
+use link::Trust;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::catalog::{Catalog, Origin, Tool};
 use self::files::Files;
+use self::mcp::Host;
 pub(crate) use self::progress::Progress;
 use self::screen::Screen;
 use self::shell::Shell;
@@ -30,6 +32,9 @@ use crate::watchdog::Watchdog;
 
 /// The namespace of the tools that UFO's Linux devices have too.
 pub const BASH_EXECUTOR: &str = "BashExecutor";
+
+/// The tool that lists the tools.
+const LIST_TOOLS: &str = "list_tools";
 
 /// What `execute_command` may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +71,8 @@ pub struct ToolSettings {
     pub mcp_start_timeout: Duration,
     /// Longest time for one call of an MCP server's tool.
     pub mcp_call_timeout: Duration,
+    /// Whose certificates MCP servers may have; the system's if none.
+    pub trust: Option<Trust>,
     /// Which calls are allowed, denied, or asked about.
     pub policy: Policy,
     /// Who is asked; nobody, if there is no terminal.
@@ -93,6 +100,7 @@ impl Default for ToolSettings {
             servers: Vec::new(),
             mcp_start_timeout: Duration::from_secs(60),
             mcp_call_timeout: Duration::from_secs(600),
+            trust: None,
             policy: Policy::default(),
             ask: None,
             ask_timeout: Duration::from_secs(60),
@@ -142,6 +150,7 @@ pub(crate) struct Toolbox {
     shell: Shell,
     files: Files,
     screen: Screen,
+    host: Host,
     disabled: Vec<String>,
     policy: Policy,
     ask: Option<Arc<dyn Ask>>,
@@ -149,8 +158,19 @@ pub(crate) struct Toolbox {
 }
 
 impl Toolbox {
-    pub(crate) fn new(settings: &ToolSettings, watchdog: Option<Arc<Watchdog>>) -> Self {
+    /// Gets every tool ready, and starts the MCP servers. Must be called in a runtime.
+    pub(crate) fn start(
+        settings: &ToolSettings,
+        watchdog: Option<Arc<Watchdog>>,
+        on_event: &mcp::OnEvent,
+    ) -> Self {
+        let limits = mcp::Limits {
+            start_timeout: settings.mcp_start_timeout,
+            call_timeout: settings.mcp_call_timeout,
+            trust: settings.trust.clone(),
+        };
         Self {
+            host: Host::start(&settings.servers, &limits, watchdog.as_ref(), on_event),
             shell: Shell::new(settings, watchdog),
             files: Files::new(settings),
             screen: Screen::new(),
@@ -168,24 +188,52 @@ impl Toolbox {
     pub(crate) async fn call(&self, action: &Command, call: &Call<'_>) -> Result<Returned, String> {
         match action.tool_name.as_str() {
             "" => returned(None, &json!("No action taken.")),
-            "list_tools" => returned(None, &json!(self.list(call)?)),
+            LIST_TOOLS => returned(None, &json!(self.list(call).await?)),
             name => {
-                let catalog = self.catalog(call.caller);
-                let tool = catalog.find(name, action.tool_type)?;
-                self.permit(tool, call).await?;
-                self.run(tool, call).await
+                let tool = self.find(name, action.tool_type, call).await?;
+                self.permit(&tool, call).await?;
+                self.run(&tool, call).await
             }
+        }
+    }
+
+    /// Ends the MCP servers.
+    pub(crate) async fn stop(&self) {
+        self.host.stop().await;
+    }
+
+    /// The tool that is meant. While servers are still starting, one that is not there may come.
+    async fn find(&self, name: &str, tool_type: ToolType, call: &Call<'_>) -> Result<Tool, String> {
+        let found = self.catalog(call.caller).find(name, tool_type).cloned();
+        if found.is_ok() || self.host.is_settled() {
+            return found.map_err(|error| format!("{error}{}", self.host.out_of_service()));
+        }
+        self.settled(call.stop).await?;
+        let found = self.catalog(call.caller).find(name, tool_type).cloned();
+        found.map_err(|error| format!("{error}{}", self.host.out_of_service()))
+    }
+
+    /// Waits until each MCP server has started, or is known not to.
+    async fn settled(&self, stop: &CancellationToken) -> Result<(), String> {
+        tokio::select! {
+            () = self.host.settled() => Ok(()),
+            () = stop.cancelled() => Err("stopped".to_owned()),
         }
     }
 
     async fn run(&self, tool: &Tool, call: &Call<'_>) -> Result<Returned, String> {
         let name = tool.info.tool_name.as_str();
+        let namespace = Some(tool.info.namespace.clone());
         let result = match tool.origin {
             Origin::Bash => self.run_bash(name, call).await,
             Origin::Files => self.files.call(name, call).await,
             Origin::Screen => self.screen.call(name, call).await,
+            Origin::Mcp(server) => {
+                let result = self.host.call(server, name, call).await?;
+                return Ok(Returned { namespace, result });
+            }
         }?;
-        returned(Some(tool.info.namespace.clone()), &result)
+        returned(namespace, &result)
     }
 
     async fn run_bash(&self, name: &str, call: &Call<'_>) -> Result<Value, String> {
@@ -201,7 +249,7 @@ impl Toolbox {
         let verdict = self.policy.judge(&Subject {
             namespace: &info.namespace,
             tool_name: &info.tool_name,
-            tool_type: info.tool_type,
+            tool_type: tool.believed,
             parameters: call.parameters,
             usual: tool.usual,
         });
@@ -247,9 +295,16 @@ impl Toolbox {
     }
 
     /// What this caller is offered.
-    fn catalog(&self, _caller: &Caller) -> Catalog {
-        let built_in = self.bash().into_iter().chain(self.files.tools()).chain(self.screen.tools());
-        Catalog::new(built_in.filter(|tool| !self.is_disabled(&tool.info)))
+    fn catalog(&self, caller: &Caller) -> Catalog {
+        let mut tools = self.bash();
+        tools.extend(self.files.tools());
+        tools.extend(self.screen.tools());
+        // A server that the owner calls as a set of ours stands in for it.
+        let replaced: Vec<&str> = self.host.namespaces(caller).collect();
+        tools.retain(|tool| !replaced.contains(&tool.info.namespace.as_str()));
+        tools.extend(self.host.tools(caller));
+        tools.retain(|tool| !self.is_disabled(&tool.info));
+        Catalog::new(tools)
     }
 
     fn is_disabled(&self, tool: &ToolInfo) -> bool {
@@ -260,9 +315,13 @@ impl Toolbox {
         })
     }
 
-    fn list(&self, call: &Call<'_>) -> Result<Vec<ToolInfo>, String> {
+    async fn list(&self, call: &Call<'_>) -> Result<Vec<ToolInfo>, String> {
         let wanted: ListTools = call.arguments()?;
+        self.settled(call.stop).await?;
         let mut tools = self.catalog(call.caller).list();
+        if wanted.remove_meta == Some(false) {
+            tools.extend(ToolType::ALL.iter().map(|tool_type| list_tools(*tool_type)));
+        }
         tools.retain(|tool| {
             wanted.tool_type.is_none_or(|tool_type| tool_type == tool.tool_type)
                 && wanted.namespace.as_ref().is_none_or(|namespace| *namespace == tool.namespace)
@@ -297,6 +356,23 @@ struct ListTools {
     tool_type: Option<ToolType>,
     #[serde(default)]
     namespace: Option<String>,
+    /// Whether to leave out the tools about tools, which is `list_tools` itself, as UFO does.
+    #[serde(default)]
+    remove_meta: Option<bool>,
+}
+
+/// `list_tools` as it lists itself.
+fn list_tools(tool_type: ToolType) -> ToolInfo {
+    let about = "Lists the tools of this device. Arguments, all optional: tool_type (data_collection or \
+        action), namespace, remove_meta (leaves this tool out; true unless given).";
+    let schema = json!({"type": "object", "properties": {
+        "tool_type": {"type": "string", "enum": ToolType::ALL},
+        "namespace": {"type": "string"},
+        "remove_meta": {"type": "boolean", "default": true},
+    }});
+    let tool = Tool::built_in(Origin::Bash, BASH_EXECUTOR, LIST_TOOLS, tool_type);
+    let info = tool.titled("List the tools", about).taking(schema).info;
+    ToolInfo { tool_key: format!("{tool_type}::{LIST_TOOLS}"), ..info }
 }
 
 fn returned(namespace: Option<String>, result: &Value) -> Result<Returned, String> {

@@ -1,5 +1,170 @@
 //! Tools that other programs offer, through the Model Context Protocol.
+//!
+//! [`Host`] has one [`Server`](server::Server) for each that the owner has listed, kept for the device's
+//! life. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two ways to; `client.rs` is a
+//! connection that stands, `result.rs` what a call returned.
 
+mod client;
+mod http;
+mod listing;
+mod result;
+mod server;
 mod settings;
+mod start;
+mod stdio;
 
-pub use settings::{Section, ServerSettings, Transport};
+use std::sync::Arc;
+
+use aip::ToolType;
+use futures_util::future::join_all;
+
+pub(super) use self::server::Limits;
+use self::server::Server;
+pub use self::server::ServerState;
+pub use self::settings::{Section, ServerSettings, Transport};
+use super::catalog::{Origin, Tool};
+use super::{Call, Caller};
+use crate::watchdog::Watchdog;
+
+/// The root that serves for every root an agent has no section for, as in UFO's `mcp.yaml`.
+const DEFAULT_ROOT: &str = "default";
+
+/// What happens to an MCP server, for whoever shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerEvent {
+    /// The server.
+    pub namespace: String,
+    /// How it is now.
+    pub state: ServerState,
+}
+
+/// Told what happens to each server.
+pub(crate) type OnEvent = Arc<dyn Fn(ServerEvent) + Send + Sync>;
+
+/// All MCP servers of a device.
+pub(super) struct Host {
+    servers: Vec<Arc<Server>>,
+}
+
+impl Host {
+    /// Starts all of them, side by side. What stops them is dropping this, or [`Self::stop`].
+    ///
+    /// Must be called in a runtime.
+    pub(super) fn start(
+        settings: &[ServerSettings],
+        limits: &Limits,
+        watchdog: Option<&Arc<Watchdog>>,
+        on_event: &OnEvent,
+    ) -> Self {
+        let start = |settings: &ServerSettings| {
+            Server::start(settings.clone(), limits.clone(), watchdog.cloned(), on_event.clone())
+        };
+        Self { servers: settings.iter().map(start).collect() }
+    }
+
+    /// Waits until each has started, or is known not to.
+    pub(super) async fn settled(&self) {
+        join_all(self.servers.iter().map(|server| server.settled())).await;
+    }
+
+    /// Whether each has started, or is known not to.
+    pub(super) fn is_settled(&self) -> bool {
+        self.servers.iter().all(|server| server.is_settled())
+    }
+
+    /// Which of them do not run and why, for whoever looks for a tool in vain.
+    pub(super) fn out_of_service(&self) -> String {
+        let mut text = String::new();
+        for ServerEvent { namespace, state } in self.states() {
+            if let ServerState::Down { why, .. } = state {
+                text.push_str(&format!(". The MCP server '{namespace}' does not run: {why}"));
+            }
+        }
+        text
+    }
+
+    /// The namespaces and states of all of them.
+    pub(super) fn states(&self) -> Vec<ServerEvent> {
+        let states = self.servers.iter();
+        states
+            .map(|server| ServerEvent {
+                namespace: server.namespace().to_owned(),
+                state: server.state(),
+            })
+            .collect()
+    }
+
+    /// The tools that this caller is offered.
+    pub(super) fn tools(&self, caller: &Caller) -> Vec<Tool> {
+        let mut tools = Vec::new();
+        for (index, server) in self.servers.iter().enumerate() {
+            match self.types_for(server, caller) {
+                Offered::No => {}
+                Offered::AsTheyAre => tools.extend(server.tools(Origin::Mcp(index), None)),
+                Offered::As(types) => {
+                    for tool_type in types {
+                        tools.extend(server.tools(Origin::Mcp(index), Some(tool_type)));
+                    }
+                }
+            }
+        }
+        tools
+    }
+
+    /// The namespaces that this caller is offered, also of servers that do not run.
+    pub(super) fn namespaces(&self, caller: &Caller) -> impl Iterator<Item = &str> {
+        let offered =
+            |server: &&Arc<Server>| !matches!(self.types_for(server, caller), Offered::No);
+        self.servers.iter().filter(offered).map(|server| server.namespace())
+    }
+
+    /// Calls a tool of one of them.
+    pub(super) async fn call(
+        &self,
+        index: usize,
+        tool_name: &str,
+        call: &Call<'_>,
+    ) -> Result<aip::Payload, String> {
+        let server = self.servers.get(index).ok_or("This MCP server is gone")?;
+        server.call(tool_name, call).await
+    }
+
+    /// Ends all of them, in their own time at first.
+    pub(super) async fn stop(&self) {
+        join_all(self.servers.iter().map(|server| server.stop())).await;
+    }
+
+    /// Whether a caller is offered a server's tools, and as what.
+    fn types_for(&self, server: &Server, caller: &Caller) -> Offered {
+        let sections = server.sections();
+        if sections.is_empty() {
+            return Offered::AsTheyAre;
+        }
+        let is_wanted = |section: &&Section| match &caller.agent_name {
+            Some(agent) => section.agent == *agent && section.root == self.root_of(agent, caller),
+            None => true,
+        };
+        let mut types: Vec<_> =
+            sections.iter().filter(is_wanted).map(|section| section.tool_type).collect();
+        types.sort_unstable_by_key(|tool_type| tool_type.as_str());
+        types.dedup();
+        if types.is_empty() { Offered::No } else { Offered::As(types) }
+    }
+
+    /// The root whose sections count for this caller: its own, if the agent has any for it.
+    fn root_of<'a>(&self, agent: &str, caller: &'a Caller) -> &'a str {
+        let root = caller.root_name.as_deref().unwrap_or(DEFAULT_ROOT);
+        let mut sections = self.servers.iter().flat_map(|server| server.sections());
+        let has_own = sections.any(|section| section.agent == agent && section.root == root);
+        if has_own { root } else { DEFAULT_ROOT }
+    }
+}
+
+/// Whether a caller is offered a server's tools.
+enum Offered {
+    No,
+    /// As the settings and the server say of each.
+    AsTheyAre,
+    /// As these, whatever they are.
+    As(Vec<ToolType>),
+}

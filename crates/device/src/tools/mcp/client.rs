@@ -1,0 +1,239 @@
+//! A connection to an MCP server that stands: lists its tools and calls them.
+//!
+//! It must not know how the server was reached, nor what becomes of it when it dies.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aip::Payload;
+use rmcp::ClientHandler;
+use rmcp::model::{
+    CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
+    Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken, ServerResult,
+    SubscriptionFilter,
+};
+use rmcp::service::{
+    NotificationContext, Peer, PeerRequestOptions, RequestHandle, RoleClient, ServiceError,
+    Subscription,
+};
+use tokio::sync::Notify;
+
+use super::result;
+use crate::tools::{Call, Progress};
+
+/// The most tools of one server.
+const MAX_TOOLS: usize = 1000;
+
+/// What a server is told of whom it serves.
+const CLIENT_NAME: &str = "flightdeck";
+
+/// A connection. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Client {
+    peer: Peer<RoleClient>,
+    told: Told,
+}
+
+/// Why a call has no result.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The tool or its server says no; the text is for the caller.
+    Failed(String),
+    /// The server cannot be reached any more.
+    Lost(String),
+}
+
+impl Client {
+    pub(super) fn new(peer: Peer<RoleClient>, told: Told) -> Self {
+        Self { peer, told }
+    }
+
+    /// Lists the tools, of all pages.
+    ///
+    /// # Errors
+    /// When the server fails at it, or has more than [`MAX_TOOLS`].
+    pub(super) async fn list(&self) -> Result<Vec<rmcp::model::Tool>, String> {
+        let (mut tools, mut cursor) = (Vec::new(), None);
+        // An empty page is no end: only as many as there may be tools.
+        for _ in 0..MAX_TOOLS {
+            let page = PaginatedRequestParams::default().with_cursor(cursor);
+            let page = self.peer.list_tools(Some(page)).await.map_err(|error| explain(&error))?;
+            tools.extend(page.tools);
+            cursor = page.next_cursor;
+            if tools.len() > MAX_TOOLS || cursor.is_none() {
+                break;
+            }
+        }
+        if tools.len() > MAX_TOOLS || cursor.is_some() {
+            return Err(format!(
+                "it lists more than {MAX_TOOLS} tools, or never ends listing them"
+            ));
+        }
+        Ok(tools)
+    }
+
+    /// Asks to be told of changes, where the server wants to be asked. One that does not know the question
+    /// tells without.
+    pub(super) async fn subscribe(&self) -> Option<Subscription> {
+        let modern = self.peer.peer_info().is_some_and(|info| {
+            info.protocol_version >= rmcp::model::ProtocolVersion::NO_INITIALIZE
+        });
+        let filter = SubscriptionFilter::builder().tools_list_changed().build();
+        if modern { self.peer.listen(filter).await.ok() } else { None }
+    }
+
+    /// Waits until the server says that its tools have changed.
+    pub(super) async fn tools_changed(&self) {
+        self.told.0.changed.notified().await;
+    }
+
+    /// Calls a tool, and tells the server when nobody waits for the answer any more.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(super) async fn call(
+        &self,
+        tool_name: &str,
+        wraps: bool,
+        call: &Call<'_>,
+        limit: Duration,
+    ) -> Result<Payload, CallError> {
+        let arguments = call.arguments().map_err(CallError::Failed)?;
+        let params = CallToolRequestParams::new(tool_name.to_owned()).with_arguments(arguments);
+        let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
+        let options = PeerRequestOptions::no_options();
+        let sent = self.peer.send_cancellable_request(request, options).await;
+        let mut handle = sent.map_err(|error| call_error(&error))?;
+        let _listening = self.told.listen(&handle, call.progress);
+        let why = tokio::select! {
+            answer = &mut handle.rx => return read(answer.unwrap_or(Err(ServiceError::TransportClosed)), wraps),
+            () = call.stop.cancelled() => "stopped".to_owned(),
+            () = tokio::time::sleep(limit) => {
+                format!("Timed out after {} s and was told to stop", limit.as_secs_f64())
+            }
+        };
+        // Whether or not it can be told: nobody waits for it any more.
+        let _told = handle.cancel(Some(why.clone())).await;
+        Err(CallError::Failed(why))
+    }
+}
+
+fn read(answer: Result<ServerResult, ServiceError>, wraps: bool) -> Result<Payload, CallError> {
+    let read = match answer.map_err(|error| call_error(&error))? {
+        ServerResult::CallToolResult(result) => result::returned(result, wraps),
+        ServerResult::CustomResult(result) => result::carried(&result.0),
+        ServerResult::InputRequiredResult(_) => {
+            Err("The tool asks back for input, which nobody here can give".to_owned())
+        }
+        _ => Err("The MCP server answered with something that is no result of a tool".to_owned()),
+    };
+    read.map_err(CallError::Failed)
+}
+
+fn call_error(error: &ServiceError) -> CallError {
+    match error {
+        ServiceError::TransportSend(_) | ServiceError::TransportClosed => {
+            CallError::Lost(explain(error))
+        }
+        error => CallError::Failed(explain(error)),
+    }
+}
+
+/// An error of the library, without its code for the common case.
+pub(super) fn explain(error: &ServiceError) -> String {
+    match error {
+        ServiceError::McpError(error) => error.message.to_string(),
+        ServiceError::TransportSend(error) => chain(&*error.error),
+        error => error.to_string(),
+    }
+}
+
+/// An error with all that it is about.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text
+}
+
+/// What a server tells unasked. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Told(Arc<Unasked>);
+
+#[derive(Default)]
+struct Unasked {
+    changed: Notify,
+    /// Who wants to hear of which call; an entry lives as long as its call.
+    progress: Mutex<HashMap<ProgressToken, Progress>>,
+}
+
+impl Told {
+    /// Passes on what the server tells of one call, until the answer is dropped.
+    fn listen(
+        &self,
+        handle: &RequestHandle<RoleClient>,
+        progress: &Progress,
+    ) -> Option<Listening<'_>> {
+        progress.is_wanted().then(|| {
+            self.progress().insert(handle.progress_token.clone(), progress.clone());
+            Listening { told: self, token: handle.progress_token.clone() }
+        })
+    }
+
+    fn progress(&self) -> MutexGuard<'_, HashMap<ProgressToken, Progress>> {
+        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Listening<'a> {
+    told: &'a Told,
+    token: ProgressToken,
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.told.progress().remove(&self.token);
+    }
+}
+
+impl ClientHandler for Told {
+    fn get_info(&self) -> ClientConfig {
+        let implementation = Implementation::new(CLIENT_NAME, env!("CARGO_PKG_VERSION"));
+        ClientConfig::new(ClientCapabilities::default(), implementation)
+    }
+
+    async fn on_progress(
+        &self,
+        params: ProgressNotificationParam,
+        _context: NotificationContext<RoleClient>,
+    ) {
+        let progress = self.progress().get(&params.progress_token).cloned();
+        if let Some(progress) = progress {
+            progress.tell(&line(&params));
+        }
+    }
+
+    async fn on_tool_list_changed(&self, _context: NotificationContext<RoleClient>) {
+        self.0.changed.notify_one();
+    }
+}
+
+/// `3 of 10: copying`.
+fn line(params: &ProgressNotificationParam) -> String {
+    let mut line = params.progress.to_string();
+    if let Some(total) = params.total {
+        line.push_str(&format!(" of {total}"));
+    }
+    if let Some(message) = &params.message {
+        line.push_str(&format!(": {message}"));
+    }
+    line
+}
