@@ -75,8 +75,9 @@ impl Host {
     /// Which of them do not run and why, for whoever looks for a tool in vain.
     pub(super) fn out_of_service(&self) -> String {
         let mut text = String::new();
-        for ServerEvent { namespace, state } in self.states() {
-            if let ServerState::Down { why, .. } = state {
+        for server in &self.servers {
+            if let Some(why) = server.trouble() {
+                let namespace = server.namespace();
                 text.push_str(&format!(". The MCP server '{namespace}' does not run: {why}"));
             }
         }
@@ -168,3 +169,6 @@ enum Offered {
     /// As these, whatever they are.
     As(Vec<ToolType>),
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,8 +93,10 @@ struct Inner {
 
 /// How a server is, and the way to it.
 #[derive(Clone)]
-struct Now {
-    state: ServerState,
+pub(super) struct Now {
+    pub(super) state: ServerState,
+    /// Why it did not run, the last time that it did not; none while it runs.
+    trouble: Option<String>,
     client: Option<Client>,
     /// How many starts have come to something, good or bad.
     starts: u64,
@@ -108,7 +110,7 @@ impl Server {
         watchdog: Option<Arc<Watchdog>>,
         on_event: OnEvent,
     ) -> Arc<Self> {
-        let now = Now { state: ServerState::Starting, client: None, starts: 0 };
+        let now = Now { state: ServerState::Starting, trouble: None, client: None, starts: 0 };
         let inner = Arc::new(Inner {
             settings,
             limits,
@@ -134,8 +136,18 @@ impl Server {
         &self.inner.settings.sections
     }
 
+    #[cfg(test)]
+    pub(super) fn watch(&self) -> watch::Receiver<Now> {
+        self.inner.now.subscribe()
+    }
+
     pub(super) fn state(&self) -> ServerState {
         self.inner.now.borrow().state.clone()
+    }
+
+    /// Why it does not run, if it has not run since.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.inner.now.borrow().trouble.clone()
     }
 
     /// Whether the first start has come to something, good or bad.
@@ -206,9 +218,9 @@ impl Inner {
     }
 
     fn not_running(&self) -> String {
-        let namespace = &self.settings.namespace;
-        match &self.now.borrow().state {
-            ServerState::Down { why, retry } => {
+        let (namespace, now) = (&self.settings.namespace, self.now.borrow());
+        match (&now.state, &now.trouble) {
+            (ServerState::Down { retry, .. }, Some(why)) => {
                 let wait = retry.as_secs_f64().ceil();
                 format!(
                     "The MCP server '{namespace}' does not run: {why}. It is started again in at most {wait} s"
@@ -350,6 +362,11 @@ impl Inner {
         let is_news = self.now.borrow().state != state;
         self.now.send_modify(|now| {
             now.starts += u64::from(state != ServerState::Starting);
+            match &state {
+                ServerState::Down { why, .. } => now.trouble = Some(why.clone()),
+                ServerState::Up { .. } => now.trouble = None,
+                ServerState::Starting | ServerState::Stopped => {}
+            }
             now.client = client;
             now.state = state.clone();
         });

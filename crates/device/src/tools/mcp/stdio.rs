@@ -15,10 +15,11 @@ use rmcp::RoleClient;
 use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::group::{Tie, set_apart};
-use crate::process::{GRACE, Session, scrubbed_env};
+use crate::process::{GRACE, LINGER, Session, scrubbed_env};
 use crate::watchdog::Watchdog;
 
 /// The longest line that a server may write. A message may be 100 MiB; escaped, it is more.
@@ -39,6 +40,7 @@ pub(super) struct Program {
     session: Session,
     child: Child,
     last_words: LastWords,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Program {
@@ -72,10 +74,9 @@ impl Program {
         let last_words = LastWords::default();
         let transport = AsyncRwTransport::new(Bounded::new(stdout, last_words.clone()), stdin)
             .with_max_line_length(MAX_LINE_BYTES);
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(last_words.clone().listen(stderr));
-        }
-        Ok((Self { session, child, last_words }, transport))
+        let stderr = child.stderr.take();
+        let listener = stderr.map(|stderr| tokio::spawn(last_words.clone().listen(stderr)));
+        Ok((Self { session, child, last_words, listener }, transport))
     }
 
     /// Waits for the server to end, now that its standard input has ended; kills it when it does not.
@@ -91,8 +92,11 @@ impl Program {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it was killed, as it did not end by itself".to_owned(),
         };
-        // What it wrote just before is still on its way.
         let _reaped = timeout(GRACE, self.child.wait()).await;
+        if let Some(listener) = self.listener.take() {
+            // What it wrote just before may still be on its way.
+            let _heard = timeout(LINGER, listener).await;
+        }
         match self.last_words.text() {
             words if words.is_empty() => how,
             words => format!("{how}; it last said: {words}"),

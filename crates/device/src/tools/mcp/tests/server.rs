@@ -1,0 +1,142 @@
+//! An MCP server for the tests, in the process of a test that others start: written by hand, so that it
+//! can do everything wrong.
+
+use std::io::{BufRead, Write, stdin, stdout};
+use std::process::exit;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// The variable that says what the server does wrong.
+pub(super) const MANNERS: &str = "FLIGHTDECK_TEST_MANNERS";
+
+/// Serves until its input ends.
+pub(super) fn serve() {
+    let Ok(manners) = std::env::var(MANNERS) else { return };
+    match manners.as_str() {
+        "silent" => loop {
+            thread::park();
+        },
+        "dies at its start" => {
+            complain("npm error 404");
+            exit(3);
+        }
+        "garbage" => {
+            raw(b"\xff\xfe\x00 no json \x1b[2J\n{\"jsonrpc\": \n[1,2\n{\"a\":1}\n42\n\n");
+        }
+        "floods" => {
+            thread::spawn(|| {
+                loop {
+                    notify("notifications/message", &json!({"level": "info", "data": "flood"}));
+                    notify("notifications/tools/list_changed", &json!({}));
+                }
+            });
+        }
+        _ => {}
+    }
+    let mut tools = vec!["echo", "fail", "die", "huge", "slow", "pid", "env", "grow", "nothing"];
+    for line in stdin().lock().lines().map_while(Result::ok) {
+        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+        let (method, params) = (message["method"].as_str().unwrap_or(""), &message["params"]);
+        let id = message["id"].clone();
+        match method {
+            "initialize" => answer(&id, &initialized(params)),
+            "tools/list" if manners == "lists for ever" => {
+                answer(&id, &json!({"tools": [tool("x")], "nextCursor": "more"}));
+            }
+            "tools/list" => {
+                let list: Vec<_> = tools.iter().map(|name| tool(name)).collect();
+                answer(&id, &json!({"tools": list}));
+            }
+            "tools/call" => call(&id, params, &mut tools),
+            "notifications/cancelled" => {
+                std::fs::write("cancelled", params["reason"].as_str().unwrap_or("")).unwrap();
+            }
+            _ if id.is_null() => {}
+            _ => say(&json!({"jsonrpc": "2.0", "id": id,
+                             "error": {"code": -32601, "message": "no such method"}})),
+        }
+    }
+}
+
+fn initialized(params: &Value) -> Value {
+    json!({
+        "protocolVersion": params["protocolVersion"],
+        "capabilities": {"tools": {"listChanged": true}},
+        "serverInfo": {"name": "odd", "version": "1"},
+    })
+}
+
+fn tool(name: &str) -> Value {
+    let hints = json!({"readOnlyHint": name == "echo"});
+    json!({"name": name, "description": "odd", "inputSchema": {"type": "object"}, "annotations": hints})
+}
+
+fn call(id: &Value, params: &Value, tools: &mut Vec<&str>) {
+    let arguments = &params["arguments"];
+    match params["name"].as_str().unwrap_or("") {
+        "echo" => answer(id, &json!({"content": [], "structuredContent": arguments})),
+        "fail" => answer(
+            id,
+            &json!({"content": [{"type": "text", "text": "no such row"}], "isError": true}),
+        ),
+        "die" => {
+            complain("out of luck");
+            exit(7);
+        }
+        "huge" => {
+            let bytes = arguments["bytes"].as_u64().unwrap_or(0) as usize;
+            text(id, &"x".repeat(bytes));
+        }
+        "slow" => {
+            let token = &params["_meta"]["progressToken"];
+            notify(
+                "notifications/progress",
+                &json!({"progressToken": token, "progress": 1, "total": 2, "message": "half"}),
+            );
+            // It never answers.
+        }
+        "pid" => text(id, &std::process::id().to_string()),
+        "env" => text(id, &std::env::vars().map(|(name, _)| name).collect::<Vec<_>>().join(" ")),
+        "grow" => {
+            tools.push("grown");
+            notify("notifications/tools/list_changed", &json!({}));
+            text(id, "grown");
+        }
+        "nothing" => {}
+        other => text(id, &format!("no tool {other}")),
+    }
+}
+
+fn text(id: &Value, text: &str) {
+    answer(id, &json!({"content": [{"type": "text", "text": text}]}));
+}
+
+fn answer(id: &Value, result: &Value) {
+    say(&json!({"jsonrpc": "2.0", "id": id, "result": result}));
+}
+
+fn notify(method: &str, params: &Value) {
+    say(&json!({"jsonrpc": "2.0", "method": method, "params": params}));
+}
+
+fn say(message: &Value) {
+    raw(format!("{message}\n").as_bytes());
+}
+
+/// Past what the test harness catches, too.
+fn complain(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap();
+}
+
+/// Past what the test harness catches. A reader that is gone is the end.
+fn raw(bytes: &[u8]) {
+    let mut out = stdout().lock();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        exit(0);
+    }
+}
+
+/// How long a test may wait for what should come soon.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
