@@ -96,6 +96,7 @@ impl Device {
             can_execute: settings.tools.exec != Exec::Off,
             executor,
             outbox: None,
+            tells_progress: false,
             own_task: None,
             request: settings.request,
             task_name: settings.task_name,
@@ -128,6 +129,8 @@ struct DeviceRole {
     can_execute: bool,
     executor: Executor,
     outbox: Option<Arc<Outbox>>,
+    /// Whether this server wants to hear what tools tell while they run.
+    tells_progress: bool,
     /// One at a time.
     own_task: Option<OwnTask>,
     request: Option<String>,
@@ -153,8 +156,10 @@ impl Role for DeviceRole {
         }
     }
 
-    fn handle_connected(&mut self, outbox: &Arc<Outbox>, _granted: Option<&Confirmed>) {
+    fn handle_connected(&mut self, outbox: &Arc<Outbox>, granted: Option<&Confirmed>) {
         self.outbox = Some(outbox.clone());
+        self.tells_progress =
+            granted.is_some_and(|granted| granted.features.contains(&Feature::Progress));
         (self.on_event)(DeviceEvent::Connected);
         if let Some(request) = self.request.take() {
             let task_name = self.task_name.take();
@@ -226,7 +231,7 @@ impl DeviceRole {
         let Some(outbox) = &self.outbox else { return };
         let ends_task = matches!(command.status, Status::Completed | Status::Failed);
         let (session_id, status) = (command.session_id.clone(), command.status);
-        self.executor.start(command, outbox);
+        self.executor.start(command, outbox, self.tells_progress);
         if let Some(session_id) = session_id.filter(|_| ends_task) {
             self.end_own_task(ServerMessage {
                 session_id: Some(session_id),

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use aip::codec::{MAX_MESSAGE_BYTES, Wire};
+use aip::message::{Output, Status};
 use aip::{
     ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, Payload,
     ServerMessage, SessionId,
@@ -15,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::tools::{Call, Caller, Progress, Toolbox};
+
+/// Least time between two messages of progress of one command.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Room in a message beside the results.
 const ENVELOPE_BYTES: usize = 64 * 1024;
@@ -58,8 +63,9 @@ impl Executor {
         }))
     }
 
-    /// Takes a COMMAND; its answer goes to `outbox`.
-    pub(crate) fn start(&self, command: ServerMessage, outbox: &Arc<Outbox>) {
+    /// Takes a COMMAND; its answer goes to `outbox`, and with `tells` so does what its tools tell on the
+    /// way.
+    pub(crate) fn start(&self, command: ServerMessage, outbox: &Arc<Outbox>, tells: bool) {
         let (executor, outbox) = (self.clone(), outbox.clone());
         let Some((number, stop)) = self.lock().add(command.session_id.clone(), self.0.capacity)
         else {
@@ -70,7 +76,12 @@ impl Executor {
         self.0.tasks.spawn(async move {
             let command = Arc::new(command);
             let (runner, asked) = (executor.clone(), command.clone());
-            let ran = tokio::spawn(async move { runner.run(&asked, &stop).await }).await;
+            let progress = match tells {
+                true => executor.progress(&asked, outbox.clone()),
+                false => Progress::default(),
+            };
+            let run = async move { runner.run(&asked, &stop, &progress).await };
+            let ran = tokio::spawn(run).await;
             // A tool that panics is a failed tool: its COMMAND is answered like every other.
             let results = ran.unwrap_or_else(|_| {
                 all_failed(actions(&command), "the tool failed inside the device")
@@ -108,7 +119,12 @@ impl Executor {
     }
 
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
-    async fn run(&self, command: &ServerMessage, stop: &CancellationToken) -> Vec<ActionResult> {
+    async fn run(
+        &self,
+        command: &ServerMessage,
+        stop: &CancellationToken,
+        progress: &Progress,
+    ) -> Vec<ActionResult> {
         let actions = actions(command);
         let _place = tokio::select! {
             place = self.0.places.acquire() => place,
@@ -123,7 +139,7 @@ impl Executor {
         for action in actions {
             let result = match failed {
                 true => ActionResult::skipped(action.call_id.clone()),
-                false => self.call(action, &caller, stop).await,
+                false => self.call(action, &caller, stop, progress).await,
             };
             failed |= result.status == aip::ResultStatus::Failure;
             results.push(result);
@@ -136,19 +152,43 @@ impl Executor {
         action: &Command,
         caller: &Caller,
         stop: &CancellationToken,
+        progress: &Progress,
     ) -> ActionResult {
         if stop.is_cancelled() {
             return ActionResult::failure(action.call_id.clone(), "stopped");
         }
-        let progress = Progress::default();
-        let call =
-            Call { parameters: action.parameters.as_ref(), caller, stop, progress: &progress };
+        let call = Call { parameters: action.parameters.as_ref(), caller, stop, progress };
         match self.0.tools.call(action, &call).await {
             Ok(returned) => {
                 ActionResult::success(action.call_id.clone(), returned.namespace, returned.result)
             }
             Err(error) => ActionResult::failure(action.call_id.clone(), error),
         }
+    }
+
+    /// Sends what the tools of a command tell, as HEARTBEATs that the server passes on, not too often.
+    fn progress(&self, command: &ServerMessage, outbox: Arc<Outbox>) -> Progress {
+        let client_id = self.0.client_id.clone();
+        let (session_id, response_id) = (command.session_id.clone(), command.response_id.clone());
+        let last = Mutex::new(None::<Instant>);
+        Progress::to(move |text| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < PROGRESS_PAUSE) {
+                return;
+            }
+            *last = Some(Instant::now());
+            let output = Output { lines: text.lines().map(str::to_owned).collect() };
+            let message = ClientMessage {
+                status: Status::Continue,
+                client_id: Some(client_id.clone()),
+                session_id: session_id.clone(),
+                prev_response_id: response_id.clone(),
+                metadata: output.to_metadata(),
+                timestamp: Some(timestamp()),
+                ..ClientMessage::new(ClientMessageType::Heartbeat, ClientType::Device)
+            };
+            outbox.push_progress(message.encode());
+        })
     }
 
     fn answer(&self, command: &ServerMessage, results: Vec<ActionResult>, outbox: &Outbox) {

@@ -103,6 +103,12 @@ impl Actor {
                 self.client.note_heartbeat();
                 reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok));
             }
+            // Nobody waits for an answer, and who did not ask for the extension is not to be heard.
+            Request::Output { session_id, response_id, output } => {
+                if self.client.wants_progress {
+                    self.client.commands.handle_output(&session_id, &response_id, output.lines);
+                }
+            }
             Request::Task(task) => {
                 let session_id = task.session_id.clone();
                 if let Err(error) = session::submit_for(&self.server, &self.client, task) {

@@ -6,7 +6,7 @@
 //! answering after all), is gone, or its grace is over: until then its place on the device is taken.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aip::codec::{About, Wire};
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::registry::Client;
-use crate::session::Task;
+use crate::session::{self, Task};
 
 /// Commands of a device that are remembered after they were given up.
 const MAX_GIVEN_UP: usize = 32;
@@ -63,6 +63,8 @@ pub(crate) struct Commands {
 
 struct Waiting {
     session_id: SessionId,
+    /// Who wants to hear of it while it runs.
+    watcher: Option<Arc<Client>>,
     /// Its place in the device's outgoing queue; `None` until it has one.
     place: Option<u64>,
     state: State,
@@ -98,12 +100,13 @@ impl Commands {
         &self,
         response_id: ResponseId,
         session_id: SessionId,
+        watcher: Option<Arc<Client>>,
         call_ids: Vec<CallId>,
         timeout: Duration,
     ) -> Result<oneshot::Receiver<Settlement>, CannotWait> {
         let (settle, settled) = oneshot::channel();
         let state = State::Open { call_ids, settle };
-        let waiting = Waiting { session_id, place: None, state };
+        let waiting = Waiting { session_id, watcher, place: None, state };
         self.lock().insert(response_id, waiting, now() + timeout)?;
         Ok(settled)
     }
@@ -112,6 +115,26 @@ impl Commands {
     fn note_place(&self, response_id: &ResponseId, place: u64) {
         if let Some(waiting) = self.lock().peek_mut(response_id) {
             waiting.place = Some(place);
+        }
+    }
+
+    /// Passes on what a tool tells while its command runs, to whoever wants to hear it.
+    pub(crate) fn handle_output(
+        &self,
+        session_id: &SessionId,
+        response_id: &ResponseId,
+        lines: Vec<String>,
+    ) {
+        let watcher = match self.lock().peek_mut(response_id) {
+            Some(Waiting { session_id: own, watcher, state: State::Open { .. }, .. })
+                if own == session_id =>
+            {
+                watcher.clone()
+            }
+            _ => None,
+        };
+        if let Some(watcher) = watcher {
+            session::told(&watcher, session_id, lines);
         }
     }
 
@@ -189,12 +212,12 @@ impl Commands {
         let mut pending = self.lock();
         for (response_id, waiting) in pending.take_expired(now) {
             let reach = waiting.reach(taken);
-            let Waiting { session_id, place, state } = waiting;
+            let Waiting { session_id, place, state, .. } = waiting;
             match state {
                 State::Open { settle, .. } => {
                     let _nobody_waits = settle.send(Settlement::TimedOut(reach));
                     let state = State::Stopping { _free: None };
-                    let waiting = Waiting { session_id, place, state };
+                    let waiting = Waiting { session_id, watcher: None, place, state };
                     let _has_room = pending.insert(response_id, waiting, now + self.stop_grace);
                 }
                 State::Stopping { .. } => self.give_up(response_id),
@@ -273,12 +296,14 @@ fn in_order(call_ids: &[CallId], mut results: Vec<ActionResult>) -> Vec<ActionRe
 pub(crate) fn send(
     device: &Client,
     task: &Task,
+    watcher: Option<Arc<Client>>,
     response_id: &ResponseId,
     actions: &[Command],
 ) -> Result<oneshot::Receiver<Settlement>, CannotWait> {
     let call_ids = actions.iter().filter_map(|action| action.call_id.clone()).collect();
     let (session_id, timeout) = (task.session_id.clone(), task.command_timeout);
-    let settled = device.commands.open(response_id.clone(), session_id, call_ids, timeout)?;
+    let settled =
+        device.commands.open(response_id.clone(), session_id, watcher, call_ids, timeout)?;
     let message = ServerMessage {
         agent_name: Some(task.agent_name.clone()),
         // As the Python server sends them: its devices choose a section by them.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
-use crate::message::{ActionResult, ClientMessage, ClientMessageType, ClientType, TaskSettings};
+use crate::message::{
+    ActionResult, ClientMessage, ClientMessageType, ClientType, Output, Status, TaskSettings,
+};
 use crate::payload::Payload;
 
 /// The identity that a connection is pinned to by its registration.
@@ -24,6 +26,15 @@ pub struct Peer {
 pub enum Request {
     /// It is alive.
     Heartbeat,
+    /// A device tells what a tool says while it runs.
+    Output {
+        /// The session that the COMMAND belongs to.
+        session_id: SessionId,
+        /// The COMMAND, *R*.
+        response_id: ResponseId,
+        /// What it tells.
+        output: Output,
+    },
     /// It submits a task.
     Task(TaskRequest),
     /// A device answers a COMMAND.
@@ -114,9 +125,24 @@ impl Peer {
         Ok(())
     }
 
+    /// A sign of life; with status `continue` and the extension's `output` in it, what a tool tells.
+    fn heartbeat(&self, message: ClientMessage) -> Request {
+        let is_device = self.client_type == ClientType::Device;
+        if !is_device || message.status != Status::Continue {
+            return Request::Heartbeat;
+        }
+        let output = Output::of(message.metadata.as_ref());
+        match (message.session_id, message.prev_response_id, output) {
+            (Some(session_id), Some(response_id), Some(output)) => {
+                Request::Output { session_id, response_id, output }
+            }
+            _ => Request::Heartbeat,
+        }
+    }
+
     fn read(&self, message: ClientMessage) -> Result<Request, String> {
         match message.kind {
-            ClientMessageType::Heartbeat => Ok(Request::Heartbeat),
+            ClientMessageType::Heartbeat => Ok(self.heartbeat(message)),
             ClientMessageType::Task => self.task(message).map(Request::Task),
             ClientMessageType::CommandResults => Ok(Request::Results(CommandResults {
                 session_id: message.session_id,
@@ -242,6 +268,21 @@ mod tests {
         let constellation = peer(ClientType::Constellation, None);
         let galaxy = r#"{"type":"heartbeat","client_type":"device","client_id":"me"}"#;
         assert_eq!(says(&constellation, galaxy), Ok(Request::Heartbeat));
+    }
+
+    #[test]
+    fn what_a_tool_tells_is_a_heartbeat_of_a_device_that_continues() {
+        let device = peer(ClientType::Device, None);
+        let tells = r#"{"type":"heartbeat","status":"continue","session_id":"S","prev_response_id":"R",
+            "metadata":{"flightdeck":{"output":{"lines":["a","b"]}}}}"#;
+        let Ok(Request::Output { session_id, output, .. }) = says(&device, tells) else { panic!() };
+        assert_eq!((session_id.as_str(), output.lines.join(",")), ("S", "a,b".to_owned()));
+        let constellation = peer(ClientType::Constellation, None);
+        assert_eq!(says(&constellation, tells), Ok(Request::Heartbeat));
+        for broken in [("continue", "ok"), ("\"S\"", "null"), ("lines", "words")] {
+            let text = tells.replace(broken.0, broken.1);
+            assert_eq!(says(&device, &text), Ok(Request::Heartbeat), "{text}");
+        }
     }
 
     #[test]

@@ -46,6 +46,20 @@ pub struct TaskSettings {
     pub command_timeout_s: Option<f64>,
 }
 
+/// The most lines that are kept of one [`Output`].
+const MAX_LINES: usize = 100;
+
+/// The most bytes that are kept of one line of an [`Output`].
+const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// What a tool tells while it runs, as `metadata.flightdeck.output` of a device's HEARTBEAT with status
+/// `continue`, the `session_id` and, as `prev_response_id`, the id of the COMMAND.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// The lines, oldest first.
+    pub lines: Vec<String>,
+}
+
 /// What the server grants, in the confirmation's `result.flightdeck`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmed {
@@ -108,6 +122,11 @@ struct Keyed<T> {
 }
 
 #[derive(Serialize, Deserialize)]
+struct WithOutput {
+    output: Output,
+}
+
+#[derive(Serialize, Deserialize)]
 struct WithStep {
     step: Step,
 }
@@ -152,6 +171,28 @@ impl Extension {
     #[must_use]
     pub fn of(metadata: Option<&Payload>) -> Option<Self> {
         metadata?.parse::<Keyed<Self>>().ok().map(|keyed| keyed.flightdeck)
+    }
+}
+
+impl Output {
+    /// A HEARTBEAT's `metadata`.
+    #[must_use]
+    pub fn to_metadata(&self) -> Option<Payload> {
+        Payload::from_value(&Keyed { flightdeck: WithOutput { output: self.clone() } }).ok()
+    }
+
+    /// The output in a HEARTBEAT, cut at its bounds; `None` in one that only says that its sender lives.
+    #[must_use]
+    pub fn of(metadata: Option<&Payload>) -> Option<Self> {
+        let keyed = metadata?.parse::<Keyed<WithOutput>>().ok()?;
+        let mut lines = keyed.flightdeck.output.lines;
+        lines.truncate(MAX_LINES);
+        for line in &mut lines {
+            let end =
+                (0..=MAX_LINE_BYTES.min(line.len())).rev().find(|at| line.is_char_boundary(*at));
+            line.truncate(end.unwrap_or(0));
+        }
+        Some(Self { lines })
     }
 }
 

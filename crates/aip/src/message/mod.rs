@@ -15,7 +15,9 @@ pub use client::ClientMessage;
 pub use enums::{
     ClientMessageType, ClientType, Platform, ResultStatus, ServerMessageType, Status, ToolType,
 };
-pub use extension::{Confirmed, Extension, Feature, Step, StepStatus, TaskSettings, VERSION};
+pub use extension::{
+    Confirmed, Extension, Feature, Output, Step, StepStatus, TaskSettings, VERSION,
+};
 pub use facts::{ConstellationMetadata, DeviceMetadata, SystemInfo};
 pub use payloads::{ActionResult, Command, MAX_RESULTS, ToolInfo, TruncatedResult};
 pub use server::ServerMessage;

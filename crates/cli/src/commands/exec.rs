@@ -129,12 +129,16 @@ fn waiting(devices: usize) -> String {
 async fn one(device: ClientId, task: Task, spinner: Arc<Spinner>) -> (ClientId, Outcome) {
     let name = safe_line(device.as_str());
     let outcome = follow(task, |event| {
-        if let TaskEvent::Progress { line, step: Some(step) } = event {
-            match step.status {
-                StepStatus::Queued => spinner.say(&format!("{name}: {}", safe_line(line))),
-                StepStatus::Running => spinner.say(&format!("{name}: {}", describe(step))),
-                _ => {}
-            }
+        let TaskEvent::Progress { line, step } = event else { return };
+        let said = match step.as_ref().map(|step| step.status) {
+            // What it writes; all of it is printed at the end.
+            None => line.lines().last().map(safe_line),
+            Some(StepStatus::Queued) => Some(safe_line(line)),
+            Some(StepStatus::Running) => step.as_deref().map(describe),
+            Some(_) => None,
+        };
+        if let Some(said) = said {
+            spinner.say(&format!("{name}: {said}"));
         }
     })
     .await;

@@ -69,7 +69,9 @@ async fn watch(task: Task, json: bool) -> Outcome {
         TaskEvent::Accepted => spinner.say("accepted"),
         TaskEvent::Progress { step: Some(step), .. } => show_step(&spinner, step),
         TaskEvent::Progress { line, step: None } => {
-            spinner.line(&format!("{DIM}{}{DIM:#}", safe_line(line)));
+            for line in line.lines() {
+                spinner.line(&format!("    {DIM}{}{DIM:#}", safe_line(line)));
+            }
         }
         TaskEvent::Ended(_) => {}
     })

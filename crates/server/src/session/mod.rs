@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 pub(crate) use outcome::{Outcome, write_whole_result};
+pub(crate) use progress::told;
 pub(crate) use submit::{SubmitError, entry, submit, submit_for};
 pub(crate) use table::{Refused, SessionState, Sessions};
 
@@ -213,8 +214,8 @@ impl Session {
     }
 
     /// The connection that wants to see each step, if there is one.
-    fn watcher(&self) -> Option<&Client> {
-        self.requester().filter(|client| client.wants_progress).map(|client| &**client)
+    fn watcher(&self) -> Option<&Arc<Client>> {
+        self.requester().filter(|client| client.wants_progress)
     }
 
     /// Sends its requester a message.

@@ -54,6 +54,11 @@ pub(super) fn ended(
     }
 }
 
+/// A tool tells something while it runs.
+pub(crate) fn told(requester: &Client, session_id: &SessionId, lines: Vec<String>) {
+    push(requester, session_id, lines, None);
+}
+
 fn shown(n: u32, command: &Command) -> Shown {
     let small = |parameters: &&Payload| parameters.len() <= MAX_PARAMETERS_BYTES;
     let parameters = command.parameters.as_ref().filter(small).cloned();
@@ -67,11 +72,15 @@ fn describe(command: &Command) -> String {
 }
 
 fn send(requester: &Client, session_id: &SessionId, line: String, step: &Shown) {
+    push(requester, session_id, vec![line], step.to_result());
+}
+
+fn push(requester: &Client, session_id: &SessionId, lines: Vec<String>, result: Option<Payload>) {
     let message = ServerMessage {
-        messages: Some(vec![line]),
+        messages: Some(lines),
         session_id: Some(session_id.clone()),
         timestamp: Some(timestamp()),
-        result: step.to_result(),
+        result,
         ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue)
     };
     requester.outbox.push_progress(message.encode());

@@ -185,8 +185,9 @@ impl Runner {
         .await?;
         let sent = now();
         self.show_running(&commands);
+        let (session, watcher) = (&self.session, self.session.watcher().cloned());
         let settled =
-            dispatch::send(&self.session.device, &self.session.task, &response_id, &commands)
+            dispatch::send(&session.device, &session.task, watcher, &response_id, &commands)
                 .map_err(|full| Broken::Failed(full.to_string()))?;
         self.open = Some(response_id);
         let settlement = self.settlement(settled, limits).await;
