@@ -14,6 +14,7 @@ use link::connection::timestamp;
 use link::{Client, ClientSettings, Exit, Outbox, Role};
 use tokio_util::sync::CancellationToken;
 
+use crate::confine::SandboxError;
 use crate::executor::Executor;
 use crate::info::{self, Offers};
 use crate::tools::{Exec, ToolSettings, Toolbox};
@@ -71,12 +72,18 @@ pub struct Device {
 
 impl Device {
     /// A device; `on_event` is told what happens to it. `watchdog` outlives it and cleans up after it.
+    /// What this system cannot enforce of the owner's limits is logged as a warning.
+    ///
+    /// # Errors
+    /// When the sandbox that is asked for cannot be had.
     pub fn new(
         settings: DeviceSettings,
         watchdog: Option<Arc<Watchdog>>,
         on_event: impl Fn(DeviceEvent) + Send + 'static,
-    ) -> Self {
-        let tools = Toolbox::new(&settings.tools, watchdog);
+    ) -> Result<Self, SandboxError> {
+        let confinement = settings.tools.confinement()?;
+        confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
+        let tools = Toolbox::new(&settings.tools, &confinement, watchdog);
         let executor = Executor::new(
             settings.id.clone(),
             tools,
@@ -94,7 +101,7 @@ impl Device {
             task_name: settings.task_name,
             on_event: Box::new(on_event),
         };
-        Self { settings: settings.client, role }
+        Ok(Self { settings: settings.client, role })
     }
 
     /// Runs until it is told to stop or the server will not have it. Whatever it runs then is stopped.

@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::tools::{Call, Caller, Progress, Toolbox};
+use crate::progress::Progress;
+use crate::tools::{Call, Caller, Toolbox};
 
 /// Room in a message beside the results.
 const ENVELOPE_BYTES: usize = 64 * 1024;

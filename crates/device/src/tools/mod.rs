@@ -4,7 +4,6 @@ mod catalog;
 mod files;
 pub mod mcp;
 pub mod observe;
-mod progress;
 mod screen;
 mod shell;
 mod system;
@@ -22,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::catalog::{Catalog, Origin, Tool};
 use self::files::Files;
-pub(crate) use self::progress::Progress;
 use self::screen::Screen;
 use self::shell::Shell;
+use crate::confine::{Confinement, SandboxError};
 use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject};
+use crate::progress::Progress;
 use crate::watchdog::Watchdog;
 
 /// The namespace of the tools that UFO's Linux devices have too.
@@ -100,6 +100,17 @@ impl Default for ToolSettings {
     }
 }
 
+impl ToolSettings {
+    /// The limits on what the tools start.
+    ///
+    /// # Errors
+    /// When the sandbox that is asked for cannot be had.
+    pub fn confinement(&self) -> Result<Confinement, SandboxError> {
+        let confinement = Confinement::new(self.max_memory_bytes);
+        if self.sandbox { confinement.sandboxed(&self.roots) } else { Ok(confinement) }
+    }
+}
+
 /// Who calls: what a COMMAND says of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Caller {
@@ -149,9 +160,13 @@ pub(crate) struct Toolbox {
 }
 
 impl Toolbox {
-    pub(crate) fn new(settings: &ToolSettings, watchdog: Option<Arc<Watchdog>>) -> Self {
+    pub(crate) fn new(
+        settings: &ToolSettings,
+        confinement: &Confinement,
+        watchdog: Option<Arc<Watchdog>>,
+    ) -> Self {
         Self {
-            shell: Shell::new(settings, watchdog),
+            shell: Shell::new(settings, confinement.clone(), watchdog),
             files: Files::new(settings),
             screen: Screen::new(),
             disabled: settings.disabled.clone(),
@@ -190,7 +205,7 @@ impl Toolbox {
 
     async fn run_bash(&self, name: &str, call: &Call<'_>) -> Result<Value, String> {
         match name {
-            "execute_command" => self.shell.execute(call.arguments()?, call.stop).await,
+            "execute_command" => self.shell.execute(call.arguments()?, call).await,
             _ => Ok(system::info()),
         }
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::observe::Observe;
-use super::{Exec, ToolSettings};
+use super::{Call, Exec, ToolSettings};
+use crate::confine::Confinement;
 use crate::process::{self, Output, RunError, Spec};
 use crate::watchdog::Watchdog;
 
@@ -30,6 +30,7 @@ pub(super) struct Shell {
     observe: Observe,
     max_time: Duration,
     max_output: usize,
+    confinement: Confinement,
     watchdog: Option<Arc<Watchdog>>,
 }
 
@@ -45,12 +46,17 @@ pub(super) struct Arguments {
 }
 
 impl Shell {
-    pub(super) fn new(settings: &ToolSettings, watchdog: Option<Arc<Watchdog>>) -> Self {
+    pub(super) fn new(
+        settings: &ToolSettings,
+        confinement: Confinement,
+        watchdog: Option<Arc<Watchdog>>,
+    ) -> Self {
         Self {
             exec: settings.exec,
             observe: Observe::new(&settings.roots, home()),
             max_time: settings.max_command_time,
             max_output: settings.max_output_bytes,
+            confinement,
             watchdog,
         }
     }
@@ -81,10 +87,10 @@ impl Shell {
     pub(super) async fn execute(
         &self,
         arguments: Arguments,
-        stop: &CancellationToken,
+        call: &Call<'_>,
     ) -> Result<Value, String> {
         let spec = self.spec(&arguments)?;
-        let ran = process::run(spec, stop, self.watchdog.as_deref()).await;
+        let ran = process::run(spec, call.stop, self.watchdog.as_deref(), call.progress).await;
         ran.map(|output| result(&output)).map_err(|error| explain(&error))
     }
 
@@ -103,6 +109,7 @@ impl Shell {
             max_output: self.max_output,
             env: self.environment(),
             awaits_line: self.exec == Exec::Shell,
+            confinement: self.confinement.clone(),
         })
     }
 
@@ -177,6 +184,8 @@ fn explain(error: &RunError) -> String {
             }
             text
         }
-        error => error.to_string(),
+        RunError::NotStarted(why) => format!("Could not start: {why}"),
+        RunError::Lost(why) => format!("Could not see how it ended: {why}"),
+        RunError::Stopped => error.to_string(),
     }
 }
