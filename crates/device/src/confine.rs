@@ -234,3 +234,142 @@ mod landlock {
         SandboxError::Refused(io::Error::other(error.to_string()))
     }
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::ffi::OsString;
+    use std::fs;
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::process::{Output, Spec, run, scrubbed_env};
+    use crate::progress::Progress;
+
+    /// Runs a script in a shell that is confined.
+    async fn ran(confinement: &Confinement, cwd: &Path, script: &str) -> Output {
+        let spec = Spec {
+            program: "sh".into(),
+            args: ["-c", script].map(OsString::from).to_vec(),
+            cwd: cwd.to_owned(),
+            timeout: Duration::from_secs(60),
+            max_output: 64 * 1024,
+            env: scrubbed_env(),
+            awaits_line: false,
+            confinement: confinement.clone(),
+        };
+        run(spec, &CancellationToken::new(), None, &Progress::default()).await.unwrap()
+    }
+
+    /// A folder that isn't one for temporary files: those may be written to.
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
+    }
+
+    /// A sandbox around a folder; nothing where the kernel has none, which is told in words.
+    fn sandbox(root: &Path) -> Option<Confinement> {
+        match Confinement::default().sandboxed(&[root.to_owned()]) {
+            Ok(confinement) => Some(confinement),
+            Err(error) => {
+                assert!(error.to_string().contains("`landlock`"), "{error}");
+                None
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_gets_no_more_memory_than_its_limit() {
+        let script = "perl -e 'my $n = 200 << 20; my $x = \"x\" x $n; print length $x'";
+        let limited = ran(&Confinement::new(100 << 20), Path::new("/"), script).await;
+        assert!(limited.exit_code != 0 && limited.stdout.is_empty(), "{limited:?}");
+        for enough in [500 << 20, 0] {
+            let output = ran(&Confinement::new(enough), Path::new("/"), script).await;
+            assert_eq!(output.stdout, "209715200", "{output:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_limit_that_leaves_no_room_at_all_is_no_riddle() {
+        let output = ran(&Confinement::new(1), Path::new("/"), "echo never").await;
+        assert!(output.exit_code != 0 && output.stdout.is_empty(), "{output:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_program_gains_privileges() {
+        let script = "exec setsid grep NoNewPrivs /proc/self/status";
+        let output = ran(&Confinement::default(), Path::new("/"), script).await;
+        assert_eq!(output.stdout, "NoNewPrivs:\t1\n");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_sandboxed_writes_below_its_roots() {
+        let inside = folder();
+        let Some(sandbox) = sandbox(inside.path()) else { return };
+        let script = "set -e
+            mkdir -p a/b; echo text > a/b/file; mv a/b/file moved; ln moved linked; ln -s moved symbolic
+            echo more >> moved; : > moved; rm -r a symbolic; mkfifo pipe
+            echo to nowhere > /dev/null; echo error > /dev/stderr
+            file=$(mktemp); echo temporary > $file; rm $file
+            setsid sh -c 'echo deep > deep'; cat deep /etc/passwd > copied; ls";
+        let output = ran(&sandbox, inside.path(), script).await;
+        let expected = (0, "copied\ndeep\nlinked\nmoved\npipe\n", "error\n");
+        let shown = (output.exit_code, output.stdout.as_str(), output.stderr.as_str());
+        assert_eq!(shown, expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_sandboxed_writes_nowhere_else() {
+        let (inside, outside) = (folder(), folder());
+        let Some(sandbox) = sandbox(inside.path()) else { return };
+        let file = outside.path().join("file");
+        fs::write(&file, "kept").unwrap();
+        fs::write(inside.path().join("own"), "").unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("symbolic")).unwrap();
+        let attempts = [
+            "echo changed > $OUT/file",
+            "echo changed >> $OUT/file",
+            "echo changed > symbolic/file",
+            "echo changed > symbolic/new",
+            "echo changed > $OUT/new",
+            "setsid sh -c 'echo changed > $OUT/new'",
+            "truncate -s 0 $OUT/file",
+            "mkdir $OUT/new",
+            "ln -s own $OUT/new",
+            "mkfifo $OUT/new",
+            "rm $OUT/file",
+            "mv $OUT/file stolen",
+            "mv own $OUT/new",
+            "ln own $OUT/new",
+            "ln $OUT/file linked && echo changed > linked",
+            "mv own ../new",
+        ];
+        let must_hold = sandbox.missing().is_empty();
+        for attempt in attempts.into_iter().filter(|it| must_hold || !it.contains("truncate")) {
+            let out = outside.path().display();
+            let script = format!("OUT={out}; export OUT; {attempt}");
+            let output = ran(&sandbox, inside.path(), &script).await;
+            assert_ne!(output.exit_code, 0, "{attempt}: {output:?}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), "kept", "{attempt}");
+            assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1, "{attempt}");
+        }
+        let read = format!("cat {}", file.display());
+        assert_eq!(ran(&sandbox, inside.path(), &read).await.stdout, "kept");
+    }
+
+    #[test]
+    fn a_sandbox_around_nothing_is_refused() {
+        let inside = folder();
+        if sandbox(inside.path()).is_some() {
+            let nowhere = Confinement::default().sandboxed(&[inside.path().join("no")]);
+            let error = nowhere.unwrap_err().to_string();
+            assert!(error.starts_with("no sandbox around /") && error.contains("/no"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_missing_where_nothing_special_is_asked_for() {
+        assert_eq!(Confinement::new(1 << 30).missing(), Vec::<String>::new());
+    }
+}

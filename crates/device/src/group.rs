@@ -450,6 +450,30 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_that_left_the_session_without_its_environment_is_killed_too() {
+        let script = "env -i setsid sh -c 'echo $$; exec sleep 1000' & wait";
+        let (mark, mut child, daemon) = start_apart(script);
+        let group = Group::led_by(child.id()).unwrap();
+        assert_eq!(group.strays().next(), None, "only its mark tells whose it is");
+        group.marked(mark).kill();
+        child.wait().unwrap();
+        testing::all_gone(&[child.id(), daemon]);
+    }
+
+    #[test]
+    fn a_daemon_of_somebody_else_is_left_alone() {
+        let script = "setsid sh -c 'echo $$; exec sleep 1000' & wait";
+        let (mark, mut child, daemon) = start_apart(script);
+        let (_, mut other, _) = start_apart("echo $$; sleep 1000");
+        Group::led_by(other.id()).unwrap().marked(Mark::new()).kill();
+        other.wait().unwrap();
+        assert!(testing::runs(daemon) && testing::runs(child.id()));
+        Group::led_by(child.id()).unwrap().marked(mark).kill();
+        child.wait().unwrap();
+        testing::all_gone(&[daemon]);
+    }
+
+    #[test]
     fn descendants_are_looked_for_above_their_leader_only_when_they_must_be_there() {
         let lowest = |id: i32| Group::of_new(id.cast_unsigned()).unwrap().lowest_descendant();
         assert_eq!(lowest(2), 2);

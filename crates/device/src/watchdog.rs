@@ -254,6 +254,10 @@ mod tests {
     /// A shell and its child, in the shell's own session, both without end.
     const ENDLESS: &str = "sleep 1000 & printf '%s\\n%s\\n' $$ $! > ids; wait";
 
+    /// A shell and a daemon of its own session, both without end.
+    const WITH_DAEMON: &str = "setsid sh -c '
+        printf \"%s\\n%s\\n\" $PPID $$ > ids; exec sleep 1000' & wait";
+
     fn start_endless(directory: &Path) -> (Child, Vec<u32>) {
         let mut command = Command::new("sh");
         command.args(["-c", ENDLESS]).current_dir(directory).stdin(Stdio::null());
@@ -286,7 +290,7 @@ mod tests {
         let watchdog = start_watchdog();
         let spec = Spec {
             program: "sh".into(),
-            args: vec!["-c".into(), ENDLESS.into()],
+            args: vec!["-c".into(), WITH_DAEMON.into()],
             cwd: stage.clone().into(),
             timeout: Duration::from_secs(60),
             max_output: 100,

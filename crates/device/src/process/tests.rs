@@ -41,6 +41,13 @@ fn endless(directory: &Path) -> (Spec, PathBuf) {
     (spec, file)
 }
 
+/// A script that starts a daemon of the classic kind, which writes its number into `ids`: twice
+/// forked, in a session of its own, under another name.
+const DAEMON: &str = r#"perl -e '
+    use POSIX; exit if fork; POSIX::setsid(); exit if fork; $0 = "renamed " x 500;
+    open F, ">ids"; print F "$$\n"; close F; sleep 1000'
+    until test -s ids; do :; done; "#;
+
 fn ids(text: &str) -> Vec<u32> {
     text.lines().map(|line| line.parse().unwrap()).collect()
 }
@@ -235,6 +242,46 @@ async fn a_background_process_in_a_group_of_its_own_dies_with_the_call() {
     let output = ran(Spec { cwd: directory.path().into(), ..shell(script) }).await;
     assert_eq!(ids(&output.stdout).len(), 2);
     all_gone(&ids(&output.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_dies_with_the_call_that_started_it() {
+    for (end, limit) in [("", LONG), ("sleep 1000", Duration::from_secs(2))] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spec = shell(&format!("{DAEMON} {end}"));
+        (spec.cwd, spec.timeout) = (directory.path().into(), limit);
+        let ran = run(spec, &CancellationToken::new(), None, &Progress::default()).await;
+        assert_eq!(ran.is_ok(), end.is_empty());
+        all_gone(&ids_in(&directory.path().join("ids"), 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_program_writes_is_told_while_it_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "echo first >&2; until test -e heard; do :; done; printf 'not \\377'";
+    let spec = Spec { cwd: directory.path().into(), ..shell(script) };
+    let heard = directory.path().join("heard");
+    // The program goes on only when its first line was told.
+    let progress = Progress::to(move |text| {
+        assert_eq!(text, "first");
+        fs::write(&heard, "").unwrap();
+    });
+    let output = run(spec, &CancellationToken::new(), None, &progress).await.unwrap();
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("not \u{FFFD}", "first\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_never_stops_writing_is_told_of_and_stopped_in_time() {
+    let texts = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = texts.clone();
+    let progress = Progress::to(move |text| kept.lock().unwrap().push(text.len()));
+    let spec = Spec { timeout: Duration::from_secs(1), ..program("yes", &[]) };
+    let ran = run(spec, &CancellationToken::new(), None, &progress).await;
+    assert!(matches!(ran, Err(RunError::TimedOut { .. })));
+    let texts = texts.lock().unwrap();
+    assert!((1..=8).contains(&texts.len()), "{texts:?}");
+    assert!(texts.iter().all(|length| *length <= telling::MAX_TEXT));
 }
 
 #[tokio::test(flavor = "multi_thread")]
