@@ -14,6 +14,7 @@ use link::connection::timestamp;
 use link::{Client, ClientSettings, Exit, Outbox, Role};
 use tokio_util::sync::CancellationToken;
 
+use crate::confine::SandboxError;
 use crate::executor::Executor;
 use crate::info::{self, Offers};
 use crate::tools::mcp::{self, ServerEvent};
@@ -73,17 +74,23 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device, whose MCP servers are started at once; `on_event` is told what happens to it. `watchdog` outlives it and cleans up after it.
-    /// Must be called in a runtime.
+    /// A device, whose MCP servers are started at once; `on_event` is told what happens to it. `watchdog`
+    /// outlives it and cleans up after it. What this system cannot enforce of the owner's limits is logged
+    /// as a warning. Must be called in a runtime.
+    ///
+    /// # Errors
+    /// When the sandbox that is asked for cannot be had.
     pub fn new(
         settings: DeviceSettings,
         watchdog: Option<Arc<Watchdog>>,
         on_event: impl Fn(DeviceEvent) + Send + Sync + 'static,
-    ) -> Self {
+    ) -> Result<Self, SandboxError> {
+        let confinement = settings.tools.confinement()?;
+        confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
         let on_event: Arc<dyn Fn(DeviceEvent) + Send + Sync> = Arc::new(on_event);
         let tell = on_event.clone();
         let on_server: mcp::OnEvent = Arc::new(move |event| tell(DeviceEvent::McpServer(event)));
-        let tools = Toolbox::start(&settings.tools, watchdog, &on_server);
+        let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
         let executor = Executor::new(
             settings.id.clone(),
             tools,
@@ -102,7 +109,7 @@ impl Device {
             task_name: settings.task_name,
             on_event,
         };
-        Self { settings: settings.client, role }
+        Ok(Self { settings: settings.client, role })
     }
 
     /// Runs until it is told to stop or the server will not have it. Whatever it runs then is stopped.

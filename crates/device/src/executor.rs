@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::tools::{Call, Caller, Progress, Toolbox};
+use crate::progress::Progress;
+use crate::tools::{Call, Caller, Toolbox};
 
 /// Least time between two messages of progress of one command.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);

@@ -4,15 +4,14 @@
 //!
 //! A child leads a *session* rather than only a group. It then has no terminal it could stop and
 //! ask a password on, and the session still finds descendants that moved to a group of their own,
-//! as `timeout`, `set -m` and interactive shells make them.
-//!
-//! Known limit: a descendant that calls `setsid` itself (`setsid cmd`, a classic daemon) has left
-//! both and isn't found. Becoming a child subreaper would hand such strangers to the device, but
-//! with calls side by side nothing says which call a stranger came from, and the device would
-//! have to reap all of them in the place of init. Only a cgroup, or a cookie in each call's
-//! environment, would settle it.
+//! as `timeout`, `set -m` and interactive shells make them. Descendants that call `setsid`
+//! themselves (a classic daemon) have left both; on Linux they are found by their [`Mark`]. (A
+//! child subreaper would be handed such strangers too, but with calls side by side nothing says
+//! which call a stranger came from, and it would have to reap all of them in the place of init.)
 
 use std::process::Command;
+
+use crate::{confine::Confinement, mark::Mark};
 
 #[cfg(unix)]
 use rustix::process::{Pid, Signal};
@@ -43,12 +42,18 @@ pub(crate) enum Tie {
 }
 
 /// Makes the child that `command` will start the leader of its own session and group, without
-/// any descriptor but its three standard ones. Without effect where there are no sessions.
-pub(crate) fn set_apart(command: &mut Command, tie: Tie) {
+/// any descriptor but its three standard ones, confined, and marked with all its descendants.
+/// Without effect where there are no sessions.
+pub(crate) fn set_apart(
+    command: &mut Command,
+    tie: Tie,
+    confinement: &Confinement,
+    mark: Option<Mark>,
+) {
     #[cfg(unix)]
-    set_apart_from(command, tie, inherited_descriptors());
+    set_apart_from(command, tie, confinement.clone(), mark, inherited_descriptors());
     #[cfg(not(unix))]
-    let _ = (command, tie);
+    let _ = (command, tie, confinement, mark);
 }
 
 /// The session and process group that one child leads: both have the child's process id as
@@ -60,6 +65,9 @@ pub(crate) struct Group {
     /// When the leader was started, if that is known.
     #[cfg(target_os = "linux")]
     since: Option<std::time::Instant>,
+    /// What the leader and its descendants were marked with.
+    #[cfg(target_os = "linux")]
+    mark: Option<Mark>,
     #[cfg(not(unix))]
     leader: std::convert::Infallible,
 }
@@ -83,7 +91,20 @@ impl Group {
             leader,
             #[cfg(target_os = "linux")]
             since: None,
+            #[cfg(target_os = "linux")]
+            mark: None,
         })
+    }
+
+    /// The same, with the descendants that bear `mark` and have left the session.
+    pub(crate) fn marked(self, mark: Option<Mark>) -> Self {
+        #[cfg(target_os = "linux")]
+        return Self { mark, ..self };
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = mark;
+            self
+        }
     }
 
     /// Asks every process in it to end (SIGTERM).
@@ -115,6 +136,11 @@ impl Group {
     }
 
     /// Never called: there is no group.
+    pub(crate) fn marked(self, _: Option<Mark>) -> Self {
+        match self.leader {}
+    }
+
+    /// Never called: there is no group.
     pub(crate) fn ask_to_end(self) {
         match self.leader {}
     }
@@ -139,8 +165,9 @@ impl Group {
         }
     }
 
-    /// The processes of this session that have left its group. Costs some microseconds for each
-    /// process looked at, so those that are surely no descendants are left out.
+    /// The processes of this session that have left its group, and the descendants that have left
+    /// the session. Costs some microseconds for each process looked at, so those that are surely
+    /// no descendants are left out.
     fn strays(self) -> impl Iterator<Item = Pid> {
         let floor = self.lowest_descendant();
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -161,8 +188,11 @@ impl Group {
     }
 
     fn has_stray(self, process: Pid) -> bool {
-        let leader = self.leader.as_raw_pid();
-        group_and_session(process).is_some_and(|ids| ids.0 != leader && ids.1 == leader)
+        let (leader, id) = (self.leader.as_raw_pid(), process.as_raw_pid());
+        let bears_mark = |started| self.mark.is_some_and(|mark| mark.is_on(id, started));
+        Status::of(process).is_some_and(|status| {
+            status.group != leader && (status.session == leader || bears_mark(status.started))
+        })
     }
 
     /// Signals one stray. It is looked at again once a descriptor holds on to it, so that a
@@ -186,17 +216,28 @@ fn highest_number() -> i32 {
     })
 }
 
-/// The numbers of a process's group and session, from the kernel's own listing. (The calls
-/// `getpgid` and `getsid` answer 0 for the kernel's threads, which rustix takes for impossible.)
+/// What the kernel's own listing says of a process. (The calls `getpgid` and `getsid` answer 0 for
+/// the kernel's threads, which rustix takes for impossible.)
 #[cfg(target_os = "linux")]
-fn group_and_session(process: Pid) -> Option<(i32, i32)> {
-    let status = std::fs::read(format!("/proc/{}/stat", process.as_raw_pid())).ok()?;
-    // The program's name may hold anything, even parentheses and spaces; then come the state,
-    // the parent, the group and the session.
-    let name_end = status.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = str::from_utf8(&status[name_end + 1..]).ok()?.split_ascii_whitespace();
-    let group = fields.nth(2)?.parse().ok()?;
-    Some((group, fields.next()?.parse().ok()?))
+struct Status {
+    group: i32,
+    session: i32,
+    /// In ticks since boot.
+    started: u64,
+}
+
+#[cfg(target_os = "linux")]
+impl Status {
+    fn of(process: Pid) -> Option<Self> {
+        let status = std::fs::read(format!("/proc/{}/stat", process.as_raw_pid())).ok()?;
+        // The program's name may hold anything, even parentheses and spaces; then come the state,
+        // the parent, the group and the session, and the start as the sixteenth after those.
+        let name_end = status.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = str::from_utf8(&status[name_end + 1..]).ok()?.split_ascii_whitespace();
+        let group = fields.nth(2)?.parse().ok()?;
+        let session = fields.next()?.parse().ok()?;
+        Some(Self { group, session, started: fields.nth(15)?.parse().ok()? })
+    }
 }
 
 /// Like [`set_apart`], closing the given descriptors to the child.
@@ -206,7 +247,13 @@ fn group_and_session(process: Pid) -> Option<(i32, i32)> {
 /// never `spawn_blocking`, and never a worker that `block_in_place` may turn into a blocking one.
 #[cfg(unix)]
 #[allow(unsafe_code)]
-fn set_apart_from(command: &mut Command, tie: Tie, descriptors: &'static [i32]) {
+fn set_apart_from(
+    command: &mut Command,
+    tie: Tie,
+    confinement: Confinement,
+    mark: Option<Mark>,
+    descriptors: &'static [i32],
+) {
     use std::os::unix::process::CommandExt;
     let device = rustix::process::getpid();
     let prepare = move || {
@@ -217,7 +264,10 @@ fn set_apart_from(command: &mut Command, tie: Tie, descriptors: &'static [i32]) 
             let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*descriptor) };
             let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
         }
-        if tie == Tie::DiesWithDevice { die_with(device) } else { Ok(()) }
+        if tie == Tie::DiesWithDevice {
+            die_with(device)?;
+        }
+        confine(&confinement, mark)
     };
     // SAFETY: it runs between fork and exec, where only async-signal-safe calls are sound. It
     // makes plain system calls; it takes no lock and allocates nothing, nor do its errors.
@@ -239,6 +289,46 @@ fn die_with(device: Pid) -> std::io::Result<()> {
 #[cfg(all(unix, not(target_os = "linux")))]
 fn die_with(_: Pid) -> std::io::Result<()> {
     Ok(())
+}
+
+/// Puts the limits on the calling process, for good.
+#[cfg(target_os = "linux")]
+fn confine(confinement: &Confinement, mark: Option<Mark>) -> std::io::Result<()> {
+    // A sandbox presupposes it.
+    rustix::thread::set_no_new_privs(true)?;
+    if let Some(rules) = confinement.rules() {
+        enter_sandbox(rules)?;
+    }
+    if let Some(bytes) = confinement.max_memory() {
+        limit_memory(bytes)?;
+    }
+    if let Some(mark) = mark {
+        mark.put_on();
+    }
+    Ok(())
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn confine(_: &Confinement, _: Option<Mark>) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn limit_memory(bytes: u64) -> rustix::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // One that the device itself was given may be lower, and stays.
+    let bytes = getrlimit(Resource::Data).maximum.map_or(bytes, |most| most.min(bytes));
+    setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })
+}
+
+/// Applies Landlock rules to the calling process.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn enter_sandbox(rules: &std::os::fd::OwnedFd) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes two numbers, no memory: an open descriptor and no flags.
+    let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// The descriptors the device itself was started with, past the standard three, and would hand
@@ -337,25 +427,50 @@ mod tests {
         command
     }
 
-    /// Starts a shell apart that prints a process id, and returns both.
-    fn start_apart(script: &str) -> (Child, u32) {
+    /// Starts a shell apart that prints a process id, and returns its mark and both.
+    fn start_apart(script: &str) -> (Option<Mark>, Child, u32) {
         let mut command = shell(script);
-        set_apart(&mut command, Tie::DiesWithDevice);
+        let mark = Mark::new();
+        set_apart(&mut command, Tie::DiesWithDevice, &Confinement::default(), mark);
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        (child, line.trim().parse().unwrap())
+        (mark, child, line.trim().parse().unwrap())
     }
 
     #[test]
     fn a_child_that_moved_to_its_own_group_is_killed_too() {
         // timeout(1) makes a group of its own and stays in the session.
-        let (mut child, stray) = start_apart("timeout 1000 sleep 1000 & echo $!; wait");
+        let (_, mut child, stray) = start_apart("timeout 1000 sleep 1000 & echo $!; wait");
         let group = Group::led_by(child.id()).unwrap();
         testing::until("timeout has left the group", || group.strays().next());
         group.kill();
         child.wait().unwrap();
         testing::all_gone(&[child.id(), stray]);
+    }
+
+    #[test]
+    fn a_daemon_that_left_the_session_without_its_environment_is_killed_too() {
+        let script = "env -i setsid sh -c 'echo $$; exec sleep 1000' & wait";
+        let (mark, mut child, daemon) = start_apart(script);
+        let group = Group::led_by(child.id()).unwrap();
+        assert_eq!(group.strays().next(), None, "only its mark tells whose it is");
+        group.marked(mark).kill();
+        child.wait().unwrap();
+        testing::all_gone(&[child.id(), daemon]);
+    }
+
+    #[test]
+    fn a_daemon_of_somebody_else_is_left_alone() {
+        let script = "setsid sh -c 'echo $$; exec sleep 1000' & wait";
+        let (mark, mut child, daemon) = start_apart(script);
+        let (_, mut other, _) = start_apart("echo $$; sleep 1000");
+        Group::led_by(other.id()).unwrap().marked(Mark::new()).kill();
+        other.wait().unwrap();
+        assert!(testing::runs(daemon) && testing::runs(child.id()));
+        Group::led_by(child.id()).unwrap().marked(mark).kill();
+        child.wait().unwrap();
+        testing::all_gone(&[daemon]);
     }
 
     #[test]
@@ -383,7 +498,7 @@ mod tests {
         assert!(found.contains(&stray.as_raw_fd()), "{found:?}");
 
         let mut command = shell("for file in /proc/self/fd/*; do echo ${file##*/}; done");
-        set_apart_from(&mut command, Tie::Outlives, found.leak());
+        set_apart_from(&mut command, Tie::Outlives, Confinement::default(), None, found.leak());
         let shown = String::from_utf8(command.output().unwrap().stdout).unwrap();
         assert!(!shown.lines().any(|line| line == stray.as_raw_fd().to_string()), "{shown}");
     }

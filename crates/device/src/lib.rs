@@ -5,14 +5,18 @@
 //! - [`tools`]: what can be called, and within which limits.
 //! - [`policy`]: the owner's say.
 //! - `process`, [`watchdog`]: child processes that never outlive the device.
+//! - [`confine`]: what no child may do.
 //! - [`info`]: the facts.
 
+pub mod confine;
 pub mod device;
 mod executor;
 mod group;
 pub mod info;
+mod mark;
 pub mod policy;
 pub mod process;
+pub mod progress;
 pub mod tools;
 pub mod watchdog;
 

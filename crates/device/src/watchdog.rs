@@ -11,26 +11,28 @@
 //! Known limit: a group is guarded just after its leader was started. If the device is killed in
 //! between, the leader dies with it (on Linux), but what the leader has started by then doesn't.
 //!
-//! Line protocol, device to helper: `+NUMBER\n` guards a process group, `-NUMBER\n` lets it go.
+//! Line protocol, device to helper: `+NUMBER\n` guards a process group, `+NUMBER MARK\n` also all
+//! processes that bear that mark, `-NUMBER\n` lets it go.
 //! Where there are no process groups (Windows), nothing is started and nothing is guarded.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     path::Path,
     process::{Child, ChildStdin},
+    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
-use crate::group::Group;
+use crate::{group::Group, mark::Mark};
 
 /// How many groups the helper keeps at most; those past it aren't guarded.
 pub const MAX_GUARDED: usize = 4096;
 
 /// The longest line the helper takes, in bytes, with its end.
-const MAX_LINE: u64 = 16;
+const MAX_LINE: u64 = 40;
 
 /// How many times a line is tried again while the helper doesn't read.
 const WRITE_TRIES: usize = 100;
@@ -58,12 +60,14 @@ impl Watchdog {
         Ok(Self { helper: Arc::new(Helper::start(program, args)?) })
     }
 
-    /// Guards the process group led by process `group` until the answer is dropped.
+    /// Guards the process group led by process `group`, and whoever bears `mark`, until the answer
+    /// is dropped.
     ///
     /// It never fails, and waits at most a tenth of a second, once, for a helper that hangs; see
     /// [`Watchdog::is_alive`].
-    pub fn guard(&self, group: u32) -> Guarded {
-        self.helper.tell('+', group);
+    pub(crate) fn guard(&self, group: u32, mark: Option<Mark>) -> Guarded {
+        let mark = mark.map(|mark| format!(" {mark}")).unwrap_or_default();
+        self.helper.tell(&format!("+{group}{mark}\n"));
         Guarded { helper: Arc::clone(&self.helper), group }
     }
 
@@ -83,7 +87,7 @@ pub struct Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        self.helper.tell('-', self.group);
+        self.helper.tell(&format!("-{}\n", self.group));
     }
 }
 
@@ -91,7 +95,8 @@ impl Drop for Guarded {
 /// all the helper process does.
 pub fn watch(input: impl Read) {
     let groups = guarded_at_the_end(input);
-    groups.into_iter().filter_map(Group::led_by).for_each(Group::kill);
+    let groups = groups.into_iter();
+    groups.filter_map(|(id, mark)| Some(Group::led_by(id)?.marked(mark))).for_each(Group::kill);
 }
 
 /// The helper process and the pipe to it.
@@ -112,11 +117,15 @@ impl Helper {
     #[cfg(unix)]
     fn start(program: &Path, args: &[&str]) -> io::Result<Self> {
         use std::process::{Command, Stdio};
+
+        use crate::confine::Confinement;
+        use crate::group::{Tie, set_apart};
+
         let mut command = Command::new(program);
         // What a process was started with can be read as long as it lives: so no keys here.
         command.args(args).env_clear().envs(crate::process::scrubbed_env());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        crate::group::set_apart(&mut command, crate::group::Tie::Outlives);
+        set_apart(&mut command, Tie::Outlives, &Confinement::default(), None);
         let mut process = command.spawn()?;
         let pipe = process.stdin.take();
         let helper = Self { state: Mutex::new(State { pipe, process: Some(process) }) };
@@ -133,10 +142,10 @@ impl Helper {
 
     /// Writes one line. A helper that doesn't take it is given up and killed: better none than
     /// one that would, one day, kill by an outdated list.
-    fn tell(&self, sign: char, group: u32) {
+    fn tell(&self, line: &str) {
         let mut state = self.state();
         let Some(pipe) = &mut state.pipe else { return };
-        if write_line(pipe, &format!("{sign}{group}\n")).is_err() {
+        if write_line(pipe, line).is_err() {
             // Killed before the pipe closes: it must not act on the end of its input.
             if let Some(process) = &mut state.process {
                 let _ = process.kill();
@@ -173,9 +182,12 @@ fn write_line(pipe: &mut impl Write, line: &str) -> io::Result<()> {
     Err(ErrorKind::WouldBlock.into())
 }
 
-fn guarded_at_the_end(input: impl Read) -> BTreeSet<u32> {
+/// The groups that are guarded in the end, each with the mark of its descendants.
+type Groups = BTreeMap<u32, Option<Mark>>;
+
+fn guarded_at_the_end(input: impl Read) -> Groups {
     let mut input = BufReader::new(input);
-    let mut groups = BTreeSet::new();
+    let mut groups = Groups::new();
     let mut line = Vec::new();
     // An error to read is an end as well: nothing will ever be heard of the device again.
     while matches!(input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line), Ok(1..)) {
@@ -187,20 +199,28 @@ fn guarded_at_the_end(input: impl Read) -> BTreeSet<u32> {
 
 /// Takes one line into account, and passes over what isn't one: the beginning of a number would
 /// be another group's.
-fn take_line(line: &[u8], groups: &mut BTreeSet<u32>) {
+fn take_line(line: &[u8], groups: &mut Groups) {
     let Some(line) = str::from_utf8(line).ok().and_then(|line| line.strip_suffix('\n')) else {
         return;
     };
-    if let Some(group) = line.strip_prefix('+').and_then(number)
+    if let Some((group, mark)) = line.strip_prefix('+').and_then(guarded)
         && groups.len() < MAX_GUARDED
     {
-        groups.insert(group);
+        groups.insert(group, mark);
     } else if let Some(group) = line.strip_prefix('-').and_then(number) {
         groups.remove(&group);
     }
 }
 
-fn number(text: &str) -> Option<u32> {
+/// Reads `NUMBER` or `NUMBER MARK`.
+fn guarded(text: &str) -> Option<(u32, Option<Mark>)> {
+    match text.split_once(' ') {
+        Some((group, mark)) => Some((number(group)?, Some(number(mark)?))),
+        None => Some((number(text)?, None)),
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Option<T> {
     // `parse` alone would let "+5" pass.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -219,11 +239,13 @@ mod tests {
 
     use super::*;
     use crate::{
+        confine::Confinement,
         group::{
             Tie, set_apart,
             testing::{all_gone, ids_in, runs, until},
         },
         process::{Spec, run, scrubbed_env},
+        progress::Progress,
     };
 
     /// Tells the test below in which directory to play the device; without it, it does nothing.
@@ -232,10 +254,14 @@ mod tests {
     /// A shell and its child, in the shell's own session, both without end.
     const ENDLESS: &str = "sleep 1000 & printf '%s\\n%s\\n' $$ $! > ids; wait";
 
+    /// A shell and a daemon of its own session, both without end.
+    const WITH_DAEMON: &str = "setsid sh -c '
+        printf \"%s\\n%s\\n\" $PPID $$ > ids; exec sleep 1000' & wait";
+
     fn start_endless(directory: &Path) -> (Child, Vec<u32>) {
         let mut command = Command::new("sh");
         command.args(["-c", ENDLESS]).current_dir(directory).stdin(Stdio::null());
-        set_apart(&mut command, Tie::DiesWithDevice);
+        set_apart(&mut command, Tie::DiesWithDevice, &Confinement::default(), None);
         (command.spawn().unwrap(), ids_in(&directory.join("ids"), 2))
     }
 
@@ -264,16 +290,17 @@ mod tests {
         let watchdog = start_watchdog();
         let spec = Spec {
             program: "sh".into(),
-            args: vec!["-c".into(), ENDLESS.into()],
+            args: vec!["-c".into(), WITH_DAEMON.into()],
             cwd: stage.clone().into(),
             timeout: Duration::from_secs(60),
             max_output: 100,
             env: scrubbed_env(),
             awaits_line: false,
+            confinement: Confinement::default(),
         };
-        let stop = CancellationToken::new();
+        let (stop, progress) = (CancellationToken::new(), Progress::default());
         // The call is polled first, and waits for the first time when it is guarded.
-        let (ended, ()) = tokio::join!(biased; run(spec, &stop, Some(&watchdog)), async {
+        let (ended, ()) = tokio::join!(biased; run(spec, &stop, Some(&watchdog), &progress), async {
             fs::write(Path::new(&stage).join("guarded"), "").unwrap();
         });
         ended.unwrap();
@@ -324,7 +351,7 @@ mod tests {
         let (mut child, ids) = start_endless(directory.path());
         let watchdog = start_watchdog();
         let helper = helper_id(&watchdog);
-        let guarded = watchdog.guard(child.id());
+        let guarded = watchdog.guard(child.id(), None);
         drop(watchdog);
         drop(guarded);
         all_gone(&[helper]);
@@ -350,10 +377,10 @@ mod tests {
     fn a_helper_that_has_died_is_no_obstacle() {
         let watchdog = Watchdog::start(Path::new("true"), &[]).unwrap();
         until("its death is noticed", || {
-            drop(watchdog.guard(u32::MAX));
+            drop(watchdog.guard(u32::MAX, None));
             (!watchdog.is_alive()).then_some(())
         });
-        drop(watchdog.guard(u32::MAX));
+        drop(watchdog.guard(u32::MAX, None));
     }
 
     #[test]
@@ -362,7 +389,7 @@ mod tests {
         let helper = helper_id(&watchdog);
         let begun = Instant::now();
         while watchdog.is_alive() {
-            drop(watchdog.guard(u32::MAX));
+            drop(watchdog.guard(u32::MAX, None));
         }
         assert!(begun.elapsed() < Duration::from_secs(10));
         all_gone(&[helper]);
@@ -376,8 +403,11 @@ mod tests {
     #[test]
     fn only_whole_lines_count() {
         let long = format!("+{}7\n", "0".repeat(2 * MAX_LINE as usize));
-        let input = format!("+12\n+13\n\n7\n+\n++8\n+-9\n+1 4\n-13\n{long}+20\n+2");
-        assert_eq!(guarded_at_the_end(input.as_bytes()), BTreeSet::from([12, 20]));
+        let marks = "+14 5\n+15 \n+16 +5\n+ 17\n+18 5 5\n";
+        let input = format!("+12\n+13\n\n7\n+\n++8\n+-9\n{marks}-13\n{long}+20\n+2");
+        let mark = "5".parse().ok();
+        let expected = Groups::from([(12, None), (14, mark), (20, None)]);
+        assert_eq!(guarded_at_the_end(input.as_bytes()), expected);
     }
 
     #[test]
@@ -385,6 +415,7 @@ mod tests {
         let many: String = (100..100 + MAX_GUARDED + 5).map(|id| format!("+{id}\n")).collect();
         let groups = guarded_at_the_end(format!("{many}-100\n+7\n+8\n").as_bytes());
         assert_eq!(groups.len(), MAX_GUARDED);
-        assert!(groups.contains(&7) && !groups.contains(&8) && !groups.contains(&100));
+        let has = |id| groups.contains_key(&id);
+        assert!(has(7) && !has(8) && !has(100));
     }
 }

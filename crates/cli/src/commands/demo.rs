@@ -86,7 +86,8 @@ async fn start(json: bool) -> Result<Running, Failure> {
             // A second connection finds the demo long started.
             let _started_already = connected.try_send(());
         }
-    });
+    })
+    .context("the device")?;
     let mut device = tokio::spawn(device.run(stop.clone()));
     tokio::select! {
         _ = is_connected.recv() => {}

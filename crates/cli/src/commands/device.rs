@@ -31,7 +31,8 @@ pub(crate) async fn run(args: Args, global: Global) -> Ended {
     let (id, exec) = (settings.id.clone(), settings.tools.exec);
     let server = target.server.clone();
     let device =
-        Device::new(settings, watchdog(), move |event| show(&event, id.as_str(), exec, &server));
+        Device::new(settings, watchdog(), move |event| show(&event, id.as_str(), exec, &server))
+            .map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let running = device.run(stop.clone());
     tokio::pin!(running);

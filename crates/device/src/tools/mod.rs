@@ -4,7 +4,6 @@ mod catalog;
 mod files;
 pub mod mcp;
 pub mod observe;
-mod progress;
 mod screen;
 mod shell;
 mod system;
@@ -24,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 use self::catalog::{Catalog, Origin, Tool};
 use self::files::Files;
 use self::mcp::Host;
-pub(crate) use self::progress::Progress;
 use self::screen::Screen;
 use self::shell::Shell;
+use crate::confine::{Confinement, SandboxError};
 use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject};
+use crate::progress::Progress;
 use crate::watchdog::Watchdog;
 
 /// The namespace of the tools that UFO's Linux devices have too.
@@ -108,6 +108,17 @@ impl Default for ToolSettings {
     }
 }
 
+impl ToolSettings {
+    /// The limits on what the tools start.
+    ///
+    /// # Errors
+    /// When the sandbox that is asked for cannot be had.
+    pub fn confinement(&self) -> Result<Confinement, SandboxError> {
+        let confinement = Confinement::new(self.max_memory_bytes);
+        if self.sandbox { confinement.sandboxed(&self.roots) } else { Ok(confinement) }
+    }
+}
+
 /// Who calls: what a COMMAND says of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Caller {
@@ -161,6 +172,7 @@ impl Toolbox {
     /// Gets every tool ready, and starts the MCP servers. Must be called in a runtime.
     pub(crate) fn start(
         settings: &ToolSettings,
+        confinement: &Confinement,
         watchdog: Option<Arc<Watchdog>>,
         on_event: &mcp::OnEvent,
     ) -> Self {
@@ -168,10 +180,11 @@ impl Toolbox {
             start_timeout: settings.mcp_start_timeout,
             call_timeout: settings.mcp_call_timeout,
             trust: settings.trust.clone(),
+            confinement: confinement.clone(),
         };
         Self {
             host: Host::start(&settings.servers, &limits, watchdog.as_ref(), on_event),
-            shell: Shell::new(settings, watchdog),
+            shell: Shell::new(settings, confinement.clone(), watchdog),
             files: Files::new(settings),
             screen: Screen::new(),
             disabled: settings.disabled.clone(),
@@ -238,7 +251,7 @@ impl Toolbox {
 
     async fn run_bash(&self, name: &str, call: &Call<'_>) -> Result<Value, String> {
         match name {
-            "execute_command" => self.shell.execute(call.arguments()?, call.stop).await,
+            "execute_command" => self.shell.execute(call.arguments()?, call).await,
             _ => Ok(system::info()),
         }
     }

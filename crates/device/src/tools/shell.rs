@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::observe::Observe;
-use super::{Exec, ToolSettings};
+use super::{Call, Exec, ToolSettings};
+use crate::confine::Confinement;
 use crate::process::{self, Output, RunError, Spec};
 use crate::watchdog::Watchdog;
 
@@ -30,6 +30,7 @@ pub(super) struct Shell {
     observe: Observe,
     max_time: Duration,
     max_output: usize,
+    confinement: Confinement,
     watchdog: Option<Arc<Watchdog>>,
 }
 
@@ -45,12 +46,17 @@ pub(super) struct Arguments {
 }
 
 impl Shell {
-    pub(super) fn new(settings: &ToolSettings, watchdog: Option<Arc<Watchdog>>) -> Self {
+    pub(super) fn new(
+        settings: &ToolSettings,
+        confinement: Confinement,
+        watchdog: Option<Arc<Watchdog>>,
+    ) -> Self {
         Self {
             exec: settings.exec,
             observe: Observe::new(&settings.roots, home()),
             max_time: settings.max_command_time,
             max_output: settings.max_output_bytes,
+            confinement,
             watchdog,
         }
     }
@@ -81,10 +87,10 @@ impl Shell {
     pub(super) async fn execute(
         &self,
         arguments: Arguments,
-        stop: &CancellationToken,
+        call: &Call<'_>,
     ) -> Result<Value, String> {
         let spec = self.spec(&arguments)?;
-        let ran = process::run(spec, stop, self.watchdog.as_deref()).await;
+        let ran = process::run(spec, call.stop, self.watchdog.as_deref(), call.progress).await;
         ran.map(|output| result(&output)).map_err(|error| explain(&error))
     }
 
@@ -103,6 +109,7 @@ impl Shell {
             max_output: self.max_output,
             env: self.environment(),
             awaits_line: self.exec == Exec::Shell,
+            confinement: self.confinement.clone(),
         })
     }
 
@@ -177,6 +184,70 @@ fn explain(error: &RunError) -> String {
             }
             text
         }
-        error => error.to_string(),
+        RunError::NotStarted(why) => format!("Could not start: {why}"),
+        RunError::Lost(why) => format!("Could not see how it ended: {why}"),
+        RunError::Stopped => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::Caller;
+    use super::*;
+    use crate::progress::Progress;
+
+    async fn execute(arguments: Value, progress: &Progress) -> Result<Value, String> {
+        let settings = ToolSettings { exec: Exec::Shell, ..ToolSettings::default() };
+        let shell = Shell::new(&settings, Confinement::new(100 << 20), None);
+        let (caller, stop) = (Caller::default(), CancellationToken::new());
+        let call = Call { parameters: None, caller: &caller, stop: &stop, progress };
+        shell.execute(serde_json::from_value(arguments).unwrap(), &call).await
+    }
+
+    async fn failed(arguments: Value) -> String {
+        execute(arguments, &Progress::default()).await.unwrap_err()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_time_limit_is_named_with_what_came_until_then() {
+        let error = failed(json!({"command": "echo so far; sleep 1000", "timeout": 0.5})).await;
+        assert_eq!(error, "Timed out after 0.5 s and was stopped; stdout so far: so far\n");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_command_that_cannot_start_says_why() {
+        let error = failed(json!({"command": format!(": {}", "x".repeat(200_000))})).await;
+        assert!(error.starts_with("Could not start: Argument list too long"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_full_disk_and_a_memory_limit_are_failures_in_the_programs_own_words() {
+        let words = [
+            ("head -c 1 /dev/zero > /dev/full", "No space left on device"),
+            ("perl -e 'my $n = 200 << 20; my $x = \"x\" x $n'", "Out of memory"),
+        ];
+        for (command, word) in words {
+            let ran = execute(json!({"command": command}), &Progress::default()).await.unwrap();
+            assert_eq!(ran["success"], false, "{ran}");
+            assert!(ran["stderr"].as_str().unwrap().contains(word), "{ran}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_command_writes_is_told_to_whoever_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let heard = folder.path().join("heard");
+        // The command ends only once all of it was told.
+        let progress = Progress::to(move |text| {
+            if text.ends_with("two") {
+                std::fs::write(&heard, "").unwrap();
+            }
+        });
+        let command = "echo one; echo two; until test -e heard; do :; done";
+        let ran = execute(json!({"command": command, "cwd": folder.path()}), &progress).await;
+        assert_eq!(ran.unwrap()["stdout"], "one\ntwo\n");
     }
 }

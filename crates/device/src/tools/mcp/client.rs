@@ -20,7 +20,8 @@ use rmcp::service::{
 use tokio::sync::Notify;
 
 use super::result;
-use crate::tools::{Call, Progress};
+use crate::progress::Progress;
+use crate::tools::Call;
 
 /// The most tools of one server.
 const MAX_TOOLS: usize = 1000;

@@ -18,6 +18,7 @@ use super::listing::Listed;
 use super::settings::{Section, ServerSettings};
 use super::start::{self, Started};
 use super::{OnEvent, ServerEvent};
+use crate::confine::Confinement;
 use crate::tools::Call;
 use crate::tools::catalog::{Origin, Tool};
 use crate::watchdog::Watchdog;
@@ -44,6 +45,8 @@ pub(in crate::tools) struct Limits {
     pub(in crate::tools) call_timeout: Duration,
     /// Whose certificates are trusted, beside the system's.
     pub(in crate::tools) trust: Option<Trust>,
+    /// What no child process may do.
+    pub(in crate::tools) confinement: Confinement,
 }
 
 /// How a server is doing.
@@ -293,9 +296,7 @@ impl Inner {
     }
 
     async fn start_once(&self, stop: &CancellationToken) -> Result<Started, String> {
-        let Limits { start_timeout, trust, .. } = &self.limits;
-        let starting =
-            start::start(&self.settings, trust.as_ref(), self.watchdog.as_deref(), *start_timeout);
+        let starting = start::start(&self.settings, &self.limits, self.watchdog.as_deref());
         tokio::select! {
             started = Box::pin(starting) => started,
             () = stop.cancelled() => Err("stopped".to_owned()),

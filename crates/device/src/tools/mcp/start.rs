@@ -3,7 +3,6 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use link::Trust;
 use rmcp::model::ProtocolVersion;
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService,
@@ -13,6 +12,7 @@ use tokio::time::timeout;
 
 use super::client::{Client, Told};
 use super::listing::Listed;
+use super::server::Limits;
 use super::settings::{ServerSettings, Transport};
 use super::stdio::Program;
 use super::{client, http};
@@ -38,24 +38,29 @@ pub(super) struct Started {
 
 type Service = RunningService<RoleClient, Told>;
 
-/// Starts a server and lists its tools, all within `limit`.
+/// Starts a server and lists its tools, all within its time limit.
 ///
 /// # Errors
 /// Why it did not start, for its owner.
 pub(super) async fn start(
     settings: &ServerSettings,
-    trust: Option<&Trust>,
+    limits: &Limits,
     watchdog: Option<&Watchdog>,
-    limit: Duration,
 ) -> Result<Started, String> {
+    let limit = limits.start_timeout;
     let (program, connected) = match &settings.transport {
         Transport::Stdio { command, args, env, cwd } => {
-            let (program, transport) =
-                Program::start(command, args, env, cwd.as_deref(), watchdog)?;
+            let (program, transport) = Program::start(
+                (command, args),
+                env,
+                cwd.as_deref(),
+                &limits.confinement,
+                watchdog,
+            )?;
             (Some(program), timeout(limit, connect(transport, settings)).await)
         }
         Transport::Http { url, headers } => {
-            let transport = http::transport(url, headers, trust)?;
+            let transport = http::transport(url, headers, limits.trust.as_ref())?;
             (None, timeout(limit, connect(transport, settings)).await)
         }
     };

@@ -18,7 +18,9 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::confine::Confinement;
 use crate::group::{Tie, set_apart};
+use crate::mark::Mark;
 use crate::process::{GRACE, LINGER, Session, scrubbed_env};
 use crate::watchdog::Watchdog;
 
@@ -49,10 +51,10 @@ impl Program {
     /// # Errors
     /// When the program cannot be started.
     pub(super) fn start(
-        command: &str,
-        args: &[String],
+        (command, args): (&str, &[String]),
         env: &BTreeMap<String, String>,
         cwd: Option<&Path>,
+        confinement: &Confinement,
         watchdog: Option<&Watchdog>,
     ) -> Result<(Self, Stdio3), String> {
         let program = find(command);
@@ -62,12 +64,13 @@ impl Program {
             command_line.current_dir(cwd);
         }
         command_line.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        set_apart(&mut command_line, Tie::DiesWithDevice);
+        let mark = Mark::new();
+        set_apart(&mut command_line, Tie::DiesWithDevice, confinement, mark);
         let mut child = Command::from(command_line)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| cannot_start(command, cwd, &error))?;
-        let session = Session::of(&child, watchdog);
+        let session = Session::of(child.id(), mark, watchdog);
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(format!("'{command}' was started without its pipes"));
         };

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::server::{MANNERS, PATIENCE};
 use super::*;
-use crate::tools::Progress;
+use crate::confine::Confinement;
+use crate::progress::Progress;
 
 #[test]
 #[ignore = "it's an MCP server, which other tests start"]
@@ -42,7 +43,12 @@ fn settings(namespace: &str, manners: &str, cwd: &Path) -> ServerSettings {
 }
 
 fn limits() -> Limits {
-    Limits { start_timeout: PATIENCE, call_timeout: PATIENCE, trust: None }
+    Limits {
+        start_timeout: PATIENCE,
+        call_timeout: PATIENCE,
+        trust: None,
+        confinement: Confinement::default(),
+    }
 }
 
 fn start(settings: &[ServerSettings], limits: &Limits) -> Host {

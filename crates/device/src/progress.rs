@@ -5,24 +5,24 @@ use std::sync::Arc;
 
 /// Where the lines go that a running tool tells; nowhere, where nobody asked for them. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Progress(Option<Arc<Tell>>);
+pub struct Progress(Option<Arc<Tell>>);
 
 type Tell = dyn Fn(&str) + Send + Sync;
 
 impl Progress {
     /// Gives every text to `tell`, which must not block.
-    pub(crate) fn to(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+    pub fn to(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(tell)))
     }
 
     /// Whether anybody wants to know. Without, nothing needs to be gathered.
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
         self.0.is_some()
     }
 
     /// Tells a text: one line or several, without a line break at the end. Whoever takes it bounds how much
     /// of it and how often it is passed on.
-    pub(crate) fn tell(&self, text: &str) {
+    pub fn tell(&self, text: &str) {
         if let Some(tell) = &self.0 {
             tell(text);
         }

@@ -1,0 +1,302 @@
+//! Runs one child process for a tool call, within limits of time and output.
+//!
+//! It must not know which tool called it, what the output means, or how a refusal is worded to a
+//! model: it takes a program and gives back what a shell would have shown.
+//!
+//! Nothing a call started outlives the call: however it ends — by itself, by its time limit, by
+//! being stopped, by its future being dropped — the child's whole session is killed, and on Linux
+//! also the descendants that have left it (see `mark.rs`). What happens when the device itself is
+//! killed is the [watchdog](crate::watchdog)'s matter. A number that is signalled is safe from
+//! reuse while its leader isn't reaped or its group has a member; after a leader that ended by
+//! itself there are at most [`LINGER`] in which the numbers would have to run once round to hit a
+//! stranger.
+
+mod environment;
+mod output;
+mod session;
+mod telling;
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests;
+
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    future, io,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    process::{Child, ChildStderr, ChildStdout, Command},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::environment::scrubbed_env;
+pub(crate) use self::session::Session;
+use self::{
+    output::Stream,
+    telling::{Source, Telling},
+};
+use crate::{
+    confine::Confinement,
+    group::{Tie, set_apart},
+    mark::Mark,
+    progress::Progress,
+    watchdog::Watchdog,
+};
+
+/// How long a child that was asked to end may take before it is killed.
+pub const GRACE: Duration = Duration::from_millis(500);
+
+/// How long the output of a child that has ended is still read while others hold it open.
+pub const LINGER: Duration = Duration::from_millis(200);
+
+/// How long a killed child is waited for. Only one stuck in the kernel needs any of it; it is
+/// then left to the runtime to reap.
+pub const REAP_TIME: Duration = Duration::from_secs(2);
+
+/// A program to run, and its limits.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The program: a path, or a name that is looked for in the PATH of `env`.
+    pub program: PathBuf,
+    /// Its arguments, without the program's name.
+    pub args: Vec<OsString>,
+    /// The directory it starts in.
+    pub cwd: PathBuf,
+    /// How long it may run.
+    pub timeout: Duration,
+    /// How many bytes of each stream are kept, as the program wrote them.
+    pub max_output: usize,
+    /// The whole environment of the child; nothing of the device's own is added.
+    pub env: Vec<(OsString, OsString)>,
+    /// Whether the program waits for a line on its standard input before it starts others. It gets
+    /// the line once it is guarded, so that nothing it starts is ever unguarded.
+    pub awaits_line: bool,
+    /// What it and all it starts may not do.
+    pub confinement: Confinement,
+}
+
+/// What a program that ended by itself left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The exit code; 128 and the signal's number if a signal ended it, as a shell says.
+    pub exit_code: i32,
+    /// What it wrote to its standard output: the head and the tail if that was too much.
+    pub stdout: String,
+    /// What it wrote to its standard error: the head and the tail if that was too much.
+    pub stderr: String,
+    /// How long it ran.
+    pub elapsed: Duration,
+}
+
+/// Why there is no [`Output`].
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The program isn't there or may not be run, or its directory isn't there.
+    #[error("the program could not be started")]
+    NotStarted(#[source] io::Error),
+    /// The time limit passed; all the call started has been killed.
+    #[error("the program was stopped after its time limit of {after:?}")]
+    TimedOut {
+        /// The time limit.
+        after: Duration,
+        /// What it wrote to its standard output until then.
+        stdout: String,
+        /// What it wrote to its standard error until then.
+        stderr: String,
+    },
+    /// The caller stopped the call; all the call started has been killed.
+    #[error("stopped")]
+    Stopped,
+    /// The system doesn't tell how the program ended; all the call started has been killed.
+    #[error("the program's end could not be observed")]
+    Lost(#[source] io::Error),
+}
+
+/// Runs a program to its end, its time limit, or until `stop` is cancelled, whichever is first.
+///
+/// The child leads its own session and reads an empty standard input. With a `guard`, its session
+/// is killed even if the device gets killed. When the future is dropped, everything it started is
+/// killed at once. What it writes is told to `progress` meanwhile: whole lines, at most four texts
+/// a second of at most 8 KiB each.
+///
+/// Must be polled on a worker thread of the runtime (or in its `block_on`), never inside
+/// `spawn_blocking` or on a thread of its own: Linux kills the child when the *thread* that
+/// started it ends.
+///
+/// # Errors
+/// See [`RunError`]. A program that ran and failed is no error: see [`Output::exit_code`].
+pub async fn run(
+    spec: Spec,
+    stop: &CancellationToken,
+    guard: Option<&Watchdog>,
+    progress: &Progress,
+) -> Result<Output, RunError> {
+    if stop.is_cancelled() {
+        return Err(RunError::Stopped);
+    }
+    let started = Instant::now();
+    let limit = spec.timeout;
+    let mut call = Call::start(&spec, guard, progress).map_err(RunError::NotStarted)?;
+    match call.first_event(stop, limit).await {
+        Event::Ended(status) => call.finish(status, started.elapsed()).await,
+        Event::TimeIsUp => Err(call.time_out(limit).await),
+        Event::Stopped => {
+            call.end().await;
+            Err(RunError::Stopped)
+        }
+    }
+}
+
+/// The first thing that happens to a running child.
+enum Event {
+    Ended(io::Result<ExitStatus>),
+    TimeIsUp,
+    Stopped,
+}
+
+/// A started child with all that belongs to it. Dropping it kills the child's session.
+struct Call<'a> {
+    // The session goes first when this is dropped: its number is surely the child's own only as
+    // long as the child isn't reaped.
+    session: Session,
+    child: Child,
+    stdout: Stream<ChildStdout>,
+    stderr: Stream<ChildStderr>,
+    telling: Telling<'a>,
+}
+
+impl<'a> Call<'a> {
+    fn start(spec: &Spec, guard: Option<&Watchdog>, progress: &'a Progress) -> io::Result<Self> {
+        let mark = Mark::new();
+        let mut child = command(spec, mark).spawn().map_err(|error| explain(error, spec))?;
+        let session = Session::of(child.id(), mark, guard);
+        if let Some(input) = child.stdin.take() {
+            release(input)?;
+        }
+        let stdout = Stream::new(Source::Output, child.stdout.take(), spec.max_output);
+        let stderr = Stream::new(Source::Errors, child.stderr.take(), spec.max_output);
+        Ok(Self { session, child, stdout, stderr, telling: Telling::new(progress) })
+    }
+
+    async fn first_event(&mut self, stop: &CancellationToken, limit: Duration) -> Event {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Event::Stopped,
+            // Before the output, which may come so fast that there is always more of it.
+            () = sleep(limit) => Event::TimeIsUp,
+            status = self.exit() => Event::Ended(status),
+        }
+    }
+
+    /// Reads both streams, and tells of them, until the child itself has ended.
+    async fn exit(&mut self) -> io::Result<ExitStatus> {
+        let Self { child, stdout, stderr, telling, .. } = self;
+        let reading = async {
+            tokio::join!(stdout.read_all(telling), stderr.read_all(telling));
+            future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            biased;
+            status = child.wait() => status,
+            never = telling.go_on() => match never {},
+            never = reading => match never {},
+        }
+    }
+
+    /// Reads what is left of both streams, until nobody holds them open any more.
+    async fn read_rest(&mut self) {
+        let Self { stdout, stderr, telling, .. } = self;
+        tokio::join!(stdout.read_all(telling), stderr.read_all(telling));
+    }
+
+    /// Gives the output of a child that ended by itself, and kills what it left behind.
+    async fn finish(
+        mut self,
+        status: io::Result<ExitStatus>,
+        elapsed: Duration,
+    ) -> Result<Output, RunError> {
+        let status = status.map_err(RunError::Lost)?;
+        // Whether or not all was read: what was read counts.
+        let _ = timeout(LINGER, self.read_rest()).await;
+        self.session.kill();
+        let (stdout, stderr) = self.texts();
+        Ok(Output { exit_code: exit_code(status), stdout, stderr, elapsed })
+    }
+
+    async fn time_out(mut self, after: Duration) -> RunError {
+        self.end().await;
+        let (stdout, stderr) = self.texts();
+        RunError::TimedOut { after, stdout, stderr }
+    }
+
+    /// Asks the whole session to end, kills what hasn't after [`GRACE`], and reaps the child.
+    async fn end(&mut self) {
+        if self.session.ask_to_end() {
+            let _ = timeout(GRACE, self.exit_and_rest()).await;
+        }
+        self.session.kill();
+        // Fails if the child was reaped above; where there are no groups it is what kills.
+        let _ = self.child.start_kill();
+        let _ = timeout(REAP_TIME, self.exit()).await;
+        let _ = timeout(LINGER, self.read_rest()).await;
+    }
+
+    async fn exit_and_rest(&mut self) {
+        // How it ended doesn't matter: it was told to.
+        let _ = self.exit().await;
+        self.read_rest().await;
+    }
+
+    /// Standard output and standard error as read so far; to be taken once.
+    fn texts(&mut self) -> (String, String) {
+        (self.stdout.take_text(), self.stderr.take_text())
+    }
+}
+
+fn command(spec: &Spec, mark: Option<Mark>) -> Command {
+    let mut command = std::process::Command::new(&spec.program);
+    command.args(&spec.args).current_dir(&spec.cwd);
+    command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
+    command.stdin(if spec.awaits_line { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    set_apart(&mut command, Tie::DiesWithDevice, &spec.confinement, mark);
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    command
+}
+
+/// Writes the line that a child waits for. An empty pipe takes it at once.
+#[cfg(unix)]
+fn release(input: tokio::process::ChildStdin) -> io::Result<()> {
+    use std::io::Write;
+    std::fs::File::from(input.into_owned_fd()?).write_all(b"\n")
+}
+
+#[cfg(not(unix))]
+fn release(_: tokio::process::ChildStdin) -> io::Result<()> {
+    Ok(())
+}
+
+/// The system says "not found" for the program and for the directory alike; this names the latter.
+fn explain(error: io::Error, spec: &Spec) -> io::Error {
+    if spec.cwd.is_dir() {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("there is no directory {}", spec.cwd.display()))
+}
+
+#[cfg(unix)]
+fn exit_code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+#[cfg(not(unix))]
+fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or(-1)
+}

@@ -1,0 +1,316 @@
+//! The tests of the whole: with real programs.
+
+use std::{error::Error as _, fs, path::Path};
+
+use super::*;
+use crate::group::testing::{all_gone, ids_in, runs};
+
+/// Longer than any test waits: what takes as long has failed.
+const LONG: Duration = Duration::from_secs(60);
+
+fn program(program: &str, args: &[&str]) -> Spec {
+    Spec {
+        program: program.into(),
+        args: args.iter().map(OsString::from).collect(),
+        cwd: "/".into(),
+        timeout: LONG,
+        max_output: 64 * 1024,
+        env: scrubbed_env(),
+        awaits_line: false,
+        confinement: Confinement::default(),
+    }
+}
+
+fn shell(script: &str) -> Spec {
+    program("sh", &["-c", script])
+}
+
+async fn ran(spec: Spec) -> Output {
+    run(spec, &CancellationToken::new(), None, &Progress::default()).await.unwrap()
+}
+
+async fn failed(spec: Spec) -> RunError {
+    run(spec, &CancellationToken::new(), None, &Progress::default()).await.unwrap_err()
+}
+
+/// A script that writes the process ids of itself and of a grandchild, and doesn't end.
+fn endless(directory: &Path) -> (Spec, PathBuf) {
+    let file = directory.join("ids");
+    let mut spec = shell("sleep 1000 & printf '%s\\n%s\\n' $$ $! > ids; wait");
+    spec.cwd = directory.to_owned();
+    (spec, file)
+}
+
+/// A script that starts a daemon of the classic kind, which writes its number into `ids`: twice
+/// forked, in a session of its own, under another name.
+const DAEMON: &str = r#"perl -e '
+    use POSIX; exit if fork; POSIX::setsid(); exit if fork; $0 = "renamed " x 500;
+    open F, ">ids"; print F "$$\n"; close F; sleep 1000'
+    until test -s ids; do :; done; "#;
+
+fn ids(text: &str) -> Vec<u32> {
+    text.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_streams_and_the_exit_code_come_back() {
+    let output = ran(shell("echo out; echo err >&2; exit 7")).await;
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!(output.exit_code, 7);
+    assert!(output.elapsed < LONG);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_is_told_as_a_shell_tells_it() {
+    assert_eq!(ran(shell("kill -KILL $$")).await.exit_code, 137);
+    assert_eq!(ran(shell("kill -TERM $$")).await.exit_code, 143);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_not_there_is_not_started() {
+    let error = failed(program("no-such-program-anywhere", &[])).await;
+    assert!(matches!(&error, RunError::NotStarted(why) if why.kind() == io::ErrorKind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_directory_is_named() {
+    let error = failed(Spec { cwd: "/no/such/place".into(), ..shell("true") }).await;
+    assert_eq!(error.source().unwrap().to_string(), "there is no directory /no/such/place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_empty() {
+    assert_eq!(ran(program("cat", &[])).await.stdout, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_terminal_to_ask_on() {
+    assert_ne!(ran(shell(": < /dev/tty")).await.exit_code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_child_sees_the_given_environment_and_nothing_else() {
+    let mut spec = program("/usr/bin/env", &[]);
+    spec.env = vec![("ONLY".into(), "this".into())];
+    assert_eq!(ran(spec).await.stdout, "ONLY=this\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_limit_kills_grandchildren_too_and_keeps_the_output() {
+    let mut spec = shell("sleep 1000 & printf '%s\\n%s\\n' $$ $!; wait");
+    spec.timeout = Duration::from_millis(300);
+    let begun = Instant::now();
+    let RunError::TimedOut { after, stdout, .. } = failed(spec).await else {
+        panic!("it should have timed out")
+    };
+    assert_eq!(after, Duration::from_millis(300));
+    assert!(begun.elapsed() >= after && begun.elapsed() < LONG / 2);
+    assert_eq!(ids(&stdout).len(), 2);
+    all_gone(&ids(&stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_may_clean_up_when_it_is_asked_to_end() {
+    let mut spec = shell("trap 'echo bye; exit' TERM; sleep 1000 & wait");
+    spec.timeout = Duration::from_millis(300);
+    let error = failed(spec).await;
+    assert!(matches!(&error, RunError::TimedOut { stdout, .. } if stdout == "bye\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_will_not_end_is_killed() {
+    let mut spec = shell("trap '' TERM; sleep 1000 & printf '%s\\n%s\\n' $$ $!; wait");
+    spec.timeout = Duration::from_millis(300);
+    let begun = Instant::now();
+    let error = failed(spec).await;
+    assert!(begun.elapsed() >= Duration::from_millis(300) + GRACE);
+    assert!(matches!(&error, RunError::TimedOut { stdout, .. } if {
+        all_gone(&ids(stdout));
+        ids(stdout).len() == 2
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_kills_all_the_call_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spec, file) = endless(directory.path());
+    let stop = CancellationToken::new();
+    let call = tokio::spawn({
+        let stop = stop.clone();
+        async move { run(spec, &stop, None, &Progress::default()).await }
+    });
+    let ids = ids_in(&file, 2);
+    assert!(ids.iter().all(|id| runs(*id)));
+    stop.cancel();
+    assert!(matches!(call.await.unwrap(), Err(RunError::Stopped)));
+    all_gone(&ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_stopped_beforehand_starts_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let spec = Spec { cwd: directory.path().into(), ..program("touch", &["file"]) };
+    assert!(matches!(run(spec, &stop, None, &Progress::default()).await, Err(RunError::Stopped)));
+    assert!(!directory.path().join("file").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_call_kills_all_it_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spec, file) = endless(directory.path());
+    let call = tokio::spawn(async move {
+        run(spec, &CancellationToken::new(), None, &Progress::default()).await
+    });
+    let ids = ids_in(&file, 2);
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    all_gone(&ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_output_keeps_its_head_and_tail() {
+    let script = "echo first; head -c 100000 /dev/zero | tr '\\0' x; echo; echo last";
+    let output = ran(Spec { max_output: 1000, ..shell(script) }).await;
+    let total = "first\n".len() + 100_000 + "\nlast\n".len();
+    let marker = format!("\n[... {} bytes cut ...]\n", total - 1000);
+    let (head, tail) = output.stdout.split_once(&marker).unwrap();
+    assert!(head.starts_with("first\nxxx") && tail.ends_with("xxx\nlast\n"));
+    assert_eq!((head.len(), tail.len()), (750, 250));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_just_the_limit_is_whole() {
+    let script = "head -c 1000 /dev/zero | tr '\\0' x; printf 123 >&2";
+    let output = ran(Spec { max_output: 1000, ..shell(script) }).await;
+    assert_eq!((output.stdout, output.stderr.as_str()), ("x".repeat(1000), "123"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_output_neither_blocks_the_child_nor_fills_the_memory() {
+    let before = peak_memory();
+    let script = "yes | head -c 50M; yes error | head -c 50M >&2";
+    let output = ran(Spec { max_output: 4096, ..shell(script) }).await;
+    assert_eq!(output.exit_code, 0);
+    for stream in [&output.stdout, &output.stderr] {
+        assert!(stream.len() < 4096 + 100);
+        assert!(stream.contains(&format!("{} bytes cut", 50 * 1024 * 1024 - 4096)));
+    }
+    let grown = peak_memory() - before;
+    assert!(grown < 32 * 1024, "the peak grew by {grown} KiB");
+}
+
+/// The most memory this process has had, in KiB.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_writer_is_stopped_in_time() {
+    let spec = Spec { timeout: Duration::from_millis(200), ..program("yes", &[]) };
+    assert!(matches!(failed(spec).await, RunError::TimedOut { stdout, .. } if
+        stdout.starts_with("y\ny\n") && stdout.contains("bytes cut")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_text_become_replacement_characters() {
+    assert_eq!(ran(shell("printf 'a\\377b\\303'")).await.stdout, "a\u{FFFD}b\u{FFFD}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_background_process_that_holds_the_output_delays_little_and_dies() {
+    let output = ran(shell("sleep 1000 & echo $!")).await;
+    assert_eq!(output.exit_code, 0);
+    all_gone(&ids(&output.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_background_process_dies_with_the_call() {
+    let output = ran(shell("sleep 1000 > /dev/null 2>&1 & echo $!")).await;
+    all_gone(&ids(&output.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_background_process_in_a_group_of_its_own_dies_with_the_call() {
+    // It has its own group for sure once it has started its own child.
+    let script = "timeout 1000 sh -c 'echo $$; echo $PPID; : > ready; exec sleep 1000' &
+        until test -e ready; do :; done";
+    let directory = tempfile::tempdir().unwrap();
+    let output = ran(Spec { cwd: directory.path().into(), ..shell(script) }).await;
+    assert_eq!(ids(&output.stdout).len(), 2);
+    all_gone(&ids(&output.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_dies_with_the_call_that_started_it() {
+    for (end, limit) in [("", LONG), ("sleep 1000", Duration::from_secs(2))] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spec = shell(&format!("{DAEMON} {end}"));
+        (spec.cwd, spec.timeout) = (directory.path().into(), limit);
+        let ran = run(spec, &CancellationToken::new(), None, &Progress::default()).await;
+        assert_eq!(ran.is_ok(), end.is_empty());
+        all_gone(&ids_in(&directory.path().join("ids"), 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_program_writes_is_told_while_it_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "echo first >&2; until test -e heard; do :; done; printf 'not \\377'";
+    let spec = Spec { cwd: directory.path().into(), ..shell(script) };
+    let heard = directory.path().join("heard");
+    // The program goes on only when its first line was told.
+    let progress = Progress::to(move |text| {
+        assert_eq!(text, "first");
+        fs::write(&heard, "").unwrap();
+    });
+    let output = run(spec, &CancellationToken::new(), None, &progress).await.unwrap();
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("not \u{FFFD}", "first\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_never_stops_writing_is_told_of_and_stopped_in_time() {
+    let texts = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = texts.clone();
+    let progress = Progress::to(move |text| kept.lock().unwrap().push(text.len()));
+    let spec = Spec { timeout: Duration::from_secs(1), ..program("yes", &[]) };
+    let ran = run(spec, &CancellationToken::new(), None, &progress).await;
+    assert!(matches!(ran, Err(RunError::TimedOut { .. })));
+    let texts = texts.lock().unwrap();
+    assert!((1..=8).contains(&texts.len()), "{texts:?}");
+    assert!(texts.iter().all(|length| *length <= telling::MAX_TEXT));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_calls_at_once_do_not_mix() {
+    let calls = (0..200).map(|number| {
+        let spec = shell(&format!("echo {number}; exit {}", number % 100));
+        tokio::spawn(async move { (number, ran(spec).await) })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let (number, output) = call.await.unwrap();
+        assert_eq!(output.stdout, format!("{number}\n"));
+        assert_eq!(output.exit_code, number % 100);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures: run it alone, with --nocapture"]
+async fn what_a_call_costs() {
+    let mut times = Vec::new();
+    for _ in 0..1000 {
+        let begun = Instant::now();
+        ran(program("true", &[])).await;
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    println!("`true`: median {:?}, 99 of 100 within {:?}", times[500], times[990]);
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        std::process::Command::new("true").env_clear().status().unwrap();
+    }
+    println!("bare: mean {:?}", begun.elapsed() / 1000);
+}
