@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::executor::Executor;
 use crate::info::{self, Offers};
-use crate::tools::{Exec, ToolSettings, Toolbox};
+use crate::tools::{ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
 /// Longest wait, at the end, for the commands that were told to stop.
@@ -77,6 +77,7 @@ impl Device {
         on_event: impl Fn(DeviceEvent) + Send + 'static,
     ) -> Self {
         let tools = Toolbox::new(&settings.tools, watchdog);
+        let offers = tools.offers();
         let executor = Executor::new(
             settings.id.clone(),
             tools,
@@ -86,7 +87,7 @@ impl Device {
         let role = DeviceRole {
             id: settings.id,
             platform: settings.platform,
-            can_execute: settings.tools.exec != Exec::Off,
+            offers,
             executor,
             outbox: None,
             own_task: None,
@@ -117,7 +118,7 @@ struct OwnTask {
 struct DeviceRole {
     id: ClientId,
     platform: String,
-    can_execute: bool,
+    offers: Offers,
     executor: Executor,
     outbox: Option<Arc<Outbox>>,
     /// One at a time.
@@ -203,8 +204,7 @@ impl DeviceRole {
     }
 
     fn facts(&self) -> SystemInfo {
-        let offers = Offers { commands: self.can_execute, files: false };
-        info::collect(self.id.as_str(), &self.platform, offers)
+        info::collect(self.id.as_str(), &self.platform, self.offers)
     }
 
     /// Queues a message. When the queue overflows, the connection is cut, and we are told.

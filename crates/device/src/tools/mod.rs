@@ -1,10 +1,12 @@
 //! What can be called on this machine, and within which limits.
 
+mod bounds;
 mod catalog;
 mod files;
 pub mod mcp;
 pub mod observe;
 mod progress;
+mod quote;
 mod screen;
 mod shell;
 mod system;
@@ -25,6 +27,7 @@ use self::files::Files;
 pub(crate) use self::progress::Progress;
 use self::screen::Screen;
 use self::shell::Shell;
+use crate::info::Offers;
 use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject};
 use crate::watchdog::Watchdog;
 
@@ -152,13 +155,21 @@ impl Toolbox {
     pub(crate) fn new(settings: &ToolSettings, watchdog: Option<Arc<Watchdog>>) -> Self {
         Self {
             shell: Shell::new(settings, watchdog),
-            files: Files::new(settings),
+            files: Files::new(settings, shell::home()),
             screen: Screen::new(),
             disabled: settings.disabled.clone(),
             policy: settings.policy.clone(),
             ask: settings.ask.clone(),
             ask_timeout: settings.ask_timeout,
         }
+    }
+
+    /// What these tools can do, for the device's facts.
+    pub(crate) fn offers(&self) -> Offers {
+        let tools = self.catalog(&Caller::default()).list();
+        let has = |name: &str| tools.iter().any(|tool| tool.tool_name == name);
+        let has_files = tools.iter().any(|tool| tool.namespace == files::NAMESPACE);
+        Offers { commands: has("execute_command"), files: has_files }
     }
 
     /// Runs one action of a COMMAND.
