@@ -10,6 +10,7 @@ mod quote;
 mod screen;
 mod shell;
 mod system;
+mod work;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -9,7 +9,6 @@ mod read;
 mod search;
 #[cfg(all(test, unix))]
 mod tests;
-mod work;
 mod write;
 
 use std::path::PathBuf;
@@ -20,10 +19,10 @@ use aip::ToolType;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use self::work::{Watch, Workers};
 use super::bounds::Bounds;
 use super::catalog::Origin;
 use super::quote::quote;
+use super::work::{Watch, Workers};
 use super::{Call, Tool, ToolSettings};
 
 /// The namespace of these tools.

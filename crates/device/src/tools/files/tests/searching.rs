@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Tree;
 use crate::tools::files::search::{MAX_MATCHES, SearchFiles, search_files};
-use crate::tools::files::work::Watch;
+use crate::tools::work::Watch;
 
 async fn search(tree: &Tree, arguments: Value) -> Value {
     tree.call("search_files", arguments).await.unwrap()

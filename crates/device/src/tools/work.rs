@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Threads at work for these tools at the same time. A thread that hangs in the kernel, such as on a network
+/// Threads at work for one namespace at the same time. A thread that hangs in the kernel, such as on a network
 /// file system that is gone, keeps its place.
 const MAX_THREADS: usize = 16;
 
