@@ -7,7 +7,7 @@ mod folder;
 mod list;
 mod read;
 mod search;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
 mod write;
 

@@ -26,7 +26,13 @@ const MAX_NAMES: usize = 100_000;
 const MAX_FOLDERS: usize = 100_000;
 
 /// Longest piece of a line that is matched at once; a longer line is matched in pieces.
-const MAX_LINE: u64 = 64 * 1024;
+const MAX_LINE: u64 = 16 * 1024;
+
+/// Most bytes of a compiled expression. The time that a piece of a line may take grows with it.
+const MAX_EXPRESSION: usize = 1 << 20;
+
+/// How much of a file is read at once; without a byte 0 in the first of it, it is a text.
+const BUFFER: usize = 64 * 1024;
 
 /// How much of a line is shown before its match, and from it on, in bytes.
 const SHOWN: (usize, usize) = (100, 400);
@@ -112,7 +118,7 @@ fn pattern(text: &str) -> Result<Pattern, String> {
 }
 
 fn expression(text: &str) -> Result<Regex, String> {
-    let regex = RegexBuilder::new(text).build();
+    let regex = RegexBuilder::new(text).size_limit(MAX_EXPRESSION).build();
     regex.map_err(|error| format!("Bad arguments: content: {error}"))
 }
 
@@ -123,7 +129,7 @@ impl Search<'_> {
             let folder = Folder::open(folder)?;
             if folder.facts(name)?.kind != Kind::Directory {
                 let file = folder.file(name)?;
-                return Ok(self.search_file(file, PathBuf::from(self.asked)));
+                return Ok(self.search_file(file, self.asked));
             }
         }
         let _readable = Folder::open(&self.start)?.entries()?;
@@ -179,7 +185,7 @@ impl Search<'_> {
             return self.add(json!({"path": shown.to_string_lossy(), "type": kind.as_str()}));
         }
         match below.file_name().filter(|_| kind == Kind::File).map(|name| folder.file(name)) {
-            Some(Ok(file)) => self.search_file(file, shown),
+            Some(Ok(file)) => self.search_file(file, &shown),
             Some(Err(_)) => {
                 self.unreadable += 1;
                 Ok(())
@@ -193,11 +199,11 @@ impl Search<'_> {
         if self.asked == Path::new(".") { below.to_path_buf() } else { self.asked.join(below) }
     }
 
-    fn search_file(&mut self, file: File, shown: PathBuf) -> Result<(), Enough> {
+    fn search_file(&mut self, file: File, shown: &Path) -> Result<(), Enough> {
         let Some(content) = self.content else {
             return self.add(json!({"path": shown.to_string_lossy(), "type": Kind::File.as_str()}));
         };
-        let mut reader = BufReader::with_capacity(MAX_LINE as usize, file);
+        let mut reader = BufReader::with_capacity(BUFFER, file);
         match reader.fill_buf() {
             // A byte 0 makes a file one that is no text, as grep has it.
             Ok(head) if head.contains(&0) => return Ok(()),

@@ -4,7 +4,7 @@
 //! knows the protocols that its compositors have for this and how their outputs lie beside each other.
 
 mod picture;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
 #[cfg(unix)]
 mod wayland;

@@ -60,10 +60,7 @@ async fn a_picture_shows_what_is_on_the_screen() {
         let small = screenshot(screen.display(), Some(320)).await.unwrap();
         assert_eq!((&small["width"], &small["height"]), (&json!(320), &json!(240)));
         assert_eq!(pixel(&decoded(&small), (50, 25)), [0, 255, 0]);
-        if let Some(path) = std::env::var_os("KEEP_SCREENSHOT") {
-            std::fs::write(path, STANDARD.decode(shown["data"].as_str().unwrap()).unwrap())
-                .unwrap();
-        }
+        keep(&shown);
     }
 }
 
@@ -81,6 +78,24 @@ async fn a_display_that_wants_a_key_says_so() {
     let screen = Xvfb::start(&["-auth", keys.to_str().unwrap()]);
     let error = screenshot(screen.display(), None).await.unwrap_err();
     assert!(error.contains("refuses this device") && error.contains("XAUTHORITY"), "{error}");
+}
+
+/// Takes one of the display it is started on, such as `sway` with `WLR_BACKENDS=headless`, to be looked at.
+#[tokio::test]
+#[ignore = "needs a Wayland display and grim"]
+async fn a_picture_of_a_wayland_display_can_be_taken() {
+    let display = Display::announced(|name| std::env::var_os(name)).unwrap();
+    assert!(matches!(display, Display::Wayland(_)), "{display:?}");
+    let shown = screenshot(display, None).await.unwrap();
+    assert!(decoded(&shown).width > 0);
+    keep(&shown);
+}
+
+/// Leaves the picture in the file that the variable names.
+fn keep(shown: &Value) {
+    if let Some(path) = std::env::var_os("KEEP_SCREENSHOT") {
+        std::fs::write(path, STANDARD.decode(shown["data"].as_str().unwrap()).unwrap()).unwrap();
+    }
 }
 
 async fn screenshot(display: Display, max_width: Option<u32>) -> Result<Value, String> {

@@ -136,7 +136,7 @@ async fn what_cannot_be_read_is_named_as_it_was_asked_for() {
     assert!(tree.read(&long).await.unwrap_err().contains("name is too long"));
     assert!(tree.read("a\0b\u{1b}[2J").await.unwrap_err().contains(r"a\0b\u{1b}[2J"));
     if !is_root() {
-        fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap();
         assert!(tree.read("sub/a.txt").await.unwrap_err().contains("may not do that"));
     }
 }
