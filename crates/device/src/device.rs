@@ -18,7 +18,7 @@ use crate::confine::SandboxError;
 use crate::executor::Executor;
 use crate::info::{self, Offers};
 use crate::tools::mcp::{self, ServerEvent};
-use crate::tools::{Exec, ToolSettings, Toolbox};
+use crate::tools::{ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
 /// Longest wait, at the end, for the commands that were told to stop.
@@ -91,6 +91,7 @@ impl Device {
         let tell = on_event.clone();
         let on_server: mcp::OnEvent = Arc::new(move |event| tell(DeviceEvent::McpServer(event)));
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
+        let offers = tools.offers();
         let executor = Executor::new(
             settings.id.clone(),
             tools,
@@ -100,7 +101,7 @@ impl Device {
         let role = DeviceRole {
             id: settings.id,
             platform: settings.platform,
-            can_execute: settings.tools.exec != Exec::Off,
+            offers,
             executor,
             outbox: None,
             tells_progress: false,
@@ -133,7 +134,7 @@ struct OwnTask {
 struct DeviceRole {
     id: ClientId,
     platform: String,
-    can_execute: bool,
+    offers: Offers,
     executor: Executor,
     outbox: Option<Arc<Outbox>>,
     /// Whether this server wants to hear what tools tell while they run.
@@ -223,8 +224,7 @@ impl DeviceRole {
     }
 
     fn facts(&self) -> SystemInfo {
-        let offers = Offers { commands: self.can_execute, files: false };
-        info::collect(self.id.as_str(), &self.platform, offers)
+        info::collect(self.id.as_str(), &self.platform, self.offers)
     }
 
     /// Queues a message. When the queue overflows, the connection is cut, and we are told.

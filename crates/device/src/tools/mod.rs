@@ -1,12 +1,15 @@
 //! What can be called on this machine, and within which limits.
 
+mod bounds;
 mod catalog;
 mod files;
 pub mod mcp;
 pub mod observe;
+mod quote;
 mod screen;
 mod shell;
 mod system;
+mod work;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -26,6 +29,7 @@ use self::mcp::Host;
 use self::screen::Screen;
 use self::shell::Shell;
 use crate::confine::{Confinement, SandboxError};
+use crate::info::Offers;
 use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject};
 use crate::progress::Progress;
 use crate::watchdog::Watchdog;
@@ -185,13 +189,21 @@ impl Toolbox {
         Self {
             host: Host::start(&settings.servers, &limits, watchdog.as_ref(), on_event),
             shell: Shell::new(settings, confinement.clone(), watchdog),
-            files: Files::new(settings),
+            files: Files::new(settings, shell::home()),
             screen: Screen::new(),
             disabled: settings.disabled.clone(),
             policy: settings.policy.clone(),
             ask: settings.ask.clone(),
             ask_timeout: settings.ask_timeout,
         }
+    }
+
+    /// What these tools can do, for the device's facts.
+    pub(crate) fn offers(&self) -> Offers {
+        let tools = self.catalog(&Caller::default()).list();
+        let has = |name: &str| tools.iter().any(|tool| tool.tool_name == name);
+        let has_files = tools.iter().any(|tool| tool.namespace == files::NAMESPACE);
+        Offers { commands: has("execute_command"), files: has_files }
     }
 
     /// Runs one action of a COMMAND.

@@ -154,7 +154,8 @@ impl Shell {
     }
 }
 
-fn home() -> Option<PathBuf> {
+/// The home folder of the user that this device runs as.
+pub(super) fn home() -> Option<PathBuf> {
     std::env::home_dir().filter(|home| home != Path::new(""))
 }
 

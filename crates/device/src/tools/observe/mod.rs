@@ -20,7 +20,6 @@
 mod arguments;
 mod commands;
 mod expression;
-mod paths;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -29,8 +28,8 @@ mod words;
 
 use std::path::{Path, PathBuf};
 
+use super::bounds::Bounds;
 use commands::{COMMANDS, Command};
-use paths::Bounds;
 pub use refusal::Refusal;
 use values::Place;
 
@@ -56,8 +55,7 @@ impl Observe {
     /// Allows to read what lies below `roots`, dot files included. When there are none, `home` is
     /// the only root and everything below it whose path has a part with a dot in front is left out.
     pub fn new(roots: &[PathBuf], home: Option<PathBuf>) -> Self {
-        let bounds = if roots.is_empty() { Bounds::of_home(home) } else { Bounds::of_roots(roots) };
-        Self { bounds }
+        Self { bounds: Bounds::new(roots, home).with_facts() }
     }
 
     /// Splits `command` into words as a POSIX shell would, but expands nothing, and checks them.

@@ -3,11 +3,10 @@
 //! It must not know how the reasons are found. Every text is one line, with whatever came from
 //! outside escaped and shortened, so that it can be shown and logged anywhere.
 
+use super::super::bounds::Outside;
+use super::super::quote::quote;
 use super::Observe;
 use super::words::{MAX_BYTES, MAX_WORDS};
-
-/// The most characters of the input that a text repeats at once.
-const MAX_QUOTED: usize = 200;
 
 const OTHERWISE: &str = "the owner can start the device with `--exec shell` to allow any command";
 
@@ -71,19 +70,10 @@ pub enum Refusal {
     Parentheses,
 }
 
-/// Puts `text` in quotes, with control characters escaped and what is too long cut off.
-pub(super) fn quote(text: &str) -> String {
-    let mut quoted = String::new();
-    let mut length = 0;
-    for character in text.chars() {
-        let escaped = character.escape_debug();
-        length += escaped.len();
-        if length > MAX_QUOTED {
-            return format!("\"{quoted}…\"");
-        }
-        quoted.extend(escaped);
+impl From<Outside> for Refusal {
+    fn from(Outside { path, allowed }: Outside) -> Self {
+        Self::Outside { path, allowed }
     }
-    format!("\"{quoted}\"")
 }
 
 fn names() -> String {

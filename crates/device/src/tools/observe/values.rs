@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
+use super::super::bounds::Bounds;
 use super::commands::{Command, Kind};
-use super::paths::Bounds;
 use super::refusal::Refusal;
 
 /// The longest run of digits in a format, which limits how wide a field gets.
@@ -91,11 +91,11 @@ impl Kind {
 pub(super) fn resolved(path: &str, place: &Place<'_>) -> Result<String, Refusal> {
     let asked = Path::new(path);
     if path.is_empty() {
-        return Err(place.bounds.outside(asked));
+        return Err(place.bounds.outside(asked).into());
     }
     let real = place.bounds.resolve(asked, place.cwd)?;
     // Arguments are text; what a link leads to need not be.
-    real.into_os_string().into_string().map_err(|_| place.bounds.outside(asked))
+    real.into_os_string().into_string().map_err(|_| place.bounds.outside(asked).into())
 }
 
 /// Tells whether `text` is a number without a sign.

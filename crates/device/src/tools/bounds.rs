@@ -1,11 +1,11 @@
-//! Decides which paths may be read: those below the roots, and a few facts about the system.
+//! Decides which paths a tool may touch: those below the roots, and for some a few facts about the system.
 //!
-//! It must not know any command. Links and `..` are resolved one part of the path at a time, so
+//! It must not know any tool. Links and `..` are resolved one part of the path at a time, so
 //! that nothing can be learnt about what lies outside, not even whether it exists.
 
 use std::path::{Component, Path, PathBuf};
 
-use super::refusal::{Refusal, quote};
+use super::quote::quote;
 
 /// Files outside the roots that tell about the system and that anybody may read.
 const FACTS: [&str; 7] = [
@@ -22,7 +22,7 @@ const FACTS: [&str; 7] = [
 /// of them does not open it; only a root within does.
 const KERNEL_FOLDERS: [&str; 3] = ["/dev", "/proc", "/sys"];
 
-/// What may be read.
+/// What may be read, and written where a tool writes.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
     roots: Vec<PathBuf>,
@@ -30,19 +30,34 @@ pub(super) struct Bounds {
     facts: Vec<PathBuf>,
 }
 
+/// A path is outside of the bounds: the same whatever the reason, and whether it exists or not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} is outside of what this device's owner opened: {allowed}", quote(.path))]
+pub(super) struct Outside {
+    /// The path as it was asked for.
+    pub(super) path: String,
+    /// What is inside, in words.
+    pub(super) allowed: String,
+}
+
 impl Bounds {
-    /// Allows what lies below the roots that the owner named.
-    pub(super) fn of_roots(roots: &[PathBuf]) -> Self {
-        let roots = roots.iter().filter_map(|root| real_root(root)).collect();
-        Self { roots, hides_dots: false, facts: facts() }
+    /// Allows what lies below `roots`, dot files included. When there are none, `home` is the only
+    /// root, and everything below it whose path has a part with a dot in front is left out.
+    pub(super) fn new(roots: &[PathBuf], home: Option<PathBuf>) -> Self {
+        let hides_dots = roots.is_empty();
+        let roots = if hides_dots {
+            let home = home.and_then(|home| real_root(&home));
+            // System users often have `/` as their home, which nobody has chosen to open.
+            home.filter(|home| home.parent().is_some()).into_iter().collect()
+        } else {
+            roots.iter().filter_map(|root| real_root(root)).collect()
+        };
+        Self { roots, hides_dots, facts: Vec::new() }
     }
 
-    /// Allows what lies below `home`, but for dot files and dot folders.
-    pub(super) fn of_home(home: Option<PathBuf>) -> Self {
-        let home = home.and_then(|home| real_root(&home));
-        // System users often have `/` as their home, which nobody has chosen to open.
-        let roots = home.filter(|home| home.parent().is_some()).into_iter().collect();
-        Self { roots, hides_dots: true, facts: facts() }
+    /// The same, and the facts about the system that anybody may read.
+    pub(super) fn with_facts(self) -> Self {
+        Self { facts: facts(), ..self }
     }
 
     /// Gives the roots, resolved as far as they existed.
@@ -57,15 +72,14 @@ impl Bounds {
 
     /// Resolves `asked`, which is relative to `cwd`, and refuses what may not be read. What does
     /// not exist is kept if its name alone is within the bounds, for the command to report.
-    pub(super) fn resolve(&self, asked: &Path, cwd: &Path) -> Result<PathBuf, Refusal> {
-        let resolved = self.follow(asked, cwd).filter(|path| self.may_read(path));
+    pub(super) fn resolve(&self, asked: &Path, cwd: &Path) -> Result<PathBuf, Outside> {
+        let resolved = self.follow(asked, cwd).filter(|path| self.holds(path));
         resolved.ok_or_else(|| self.outside(asked))
     }
 
-    /// Makes the refusal for `asked`: the same whatever the reason, and whether it exists or not.
-    pub(super) fn outside(&self, asked: &Path) -> Refusal {
-        let path = asked.to_string_lossy().into_owned();
-        Refusal::Outside { path, allowed: self.describe() }
+    /// Makes the error for `asked`.
+    pub(super) fn outside(&self, asked: &Path) -> Outside {
+        Outside { path: asked.to_string_lossy().into_owned(), allowed: self.describe() }
     }
 
     fn follow(&self, asked: &Path, cwd: &Path) -> Option<PathBuf> {
@@ -91,8 +105,8 @@ impl Bounds {
         Some(here)
     }
 
-    /// Tells whether a resolved path may be read.
-    fn may_read(&self, path: &Path) -> bool {
+    /// Tells whether a resolved path is within the bounds.
+    pub(super) fn holds(&self, path: &Path) -> bool {
         let below = |root: &PathBuf| {
             path.strip_prefix(root).is_ok_and(|below| !(self.hides_dots && has_dot(below)))
                 && !enters_kernel_folder(path, root)
@@ -103,17 +117,22 @@ impl Bounds {
     /// Tells whether a resolved path may be a step on the way to what may be read.
     fn may_pass(&self, path: &Path) -> bool {
         let leads_to = |goal: &PathBuf| goal.starts_with(path);
-        self.may_read(path) || self.roots.iter().chain(&self.facts).any(leads_to)
+        self.holds(path) || self.roots.iter().chain(&self.facts).any(leads_to)
     }
 
-    fn describe(&self) -> String {
+    /// Tells in words what is within the bounds.
+    pub(super) fn describe(&self) -> String {
         let but = if self.hides_dots { ", but for dot files" } else { "" };
         let roots = self.roots.iter().map(|root| root.to_string_lossy()).collect::<Vec<_>>();
         let below = match roots.as_slice() {
-            [] => String::new(),
-            roots => format!("what is below {}{but}, and ", quote(&roots.join(" "))),
+            [] => None,
+            roots => Some(format!("what is below {}{but}", quote(&roots.join(" ")))),
         };
-        format!("{below}{}", FACTS.join(" "))
+        let facts = (!self.facts.is_empty()).then(|| FACTS.join(" "));
+        match (below, facts) {
+            (Some(below), Some(facts)) => format!("{below}, and {facts}"),
+            (below, facts) => below.or(facts).unwrap_or_else(|| "nothing".to_owned()),
+        }
     }
 }
 
