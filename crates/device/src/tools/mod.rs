@@ -4,6 +4,7 @@ mod catalog;
 mod files;
 pub mod mcp;
 pub mod observe;
+mod overview;
 mod progress;
 mod screen;
 mod shell;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::catalog::{Catalog, Origin, Tool};
 use self::files::Files;
+pub use self::overview::{Overview, ToolView};
 pub(crate) use self::progress::Progress;
 use self::screen::Screen;
 use self::shell::Shell;
@@ -247,9 +249,13 @@ impl Toolbox {
     }
 
     /// What this caller is offered.
-    fn catalog(&self, _caller: &Caller) -> Catalog {
-        let built_in = self.bash().into_iter().chain(self.files.tools()).chain(self.screen.tools());
-        Catalog::new(built_in.filter(|tool| !self.is_disabled(&tool.info)))
+    fn catalog(&self, caller: &Caller) -> Catalog {
+        Catalog::new(self.all(caller).filter(|tool| !self.is_disabled(&tool.info)))
+    }
+
+    /// The same with what the owner has switched off.
+    fn all(&self, _caller: &Caller) -> impl Iterator<Item = Tool> {
+        self.bash().into_iter().chain(self.files.tools()).chain(self.screen.tools())
     }
 
     fn is_disabled(&self, tool: &ToolInfo) -> bool {
@@ -264,7 +270,9 @@ impl Toolbox {
         let wanted: ListTools = call.arguments()?;
         let mut tools = self.catalog(call.caller).list();
         tools.retain(|tool| {
-            wanted.tool_type.is_none_or(|tool_type| tool_type == tool.tool_type)
+            let (namespace, name) = (&tool.namespace, &tool.tool_name);
+            self.policy.never_allows(namespace, name, tool.tool_type).is_none()
+                && wanted.tool_type.is_none_or(|tool_type| tool_type == tool.tool_type)
                 && wanted.namespace.as_ref().is_none_or(|namespace| *namespace == tool.namespace)
         });
         Ok(tools)
