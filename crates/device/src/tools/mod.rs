@@ -259,11 +259,7 @@ impl Toolbox {
     }
 
     fn is_disabled(&self, tool: &ToolInfo) -> bool {
-        self.disabled.iter().any(|name| {
-            *name == tool.namespace
-                || *name == tool.tool_name
-                || name.split_once('.') == Some((&tool.namespace, &tool.tool_name))
-        })
+        self.disabled.iter().any(|name| is_named(name, tool))
     }
 
     fn list(&self, call: &Call<'_>) -> Result<Vec<ToolInfo>, String> {
@@ -296,6 +292,13 @@ impl Toolbox {
             );
         execute.into_iter().chain([info]).collect()
     }
+}
+
+/// Whether `NAMESPACE`, `NAMESPACE.TOOL` or `TOOL` is this tool.
+fn is_named(name: &str, tool: &ToolInfo) -> bool {
+    name == tool.namespace
+        || name == tool.tool_name
+        || name.split_once('.') == Some((&tool.namespace, &tool.tool_name))
 }
 
 /// Arguments of `list_tools`, all optional.

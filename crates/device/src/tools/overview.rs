@@ -10,8 +10,8 @@ use crate::policy::{Outlook, Subject};
 pub struct Overview {
     /// In the order in which they are listed.
     pub tools: Vec<ToolView>,
-    /// What in the policy can never fit a call of one of them, in words.
-    pub idle_rules: Vec<String>,
+    /// What in the policy, or among the disabled tools, means none of them, in words.
+    pub warnings: Vec<String>,
 }
 
 /// One tool, as its owner sees it.
@@ -48,9 +48,13 @@ impl Overview {
             tool_name: tool.info.tool_name,
             tool_type: tool.info.tool_type,
         };
-        Self {
-            idle_rules: settings.policy.idle_rules(&infos),
-            tools: tools.into_iter().map(view).collect(),
-        }
+        Self { warnings: warnings(settings, &infos), tools: tools.into_iter().map(view).collect() }
     }
+}
+
+fn warnings(settings: &ToolSettings, tools: &[ToolInfo]) -> Vec<String> {
+    let rules = settings.policy.idle_rules(tools).into_iter().map(|why| format!("policy: {why}"));
+    let names_none = |name: &&String| !tools.iter().any(|tool| super::is_named(name, tool));
+    let disabled = settings.disabled.iter().filter(names_none);
+    rules.chain(disabled.map(|name| format!("disable: no tool here is \"{name}\""))).collect()
 }
