@@ -108,6 +108,7 @@ pub(crate) struct Serve {
   flightdeck device --id build-box --server wss://10.0.0.5:5000 --ca-file cert.pem
   flightdeck device --exec shell                     Allow any command
   flightdeck device --root /srv/data                 Let commands read these files
+  flightdeck device --dry-run                        Show the tools, and what the policy says
   flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself")]
 pub(crate) struct Device {
     #[command(flatten)]
@@ -120,6 +121,12 @@ pub(crate) struct Device {
     /// The label of that task
     #[arg(long, value_name = "NAME", requires = "request")]
     pub(crate) task_name: Option<String>,
+    /// Show the tools and what the policy says of each, instead of connecting
+    #[arg(long, conflicts_with = "request")]
+    pub(crate) dry_run: bool,
+    /// With --dry-run: print JSON, one tool a line
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
 }
 
 /// List the devices that are online

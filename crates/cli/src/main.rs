@@ -9,6 +9,8 @@ mod commands;
 mod connect;
 mod key_file;
 mod output;
+mod policy;
+mod prompt;
 mod settings;
 mod state;
 mod tls;

@@ -77,10 +77,37 @@ pub(crate) fn safe_line(text: &str) -> String {
     safe(text).replace('\n', "\\n").replace('\t', " ")
 }
 
+/// Text from outside on one line with everything escaped that cannot be seen, or that looks like a space
+/// and is none: for a person who decides by it.
+pub(crate) fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && is_visible(c)) {
+            visible.push(c);
+        } else {
+            visible.extend(c.escape_default());
+        }
+    }
+    visible
+}
+
+/// Whether a character leaves a mark, as far as the standard library's tables and the list of those that
+/// they call letters or marks can say.
+fn is_visible(c: char) -> bool {
+    let blank = matches!(
+        c,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}'
+            | '\u{e0100}'..='\u{e01ef}'
+    );
+    // Only at the beginning of a text are marks escaped that join the character before them.
+    !blank && format!("x{c}").escape_debug().count() == 2
+}
+
 /// Control characters, and those that change the direction of the text around them.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Puts a label in front of every line.
@@ -189,6 +216,38 @@ mod tests {
         assert_eq!(safe("a\x1b[31mred\x07\r\nb\tc"), "a\\u{1b}[31mred\\u{7}\\r\nb\tc");
         assert_eq!(safe("\u{9b}1m\u{202e}x é 日"), "\\u{9b}1m\\u{202e}x é 日");
         assert_eq!(safe_line("a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn nothing_hides_from_who_must_decide() {
+        let hidden = [
+            '\u{0}',
+            '\n',
+            '\t',
+            '\u{7f}',
+            '\u{9b}',
+            '\u{a0}',
+            '\u{ad}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{202e}',
+            '\u{2028}',
+            '\u{2066}',
+            '\u{3000}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{e0041}',
+            '\u{e0100}',
+            '\u{e000}',
+            '\u{10ffff}',
+        ];
+        for c in hidden {
+            assert!(visible(&format!("a{c}b")).starts_with("a\\"), "{:x}", u32::from(c));
+        }
+        let seen = "rm -rf \"é\" e\u{301} 日本 हिन्दी עברית 😀 ~'\\";
+        assert_eq!(visible(seen), seen);
     }
 
     #[test]

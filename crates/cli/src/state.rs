@@ -141,6 +141,40 @@ pub(crate) fn check_private_keys(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses a file of rules that others than its owner can write or replace, or that is somebody else's.
+pub(crate) fn check_only_owner_writes(path: &Path, file: &fs::Metadata) -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        /// In a folder with this bit only a file's owner can replace it.
+        const STICKY: u32 = 0o1000;
+
+        let shown = path.display();
+        let mode = file.permissions().mode() & 0o777;
+        if mode & 0o022 != 0 {
+            bail!(
+                "other users of this machine can write it (mode {mode:o}); close it: \
+                 chmod go-w {shown}"
+            );
+        }
+        if file.uid() != 0 && file.uid() != rustix::process::geteuid().as_raw() {
+            bail!("it belongs to another user; make it yours: chown $USER {shown}");
+        }
+        let folder = path.canonicalize()?.parent().map(Path::to_owned).unwrap_or_default();
+        let mode = fs::metadata(&folder)?.permissions().mode();
+        if mode & 0o022 != 0 && mode & STICKY == 0 {
+            let (folder, mode) = (folder.display(), mode & 0o777);
+            bail!(
+                "other users of this machine can replace it, since they can write its folder \
+                 {folder} (mode {mode:o}); close that: chmod go-w {folder}"
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _no_modes_here = (path, file);
+    Ok(())
+}
+
 /// Refuses a key file that others than its owner can read.
 fn check_private(path: &Path) -> anyhow::Result<()> {
     #[cfg(unix)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aip::ServerMessage;
 use aip::message::Platform;
 use anyhow::Context;
+use device::policy::Ask;
 use device::tools::ToolSettings;
 use device::tools::mcp::{ServerEvent, ServerState};
 use device::watchdog::Watchdog;
@@ -13,8 +14,11 @@ use link::{ClientSettings, Exit, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Device as Args, Global};
+use crate::commands::dry_run;
 use crate::connect::{Target, trust_hint};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
+use crate::policy::PolicyFile;
+use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, File, at_least_one};
 use crate::state::expand_home;
 use crate::{Code, Ended, Failure, interrupted};
@@ -22,17 +26,31 @@ use crate::{Code, Ended, Failure, interrupted};
 pub(crate) async fn run(args: Args, global: Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
     let values = args.device.resolve(file.device);
+    let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
+    if args.dry_run {
+        let mut settings = settings(&values, &ServerUrl::default())?;
+        settings.tools.policy = policy.policy.clone();
+        return dry_run::run(&settings, &policy, args.json).await;
+    }
     let target = Target::new(args.client, &global)?;
     let mut settings = settings(&values, &target.server)?;
+    if policy.path.is_some() {
+        anstream::eprintln!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));
+    }
+    let prompt = Prompt::at_terminal();
+    settings.tools.policy = policy.policy;
+    settings.tools.ask = prompt.clone().map(|prompt| prompt as Arc<dyn Ask>);
     settings.client = target.apply(settings.client);
     settings.request = args.request;
     settings.task_name = args.task_name;
 
     let (id, exec) = (settings.id.clone(), settings.tools.exec);
     let server = target.server.clone();
-    let device =
-        Device::new(settings, watchdog(), move |event| show(&event, id.as_str(), exec, &server))
-            .map_err(anyhow::Error::from)?;
+    let device = Device::new(settings, watchdog(), move |event| {
+        let show = || show(&event, id.as_str(), exec, &server);
+        prompt.as_ref().map_or_else(show, |prompt| prompt.above(show));
+    })
+    .map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let running = device.run(stop.clone());
     tokio::pin!(running);

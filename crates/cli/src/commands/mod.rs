@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod device;
 pub(crate) mod devices;
+mod dry_run;
 pub(crate) mod exec;
 mod follow;
 pub(crate) mod key;

@@ -92,7 +92,7 @@ fn may_hold_secret(line: &str) -> bool {
 }
 
 /// `$XDG_CONFIG_HOME/flightdeck/config.toml`.
-fn usual_path() -> Option<PathBuf> {
+pub(crate) fn usual_path() -> Option<PathBuf> {
     let named = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
     let folder = named.map(PathBuf::from).or_else(|| Some(home()?.join(".config")))?;
     Some(folder.join("flightdeck/config.toml"))
@@ -106,12 +106,16 @@ fn nearest(message: &str) -> Option<String> {
         return Some(format!("\n  `{unknown}` belongs under [{}]", row.section));
     }
     let keys = defaults().into_iter().map(|row| row.key.to_owned());
-    let (near, likeness) = keys
-        .chain(sections)
-        .map(|key| (strsim::jaro_winkler(&key, &unknown.replace('-', "_")), key))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(likeness, key)| (key, likeness))?;
-    (likeness > 0.7).then(|| format!("\n  did you mean `{near}`?"))
+    let near = likest(&unknown.replace('-', "_"), keys.chain(sections))?;
+    Some(format!("\n  did you mean `{near}`?"))
+}
+
+/// The word that was most likely meant.
+pub(crate) fn likest(unknown: &str, words: impl Iterator<Item = String>) -> Option<String> {
+    let (likeness, near) = words
+        .map(|word| (strsim::jaro_winkler(&word, unknown), word))
+        .max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (likeness > 0.7).then_some(near)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod file;
 mod keys;
 mod values;
 
-pub(crate) use file::{DeviceTables, File, FileError};
+pub(crate) use file::{DeviceTables, File, FileError, likest, usual_path};
 pub(crate) use keys::{
     ClientKeys, ClientValues, DeviceKeys, DeviceValues, ServerKeys, ServerValues,
 };

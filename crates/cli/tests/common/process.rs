@@ -76,6 +76,16 @@ impl Process {
         Self { child, stdout, stderr }
     }
 
+    /// Starts it at a terminal of its own, as a person does; all it says counts as stderr. What is written
+    /// to the other end is typed.
+    pub(crate) fn start_at_terminal(command: Command) -> (Self, Typing) {
+        let (terminal, end) = pty_process::open().unwrap();
+        let child = pty_process::Command::from(command).spawn(end).unwrap();
+        let (said, typing) = terminal.into_split();
+        let stdout = Output::collect(tokio::io::empty());
+        (Self { child, stdout, stderr: Output::collect(said) }, Typing(typing))
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id().unwrap()
     }
@@ -127,6 +137,15 @@ impl Process {
         };
         let code = status.code().unwrap_or(-1);
         Done { code, stdout: self.stdout.text(), stderr: self.stderr.text() }
+    }
+}
+
+/// The keyboard of a terminal.
+pub(crate) struct Typing(pty_process::OwnedWritePty);
+
+impl Typing {
+    pub(crate) async fn write(&mut self, keys: &str) {
+        self.0.write_all(keys.as_bytes()).await.unwrap();
     }
 }
 
@@ -249,6 +268,23 @@ impl Server {
         let mut process = Process::start(home.command(&all).env("FLIGHTDECK_TOKEN", key));
         process.says("connected to").await;
         process
+    }
+
+    /// A real `flightdeck device` at a terminal, connected.
+    pub(crate) async fn device_at_terminal(
+        &self,
+        home: &Home,
+        id: &str,
+        args: &[&str],
+    ) -> (Process, Typing) {
+        let (url, key) = (self.url(), self.key());
+        let mut all = vec!["device", "--id", id, "--server", &url];
+        all.extend(args);
+        let mut command = home.command(&all);
+        command.env("FLIGHTDECK_TOKEN", key);
+        let (mut process, typing) = Process::start_at_terminal(command);
+        process.says("connected").await;
+        (process, typing)
     }
 
     /// A raw peer that has not registered.

@@ -88,9 +88,9 @@ impl Catalog {
         Self(tools.into_iter().collect())
     }
 
-    /// All of them as `list_tools` tells them. The key of a tool is `<tool_type>::<tool_name>`; of one
+    /// Those to show, as `list_tools` tells them. The key of a tool is `<tool_type>::<tool_name>`; of one
     /// whose type and name another namespace has too, it is `<tool_type>::<namespace>::<tool_name>`.
-    pub(super) fn list(&self) -> Vec<ToolInfo> {
+    pub(super) fn list(&self, is_shown: impl Fn(&Tool) -> bool) -> Vec<ToolInfo> {
         let mut times: HashMap<(ToolType, &str), usize> = HashMap::new();
         for Tool { info, .. } in &self.0 {
             *times.entry((info.tool_type, &info.tool_name)).or_default() += 1;
@@ -103,7 +103,7 @@ impl Catalog {
             };
             ToolInfo { tool_key, ..tool.info.clone() }
         };
-        self.0.iter().map(keyed).collect()
+        self.0.iter().filter(|tool| is_shown(tool)).map(keyed).collect()
     }
 
     /// Finds the tool that is meant by `name`: its name, `NAMESPACE::NAME`, or its key. `tool_type` only
@@ -186,7 +186,7 @@ mod tests {
     fn a_name_that_two_namespaces_share_stays_reachable() {
         let action = ToolType::Action;
         let catalog = catalog(&[("a", "x", action), ("b", "x", action), ("b", "y", action)]);
-        let keys: Vec<_> = catalog.list().into_iter().map(|tool| tool.tool_key).collect();
+        let keys: Vec<_> = catalog.list(|_| true).into_iter().map(|tool| tool.tool_key).collect();
         assert_eq!(keys, ["action::a::x", "action::b::x", "action::y"]);
         for key in keys {
             assert!(catalog.find(&key, action).is_ok(), "{key}");

@@ -5,6 +5,7 @@ mod catalog;
 mod files;
 pub mod mcp;
 pub mod observe;
+mod overview;
 mod quote;
 mod screen;
 mod shell;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::catalog::{Catalog, Origin, Tool};
 use self::files::Files;
 use self::mcp::Host;
+pub use self::overview::{Overview, ToolView};
 use self::screen::Screen;
 use self::shell::Shell;
 use crate::confine::{Confinement, SandboxError};
@@ -200,7 +202,7 @@ impl Toolbox {
 
     /// What these tools can do, for the device's facts.
     pub(crate) fn offers(&self) -> Offers {
-        let tools = self.catalog(&Caller::default()).list();
+        let tools = self.catalog(&Caller::default()).list(|_| true);
         let has = |name: &str| tools.iter().any(|tool| tool.tool_name == name);
         let has_files = tools.iter().any(|tool| tool.namespace == files::NAMESPACE);
         Offers { commands: has("execute_command"), files: has_files }
@@ -230,12 +232,18 @@ impl Toolbox {
     /// The tool that is meant. While servers are still starting, one that is not there may come.
     async fn find(&self, name: &str, tool_type: ToolType, call: &Call<'_>) -> Result<Tool, String> {
         let found = self.catalog(call.caller).find(name, tool_type).cloned();
-        if found.is_ok() || self.host.is_settled() {
-            return found.map_err(|error| format!("{error}{}", self.host.out_of_service()));
-        }
-        self.settled(call.stop).await?;
-        let found = self.catalog(call.caller).find(name, tool_type).cloned();
-        found.map_err(|error| format!("{error}{}", self.host.out_of_service()))
+        let found = match found {
+            Err(_) if !self.host.is_settled() => {
+                self.settled(call.stop).await?;
+                self.catalog(call.caller).find(name, tool_type).cloned()
+            }
+            found => found,
+        };
+        found.map_err(|error| {
+            let mut all = vec![error];
+            all.extend(self.host.out_of_service());
+            all.join(". ")
+        })
     }
 
     /// Waits until each MCP server has started, or is known not to.
@@ -321,6 +329,13 @@ impl Toolbox {
 
     /// What this caller is offered.
     fn catalog(&self, caller: &Caller) -> Catalog {
+        let mut tools = self.all(caller);
+        tools.retain(|tool| !self.is_disabled(&tool.info));
+        Catalog::new(tools)
+    }
+
+    /// The same with what the owner has switched off.
+    fn all(&self, caller: &Caller) -> Vec<Tool> {
         let mut tools = self.bash();
         tools.extend(self.files.tools());
         tools.extend(self.screen.tools());
@@ -328,22 +343,23 @@ impl Toolbox {
         let replaced: Vec<&str> = self.host.namespaces(caller).collect();
         tools.retain(|tool| !replaced.contains(&tool.info.namespace.as_str()));
         tools.extend(self.host.tools(caller));
-        tools.retain(|tool| !self.is_disabled(&tool.info));
-        Catalog::new(tools)
+        tools
+    }
+
+    fn is_ever_allowed(&self, tool: &Tool) -> bool {
+        let ToolInfo { namespace, tool_name, .. } = &tool.info;
+        self.policy.never_allows(namespace, tool_name, tool.believed).is_none()
     }
 
     fn is_disabled(&self, tool: &ToolInfo) -> bool {
-        self.disabled.iter().any(|name| {
-            *name == tool.namespace
-                || *name == tool.tool_name
-                || name.split_once('.') == Some((&tool.namespace, &tool.tool_name))
-        })
+        self.disabled.iter().any(|name| is_named(name, tool))
     }
 
     async fn list(&self, call: &Call<'_>) -> Result<Vec<ToolInfo>, String> {
         let wanted: ListTools = call.arguments()?;
         self.settled(call.stop).await?;
-        let mut tools = self.catalog(call.caller).list();
+        // What is denied whatever its arguments is no offer.
+        let mut tools = self.catalog(call.caller).list(|tool| self.is_ever_allowed(tool));
         if wanted.remove_meta == Some(false) {
             tools.extend(ToolType::ALL.iter().map(|tool_type| list_tools(*tool_type)));
         }
@@ -372,6 +388,13 @@ impl Toolbox {
             );
         execute.into_iter().chain([info]).collect()
     }
+}
+
+/// Whether `NAMESPACE`, `NAMESPACE.TOOL` or `TOOL` is this tool.
+fn is_named(name: &str, tool: &ToolInfo) -> bool {
+    name == tool.namespace
+        || name == tool.tool_name
+        || name.split_once('.') == Some((&tool.namespace, &tool.tool_name))
 }
 
 /// Arguments of `list_tools`, all optional.

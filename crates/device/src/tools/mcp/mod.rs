@@ -73,26 +73,12 @@ impl Host {
     }
 
     /// Which of them do not run and why, for whoever looks for a tool in vain.
-    pub(super) fn out_of_service(&self) -> String {
-        let mut text = String::new();
-        for server in &self.servers {
-            if let Some(why) = server.trouble() {
-                let namespace = server.namespace();
-                text.push_str(&format!(". The MCP server '{namespace}' does not run: {why}"));
-            }
-        }
-        text
-    }
-
-    /// The namespaces and states of all of them.
-    pub(super) fn states(&self) -> Vec<ServerEvent> {
-        let states = self.servers.iter();
-        states
-            .map(|server| ServerEvent {
-                namespace: server.namespace().to_owned(),
-                state: server.state(),
-            })
-            .collect()
+    pub(super) fn out_of_service(&self) -> Vec<String> {
+        let trouble = |server: &Arc<Server>| {
+            let why = server.trouble()?;
+            Some(format!("The MCP server '{}' does not run: {why}", server.namespace()))
+        };
+        self.servers.iter().filter_map(trouble).collect()
     }
 
     /// The tools that this caller is offered.

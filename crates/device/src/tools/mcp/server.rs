@@ -144,6 +144,7 @@ impl Server {
         self.inner.now.subscribe()
     }
 
+    #[cfg(test)]
     pub(super) fn state(&self) -> ServerState {
         self.inner.now.borrow().state.clone()
     }

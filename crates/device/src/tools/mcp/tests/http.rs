@@ -87,7 +87,7 @@ async fn a_wrong_key_is_a_clear_reason_that_does_not_show_it() {
     let (port, _serving) = serve(0, &Greeted::default()).await;
     let host = start(&[at(port, "wr0ng")], &limits());
     timeout(PATIENCE, host.settled()).await.unwrap();
-    let text = host.out_of_service();
+    let text = host.out_of_service().join("; ");
     assert!(text.contains("401") && !text.contains("wr0ng"), "{text}");
 }
 

@@ -1,0 +1,77 @@
+//! `flightdeck device --dry-run`: the tools, and what the policy says of each. Nothing is connected.
+
+use device::DeviceSettings;
+use device::policy::Verdict;
+use device::tools::{Exec, Overview, ToolSettings, ToolView};
+use serde_json::{Value, json};
+
+use crate::output::{print, print_line, safe_line, table};
+use crate::policy::PolicyFile;
+use crate::{Code, Ended};
+
+const HEADINGS: [&str; 4] = ["NAMESPACE", "TOOL", "TYPE", "POLICY"];
+
+/// Shows what a device with these settings would offer.
+pub(crate) async fn run(settings: &DeviceSettings, policy: &PolicyFile, as_json: bool) -> Ended {
+    let overview = Overview::of(&settings.tools).await.map_err(anyhow::Error::from)?;
+    for warning in &overview.warnings {
+        eprintln!("warning: {}", safe_line(warning));
+    }
+    if as_json {
+        for tool in &overview.tools {
+            print_line(&json_line(tool).to_string())?;
+        }
+    } else {
+        print(&table(HEADINGS, &overview.tools.iter().map(row).collect::<Vec<_>>()))?;
+        print(&limits(&settings.tools, policy))?;
+    }
+    Ok(Code::COMPLETED)
+}
+
+fn row(tool: &ToolView) -> [String; 4] {
+    let says = if tool.is_disabled { "disabled".to_owned() } else { says(tool) };
+    let cells = [&tool.namespace, &tool.tool_name, tool.tool_type.as_str(), &says];
+    cells.map(safe_line)
+}
+
+/// What the policy says of a tool, in words.
+fn says(tool: &ToolView) -> String {
+    let verdict = |verdict: &Verdict| format!("{} ({})", verdict.decision.as_str(), verdict.rule);
+    let unless: Vec<_> = tool.outlook.unless.iter().map(verdict).collect();
+    let usual = verdict(&tool.outlook.verdict);
+    match unless.is_empty() {
+        true => usual,
+        false => format!("{usual}; where the arguments fit: {}", unless.join(", ")),
+    }
+}
+
+fn json_line(tool: &ToolView) -> Value {
+    let verdict =
+        |verdict: &Verdict| json!({"decision": verdict.decision.as_str(), "rule": verdict.rule});
+    let mut line = json!({
+        "namespace": tool.namespace,
+        "tool_name": tool.tool_name,
+        "tool_type": tool.tool_type,
+        "disabled": tool.is_disabled,
+        "unless": tool.outlook.unless.iter().map(verdict).collect::<Vec<_>>(),
+    });
+    line["decision"] = json!(tool.outlook.verdict.decision.as_str());
+    line["rule"] = json!(tool.outlook.verdict.rule);
+    line
+}
+
+/// The limits that hold whatever the policy says.
+fn limits(tools: &ToolSettings, policy: &PolicyFile) -> String {
+    let exec = match tools.exec {
+        Exec::Observe => "observe: execute_command runs what only observes, without a shell",
+        Exec::Shell => "shell: execute_command runs anything",
+        Exec::Off => "off: there is no execute_command",
+    };
+    let roots: Vec<_> = tools.roots.iter().map(|root| root.display().to_string()).collect();
+    let roots = match roots.is_empty() {
+        true => "the home folder without its dot folders".to_owned(),
+        false => roots.join(", "),
+    };
+    let (policy, roots) = (safe_line(&policy.summary()), safe_line(&roots));
+    format!("\nexec    {exec}\nroots   {roots}\npolicy  {policy}\n")
+}

@@ -1,0 +1,217 @@
+//! Asks the owner on the terminal, one question at a time.
+//!
+//! Only what is typed while a question stands there answers it, and what it shows is a stranger's text.
+
+mod question;
+mod terminal;
+
+use std::collections::HashSet;
+use std::io::IsTerminal;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError};
+use std::time::Duration;
+
+use device::policy::{Answer, Ask, Question};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use self::question::{Text, name};
+use self::terminal::Terminal;
+use crate::output::{BOLD, DIM};
+
+/// After a question was taken back, how long the next one waits: an answer that was on its way to the
+/// first must not become that of the second.
+const LATE_ANSWER: Duration = Duration::from_secs(1);
+
+/// The owner at the terminal.
+#[derive(Default)]
+pub(crate) struct Prompt {
+    /// Whose turn it is, in the order of the calls; when the last question was taken back.
+    turn: Mutex<Option<Instant>>,
+    /// What was answered with `always`.
+    always: StdMutex<HashSet<Kind>>,
+    /// The line that waits for an answer.
+    waiting: StdMutex<Option<&'static str>>,
+}
+
+/// What `always` holds for: a rule that asks about something else asks again.
+#[derive(PartialEq, Eq, Hash)]
+struct Kind {
+    namespace: String,
+    tool_name: String,
+    rule: String,
+}
+
+/// What the owner typed.
+#[derive(Debug, PartialEq, Eq)]
+enum Typed {
+    Yes,
+    No,
+    Always,
+    View,
+    Other,
+}
+
+impl Prompt {
+    /// The owner, if both ends of the talk are at a terminal.
+    pub(crate) fn at_terminal() -> Option<Arc<Self>> {
+        let is_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        is_terminal.then(Arc::default)
+    }
+
+    /// Prints something else; a question that waits for its answer goes on below it.
+    pub(crate) fn above(&self, print: impl FnOnce()) {
+        let waiting = lock(&self.waiting);
+        if waiting.is_some() {
+            eprintln!();
+        }
+        print();
+        if let Some(line) = *waiting {
+            eprint!("{line}");
+        }
+    }
+
+    async fn put(&self, question: &Question) -> Answer {
+        let mut unasked = Unasked { prompt: self, question: Some(question) };
+        let turn = self.turn.lock().await;
+        if let Some(taken_back) = *turn {
+            tokio::time::sleep_until(taken_back + LATE_ANSWER).await;
+        }
+        unasked.question = None;
+        if lock(&self.always).contains(&Kind::of(question)) {
+            return Answer::Yes;
+        }
+        match Terminal::open() {
+            Some(terminal) => Open::new(self, turn).answer(question, &terminal).await,
+            None => Answer::Nobody,
+        }
+    }
+}
+
+impl Ask for Prompt {
+    fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>> {
+        Box::pin(async move { self.put(&question).await })
+    }
+}
+
+/// A question that stands on the terminal; dropped without an answer, it is taken back.
+struct Open<'a> {
+    prompt: &'a Prompt,
+    turn: MutexGuard<'a, Option<Instant>>,
+    is_over: bool,
+}
+
+impl<'a> Open<'a> {
+    fn new(prompt: &'a Prompt, turn: MutexGuard<'a, Option<Instant>>) -> Self {
+        Self { prompt, turn, is_over: false }
+    }
+
+    async fn answer(mut self, question: &Question, terminal: &Terminal) -> Answer {
+        let mut text = Text::new(question);
+        self.say(&text.brief());
+        let answer = loop {
+            self.wait_at(text.options());
+            let line = terminal.line().await;
+            *lock(&self.prompt.waiting) = None;
+            match line.as_deref().map(typed) {
+                Some(Typed::Yes) => break Answer::Yes,
+                Some(Typed::No) => break Answer::No,
+                Some(Typed::Always) => {
+                    lock(&self.prompt.always).insert(Kind::of(question));
+                    break Answer::Yes;
+                }
+                Some(Typed::View) => self.say(&text.next_page()),
+                Some(Typed::Other) => {}
+                None => {
+                    self.say(&format!("\n{DIM}nobody answers here: refused{DIM:#}"));
+                    break Answer::Nobody;
+                }
+            }
+        };
+        (self.is_over, *self.turn) = (true, None);
+        answer
+    }
+
+    fn say(&self, text: &str) {
+        anstream::eprintln!("{text}");
+    }
+
+    fn wait_at(&self, line: &'static str) {
+        *lock(&self.prompt.waiting) = Some(line);
+        eprint!("{line}");
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        *lock(&self.prompt.waiting) = None;
+        if !self.is_over {
+            *self.turn = Some(Instant::now());
+            self.say(&format!(
+                "\n{BOLD}taken back{BOLD:#}: no answer in time, or the task was stopped; refused"
+            ));
+        }
+    }
+}
+
+/// A question that waits for its turn; dropped before, the owner is told that there was one.
+struct Unasked<'a> {
+    prompt: &'a Prompt,
+    question: Option<&'a Question>,
+}
+
+impl Drop for Unasked<'_> {
+    fn drop(&mut self) {
+        if let Some(question) = self.question {
+            let name = name(question);
+            self.prompt.above(|| {
+                anstream::eprintln!("{BOLD}not asked in time{BOLD:#}: {name}; refused");
+            });
+        }
+    }
+}
+
+impl Kind {
+    fn of(question: &Question) -> Self {
+        Self {
+            namespace: question.namespace.clone(),
+            tool_name: question.tool_name.clone(),
+            rule: question.rule.clone(),
+        }
+    }
+}
+
+fn typed(line: &str) -> Typed {
+    match line.trim().to_lowercase().as_str() {
+        "y" | "yes" => Typed::Yes,
+        "n" | "no" => Typed::No,
+        "a" | "always" => Typed::Always,
+        "v" | "view" => Typed::View,
+        _ => Typed::Other,
+    }
+}
+
+fn lock<T>(mutex: &StdMutex<T>) -> StdMutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clear_word_is_an_answer() {
+        for (line, expected) in [
+            ("y\n", Typed::Yes),
+            (" YES \r\n", Typed::Yes),
+            ("n", Typed::No),
+            ("always\n", Typed::Always),
+            ("v\n", Typed::View),
+            ("\n", Typed::Other),
+            ("yy\n", Typed::Other),
+            ("y\0\n", Typed::Other),
+        ] {
+            assert_eq!(typed(line), expected, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The owner's say, with real processes: rules in a file, and a person at a terminal.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use common::{Done, Home, Process, Server, within};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// Asks before each command.
+const ASKS: &str =
+    "[[rule]]\nname = \"ask me\"\ntool = \"*.execute_command\"\ndecision = \"ask\"\n";
+
+/// The end of a line that waits for an answer.
+const WAITS: &str = "until the device stops: ";
+
+/// A home with a policy in its usual place.
+fn home_with(policy: &str) -> Home {
+    let home = Home::new();
+    let folder = home.path().join(".config/flightdeck");
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+    let file = folder.join("policy.toml");
+    fs::write(&file, policy).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    home
+}
+
+fn echo(server: &Server, word: &str) -> Process {
+    server.start_command(&["exec", "--on", "box", "--", "echo", word])
+}
+
+fn was_refused(done: &Done, why: &str) {
+    assert!(done.code != 0 && done.stdout.is_empty(), "{done:?}");
+    let text = format!("BashExecutor.execute_command needs the owner's yes, {why} (rule: ask me)");
+    assert!(done.stderr.contains(&text), "{done:?}");
+}
+
+#[tokio::test]
+async fn the_owner_at_the_terminal_allows_and_refuses_each_call() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    for (times, (answer, is_allowed)) in
+        [("y\n", true), ("n\n", false), ("what?\nYes\n", true)].into_iter().enumerate()
+    {
+        let asked = echo(&server, "hello");
+        device.says_times("May BashExecutor.execute_command run?", times + 1).await;
+        device.says_times(WAITS, times + 1).await;
+        typing.write(answer).await;
+        let done = asked.done().await;
+        match is_allowed {
+            true => assert_eq!((done.code, done.stdout.as_str()), (0, "hello\n"), "{done:?}"),
+            false => was_refused(&done, "who said no"),
+        }
+    }
+    let said = device.stderr();
+    assert!(
+        said.contains("(rule: ask me; task: ") && said.contains("policy: 1 rule of "),
+        "{said}"
+    );
+    assert!(said.contains(r#""command": "echo hello""#), "{said}");
+}
+
+#[tokio::test]
+async fn always_holds_for_the_tool_until_the_device_stops() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let asked = echo(&server, "first");
+    device.says(WAITS).await;
+    typing.write("a\n").await;
+    assert_eq!(asked.done().await.stdout, "first\n");
+    assert_eq!(echo(&server, "second").done().await.stdout, "second\n");
+    assert_eq!(device.stderr().matches(WAITS).count(), 1, "{}", device.stderr());
+}
+
+#[tokio::test]
+async fn only_what_is_typed_at_a_question_answers_it() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let (mut device, mut typing) =
+        server.device_at_terminal(&home, "box", &["--ask-timeout", "2"]).await;
+    typing.write("y\ny").await;
+    let asked = echo(&server, "early");
+    device.says(WAITS).await;
+    was_refused(&asked.done().await, "who did not answer within 2 s");
+    device.says("taken back").await;
+
+    // Meant for the one before, and too late.
+    typing.write("y\n").await;
+    let asked = echo(&server, "late");
+    device.says_times(WAITS, 2).await;
+    typing.write("n\n").await;
+    was_refused(&asked.done().await, "who said no");
+}
+
+#[tokio::test]
+async fn without_a_terminal_what_needs_a_yes_is_refused_at_once() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let _device = server.device_at(&home, "box", &["--ask-timeout", "1h"]).await;
+    was_refused(&echo(&server, "hello").done().await, "and nobody is there to ask");
+}
+
+#[tokio::test]
+async fn the_end_of_input_refuses_one_call_and_the_next_is_asked_again() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let asked = echo(&server, "hello");
+    device.says(WAITS).await;
+    typing.write("\x04").await;
+    was_refused(&asked.done().await, "and nobody is there to ask");
+    let asked = echo(&server, "again");
+    device.says_times(WAITS, 2).await;
+    typing.write("y\n").await;
+    assert_eq!(asked.done().await.stdout, "again\n");
+}
+
+#[tokio::test]
+async fn ctrl_c_at_a_question_stops_the_device() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let asked = echo(&server, "hello");
+    device.says(WAITS).await;
+    typing.write("\x03").await;
+    let stopped = device.done().await;
+    assert!(stopped.code == 0 && stopped.stderr.contains("Stopping."), "{stopped:?}");
+    let done = asked.done().await;
+    assert!(done.code != 0 && done.stdout.is_empty(), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_task_that_is_cancelled_takes_its_question_back() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let asked = echo(&server, "cancelled");
+    device.says(WAITS).await;
+    asked.signal(Signal::INT);
+    device.says("taken back").await;
+    assert_eq!(asked.done().await.code, 3);
+    let asked = echo(&server, "next");
+    device.says_times(WAITS, 2).await;
+    typing.write("y\n").await;
+    assert_eq!(asked.done().await.stdout, "next\n");
+}
+
+#[tokio::test]
+async fn questions_wait_for_each_other() {
+    let server = Server::start_with(&["--sessions-per-device", "3"]).await;
+    let home = home_with(ASKS);
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let asked = ["one", "two", "three"].map(|word| echo(&server, word));
+    for times in 1..=3 {
+        device.says_times(WAITS, times).await;
+        assert_eq!(device.stderr().matches("run?").count(), times, "one at a time");
+        typing.write("y\n").await;
+    }
+    for (asked, word) in asked.into_iter().zip(["one\n", "two\n", "three\n"]) {
+        assert_eq!(asked.done().await.stdout, word);
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_sends_cannot_hide_from_the_owner() {
+    let (server, home) = (Server::start().await, home_with(ASKS));
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let padding = "x".repeat(5000);
+    let command = format!("echo \u{1b}[2J\u{202e}; {padding} rm -rf /");
+    let asked = server.start_command(&["exec", "--on", "box", "--", &command]);
+    device.says("not all is shown, [v]iew it").await;
+    let said = device.stderr();
+    assert!(said.contains(r"echo \u001b[2J\u{202e}; xxx") && !said.contains("rm -rf"), "{said}");
+    assert!(said.contains("more bytes]"), "{said}");
+    typing.write("v\n").await;
+    device.says("rm -rf /").await;
+    device.says(WAITS).await;
+    typing.write("n\n").await;
+    was_refused(&asked.done().await, "who said no");
+}
+
+#[tokio::test]
+async fn what_is_never_allowed_is_not_offered_and_refused_with_the_rule() {
+    let policy = "[[rule]]\nname = \"no commands\"\ntool = \"BashExecutor.exec*\"\ndecision = \"deny\"\n\
+                  [[rule]]\ntool = \"*\"\ndecision = \"allow\"\n";
+    let (server, home) = (Server::start().await, home_with(policy));
+    let _device = server.device_at(&home, "box", &["--exec", "shell"]).await;
+    let run = async |command: Value| {
+        let plan = json!({ "commands": [command] }).to_string();
+        server.run(&["run", "--on", "box", &plan]).await
+    };
+    let listed = run(json!({"tool_name": "list_tools"})).await;
+    assert!(listed.stdout.contains("get_system_info"), "{listed:?}");
+    assert!(!listed.stdout.contains("execute_command"), "{listed:?}");
+    let parameters = json!({"command": "echo hello"});
+    let denied = run(json!({"tool_name": "execute_command", "parameters": parameters})).await;
+    let why = "Denied by this device's policy: BashExecutor.execute_command (rule: no commands)";
+    assert!(denied.code == 1 && format!("{denied:?}").contains(why), "{denied:?}");
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_each_tool_and_what_the_policy_says_of_it() {
+    let policy = "[[rule]]\nname = \"no rm\"\ntool = \"*.execute_command\"\narguments = { command = \"*rm*\" }\n\
+                  decision = \"deny\"\n[[rule]]\ntool = \"Fils.*\"\ndecision = \"ask\"\n";
+    let home = home_with(policy);
+    let args = ["device", "--dry-run", "--disable", "get_system_info,Nothing"];
+    let done = home.start(&args).done().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let row = |name: &str| done.stdout.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    let command = row("execute_command");
+    assert!(command.starts_with("BashExecutor") && command.contains("action"), "{command}");
+    let says = "allow (default); where the arguments fit: deny (no rm)";
+    assert!(command.ends_with(says), "{command}");
+    assert!(row("get_system_info").ends_with("disabled"), "{done:?}");
+    for line in ["exec    observe", "roots   the home folder", "policy  2 rules of "] {
+        assert!(done.stdout.contains(line), "{line}: {done:?}");
+    }
+    assert!(done.stderr.contains("policy: rule 2: no tool here is \"Fils.*\""), "{done:?}");
+    assert!(done.stderr.contains("disable: no tool here is \"Nothing\""), "{done:?}");
+
+    let json = home.start(&["device", "--dry-run", "--json"]).done().await;
+    let tools: Vec<Value> =
+        json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let tool = tools.iter().find(|tool| tool["tool_name"] == "execute_command").unwrap();
+    assert_eq!(tool["unless"], json!([{"decision": "deny", "rule": "no rm"}]));
+    assert_eq!((&tool["decision"], &tool["rule"]), (&json!("allow"), &json!("default")));
+}
+
+#[tokio::test]
+async fn a_device_does_not_start_with_a_policy_that_is_not_valid() {
+    let home = home_with("[[rule]]\ntool = \"*\"\ndecision = \"alow\"\n");
+    for args in [&["device"][..], &["device", "--dry-run"]] {
+        let done = within("a refusal", home.start(args).done()).await;
+        assert_eq!(done.code, 2, "{done:?}");
+        for told in ["policy.toml is not valid", "line 3", "did you mean `allow`?"] {
+            assert!(done.stderr.contains(told), "{told}: {done:?}");
+        }
+    }
+    let missing = home.start(&["device", "--policy", "nowhere.toml"]).done().await;
+    assert!(missing.code == 2 && missing.stderr.contains("nowhere.toml"), "{missing:?}");
+}

@@ -1,0 +1,205 @@
+//! The owner's say: which calls are allowed, denied, or asked about.
+//!
+//! It must not know how a tool works, nor where its rules or answers come from.
+
+mod arguments;
+mod rule;
+
+use std::cmp::Reverse;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use aip::{Payload, SessionId, ToolInfo, ToolType};
+
+use self::arguments::Arguments;
+use self::rule::Ready;
+pub use self::rule::Rule;
+
+/// The name under which the usual decision of a tool is told, where no rule fits.
+pub const DEFAULT_RULE: &str = "default";
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decision {
+    /// It runs.
+    Allow,
+    /// The owner is asked.
+    Ask,
+    /// It does not run.
+    Deny,
+}
+
+impl Decision {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Ask, Self::Deny];
+
+    /// As it stands in the owner's rules.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// A call that the policy judges.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Where the tool lives.
+    pub namespace: &'a str,
+    /// The tool's plain name.
+    pub tool_name: &'a str,
+    /// Whether it observes or changes, as far as that can be believed.
+    pub tool_type: ToolType,
+    /// Its arguments.
+    pub parameters: Option<&'a Payload>,
+    /// What holds where no rule speaks.
+    pub usual: Decision,
+}
+
+/// What the policy says, and by which rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What becomes of the call.
+    pub decision: Decision,
+    /// The name of the rule.
+    pub rule: String,
+}
+
+/// What the policy says of a tool before anybody calls it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// What becomes of a call, unless its arguments fit a rule.
+    pub verdict: Verdict,
+    /// What becomes of one whose arguments do; the strictest first.
+    pub unless: Vec<Verdict>,
+}
+
+/// The owner's rules. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    rules: Arc<[Ready]>,
+}
+
+impl Policy {
+    /// The rules in the order of the owner's file, from which those without a name get their number.
+    #[must_use]
+    pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
+        let ready = |(index, rule)| Ready::new(index + 1, rule);
+        Self { rules: rules.into_iter().enumerate().map(ready).collect() }
+    }
+
+    /// Judges a call: any rule that denies wins, then one that asks, then one that allows. Arguments that
+    /// name something twice are denied, since a tool may not see the one of both that was judged.
+    #[must_use]
+    pub fn judge(&self, subject: &Subject<'_>) -> Verdict {
+        self.decide(subject)
+            .unwrap_or_else(|fault| Verdict { decision: Decision::Deny, rule: fault })
+    }
+
+    fn decide(&self, subject: &Subject<'_>) -> Result<Verdict, String> {
+        let concerned: Vec<&Ready> = self.concerned(subject).collect();
+        let is_looked_at = concerned.iter().any(|rule| rule.has_arguments());
+        let arguments = Arguments::read(subject.parameters, is_looked_at)?;
+        let fitting = concerned.into_iter().filter(|rule| rule.fits(&arguments));
+        Ok(strictest(fitting).unwrap_or_else(|| usual(subject)))
+    }
+
+    /// What the policy says of a tool whatever the arguments of the subject are.
+    #[must_use]
+    pub fn outlook(&self, subject: &Subject<'_>) -> Outlook {
+        let (conditional, always): (Vec<_>, Vec<_>) =
+            self.concerned(subject).partition(|rule| rule.has_arguments());
+        let by_rule = strictest(always.into_iter());
+        let outweighs =
+            |rule: &&Ready| by_rule.as_ref().is_none_or(|verdict| rule.decision > verdict.decision);
+        let mut unless: Vec<_> =
+            conditional.into_iter().filter(outweighs).map(Ready::verdict).collect();
+        unless.sort_by_key(|verdict| Reverse(verdict.decision));
+        Outlook { verdict: by_rule.unwrap_or_else(|| usual(subject)), unless }
+    }
+
+    /// The rule that denies a tool whatever its arguments, if there is one: such a tool is not offered.
+    #[must_use]
+    pub fn never_allows(
+        &self,
+        namespace: &str,
+        tool_name: &str,
+        tool_type: ToolType,
+    ) -> Option<&str> {
+        let denies = |rule: &&Ready| rule.decision == Decision::Deny && !rule.has_arguments();
+        let concerns = |rule: &&Ready| rule.concerns(namespace, tool_name, tool_type);
+        self.rules.iter().filter(denies).find(concerns).map(|rule| rule.name.as_str())
+    }
+
+    /// What in the rules can never fit a call of one of these tools, in words: most often a name that is
+    /// written wrong.
+    #[must_use]
+    pub fn idle_rules(&self, tools: &[ToolInfo]) -> Vec<String> {
+        self.rules.iter().filter_map(|rule| rule.idle(tools)).collect()
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is none, so that every tool's usual decision holds.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    fn concerned(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Ready> {
+        let &Subject { namespace, tool_name, tool_type, .. } = subject;
+        self.rules.iter().filter(move |rule| rule.concerns(namespace, tool_name, tool_type))
+    }
+}
+
+/// Of several that are as strict, the first one names itself.
+fn strictest<'a>(rules: impl Iterator<Item = &'a Ready>) -> Option<Verdict> {
+    rules.min_by_key(|rule| Reverse(rule.decision)).map(Ready::verdict)
+}
+
+fn usual(subject: &Subject<'_>) -> Verdict {
+    Verdict { decision: subject.usual, rule: DEFAULT_RULE.to_owned() }
+}
+
+/// What the owner is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Where the tool lives.
+    pub namespace: String,
+    /// The tool.
+    pub tool_name: String,
+    /// Its arguments, as they came: a stranger's text, to be escaped before it is shown.
+    pub parameters: Option<Payload>,
+    /// The task.
+    pub session_id: Option<SessionId>,
+    /// The rule that asks.
+    pub rule: String,
+}
+
+/// How an owner answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// This call may run.
+    Yes,
+    /// It may not.
+    No,
+    /// There is nobody to ask.
+    Nobody,
+}
+
+/// Asks the owner. Dropping the future takes the question back.
+pub trait Ask: Send + Sync {
+    /// Asks one question; several may wait at the same time.
+    fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>>;
+}
+
+#[cfg(test)]
+mod tests;
