@@ -38,8 +38,8 @@ fn settled(command: &str) -> String {
 
 /// Command lines in the shapes that people write, with what runs in them.
 fn shapes() -> Vec<(String, Vec<String>)> {
-    let sleeps: [String; 9] = std::array::from_fn(|_| long_sleep());
-    let [a, b, c, d, e, f, g, h, i] = sleeps;
+    let sleeps: [String; 12] = std::array::from_fn(|_| long_sleep());
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = sleeps;
     vec![
         (a.clone(), vec![a]),
         (format!("sh -c '{b} & {c}'"), vec![b, c]),
@@ -47,6 +47,8 @@ fn shapes() -> Vec<(String, Vec<String>)> {
         (format!("(trap '' TERM HUP INT; {f})"), vec![f]),
         (format!("nohup {g} >/dev/null 2>&1 & {h} | cat"), vec![g, h]),
         (format!("timeout 300 {i}"), vec![i]),
+        // In sessions of their own, one without its environment: what is left of a daemon.
+        (format!("setsid {j} & env -i setsid {k} >/dev/null & {l}"), vec![j, k, l]),
     ]
 }
 

@@ -14,10 +14,9 @@
 //! files elsewhere; and another program that does work on request (Docker's, systemd's over D-Bus)
 //! is not in it.
 
-use std::path::{Path, PathBuf};
-
+use std::path::PathBuf;
 #[cfg(target_os = "linux")]
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
 /// What a sandboxed program may write to wherever its roots are. No terminals: the owner may be
 /// asked on one.
@@ -92,11 +91,6 @@ impl Confinement {
         Err(SandboxError::Unavailable)
     }
 
-    /// Most bytes of memory that a process may take for itself.
-    pub(crate) fn max_memory(&self) -> Option<u64> {
-        self.max_memory
-    }
-
     /// What this system can't enforce of it, in sentences for the owner.
     #[cfg(target_os = "linux")]
     pub fn missing(&self) -> Vec<String> {
@@ -117,6 +111,11 @@ impl Confinement {
 
 #[cfg(target_os = "linux")]
 impl Confinement {
+    /// Most bytes of memory that a process may take for itself.
+    pub(crate) fn max_memory(&self) -> Option<u64> {
+        self.max_memory
+    }
+
     /// The Landlock rules of the sandbox.
     pub(crate) fn rules(&self) -> Option<&OwnedFd> {
         self.sandbox.as_ref().map(|sandbox| &sandbox.rules)
@@ -176,7 +175,8 @@ mod landlock {
             return Err(SandboxError::Unavailable);
         }
         let opened = roots.iter().map(|root| open(root)).collect::<Result<Vec<_>, _>>()?;
-        let rules = build(opened).map_err(refused)?;
+        let rules = build(opened)
+            .map_err(|error| SandboxError::Refused(io::Error::other(error.to_string())))?;
         rules.ok_or(SandboxError::Unavailable)
     }
 
@@ -187,9 +187,12 @@ mod landlock {
             .handle_access(writing())?
             .create()?
             .add_rules(path_beneath_rules(shared, writing()))?
-            .add_rules(roots.into_iter().map(|root| Ok(PathBeneath::new(root, writing()))))
-            .map_err(|error: RulesetError| error)?;
+            .add_rules(roots.into_iter().map(below))?;
         Ok(rules.into())
+    }
+
+    fn below(root: PathFd) -> Result<PathBeneath<PathFd>, RulesetError> {
+        Ok(PathBeneath::new(root, writing()))
     }
 
     /// What of the rules this kernel lets pass, or takes too strictly.
@@ -228,10 +231,6 @@ mod landlock {
             };
             SandboxError::Root { root: root.to_owned(), source }
         })
-    }
-
-    fn refused(error: RulesetError) -> SandboxError {
-        SandboxError::Refused(io::Error::other(error.to_string()))
     }
 }
 

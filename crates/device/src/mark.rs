@@ -25,6 +25,7 @@ const FEWEST: u64 = 1 << 24;
 pub(crate) struct Mark {
     value: u64,
     /// No process that was started before this bears it, in the kernel's ticks since boot.
+    #[cfg(target_os = "linux")]
     made: u64,
 }
 
@@ -91,7 +92,11 @@ impl FromStr for Mark {
 
     /// Reads the text of a mark that may have been made at any time.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self { value: text.parse()?, made: 0 })
+        Ok(Self {
+            value: text.parse()?,
+            #[cfg(target_os = "linux")]
+            made: 0,
+        })
     }
 }
 
