@@ -1,11 +1,13 @@
 //! `flightdeck device`: makes this machine a device.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aip::ServerMessage;
 use aip::message::Platform;
 use anyhow::Context;
 use device::tools::ToolSettings;
+use device::tools::mcp::ServerSettings;
 use device::watchdog::Watchdog;
 use device::{Device, DeviceEvent, DeviceSettings, Exec};
 use link::{ClientSettings, Exit, ServerUrl};
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Device as Args, Global};
 use crate::connect::{Target, trust_hint};
+use crate::mcp::{self, Source};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::settings::{DeviceValues, ExecMode, File, at_least_one};
 use crate::state::expand_home;
@@ -23,6 +26,7 @@ pub(crate) async fn run(args: Args, global: Global) -> Ended {
     let values = args.device.resolve(file.device);
     let target = Target::new(args.client, &global)?;
     let mut settings = settings(&values, &target.server)?;
+    settings.tools.servers = mcp_servers(file.path.zip(Some(file.mcp)), &values);
     settings.client = target.apply(settings.client);
     settings.request = args.request;
     settings.task_name = args.task_name;
@@ -105,6 +109,21 @@ pub(crate) fn settings(
         request: None,
         task_name: None,
     })
+}
+
+/// The MCP servers of the settings file and of `--mcp`. What is wrong with some of them is said, and no
+/// reason for the others, or the device, to stay away.
+fn mcp_servers(
+    settings_file: Option<(PathBuf, toml::Table)>,
+    values: &DeviceValues,
+) -> Vec<ServerSettings> {
+    let settings = settings_file.map(|(path, servers)| Source::Settings { path, servers });
+    let files = values.mcp.0.iter().cloned().map(Source::File);
+    let listed = mcp::read(settings.into_iter().chain(files), &|name| std::env::var(name).ok());
+    for problem in listed.problems {
+        anstream::eprintln!("{RED}warning:{RED:#} {problem}");
+    }
+    listed.servers
 }
 
 fn platform(given: &str) -> anyhow::Result<String> {
