@@ -61,11 +61,11 @@ fn read_server(
     let mut keys = Keys::new(entry, &reading.place);
     let entry = Entry::take(&mut keys);
     let (faults, has_secret) = keys.finish();
+    reading.has_secret |= has_secret;
     if !faults.is_empty() {
         return Err(faults);
     }
     let server = entry.server(name, &reading.place).map_err(|why| vec![why])?;
-    reading.has_secret |= has_secret;
     Ok(Claim::Server(server))
 }
 

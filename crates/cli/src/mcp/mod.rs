@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::common::redacted;
 use self::expand::Place;
 use self::text::Format;
+use self::transport::MAX_NAME_BYTES;
 use crate::output::safe_line;
 use crate::state::expand_home;
 
@@ -147,6 +148,7 @@ impl<'a> Reading<'a> {
 
     /// Notes what a server is, or all that is wrong with it.
     fn claim(&mut self, name: &str, outcome: Result<Claim, Vec<String>>) {
+        let name = if name.len() > MAX_NAME_BYTES { "…" } else { name };
         let claim = outcome.unwrap_or_else(|faults| {
             for fault in faults {
                 let file = &self.file;

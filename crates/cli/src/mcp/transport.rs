@@ -10,7 +10,7 @@ use super::expand::Place;
 use super::keys::shown;
 
 /// The longest name of a server, in bytes.
-const MAX_NAME_BYTES: usize = 256;
+pub(super) const MAX_NAME_BYTES: usize = 256;
 
 /// Headers that the protocol itself sets.
 const RESERVED: [&str; 8] = [

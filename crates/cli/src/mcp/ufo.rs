@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 
 use aip::ToolType;
 use device::tools::mcp::{Section, ServerSettings, Transport};
+use reqwest::Url;
 use serde_json::{Map, Value};
 
 use super::expand::Place;
@@ -196,24 +197,19 @@ impl Entry {
                 stdio(place, command, self.start_args, self.env, self.cwd.as_deref())
             }
             Some("http") => {
-                let url = self.url();
+                let url = self.url()?;
                 let mut headers = self.headers;
                 if let Some(token) = self.token {
                     headers.insert("Authorization".to_owned(), format!("Bearer {token}"));
                 }
-                http(&url, headers).map_err(|why| match why.strip_prefix("url is no address") {
-                    Some(_) => "host, port and path make no address; host is a name or an IP \
-                                address alone"
-                        .to_owned(),
-                    None => why,
-                })
+                http(&url, headers)
             }
             Some(_) => Err("type must be http or stdio".to_owned()),
             None => Err("type is missing; it is http or stdio".to_owned()),
         }
     }
 
-    fn url(&self) -> String {
+    fn url(&self) -> Result<String, String> {
         let host = self.host.as_deref().unwrap_or("localhost");
         let host = match host.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]"),
@@ -222,7 +218,11 @@ impl Entry {
         let port = self.port.unwrap_or(8000);
         let path = self.path.as_deref().unwrap_or("/mcp");
         let slash = if path.starts_with('/') { "" } else { "/" };
-        format!("http://{host}:{port}{slash}{path}")
+        let url = format!("http://{host}:{port}{slash}{path}");
+        if host.contains(['/', '\\', '?', '#', '@']) || Url::parse(&url).is_err() {
+            return Err("host is no address; write a name or an IP address alone".to_owned());
+        }
+        Ok(url)
     }
 }
 
