@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod connect;
 mod key_file;
+mod mcp;
 mod output;
 mod policy;
 mod prompt;

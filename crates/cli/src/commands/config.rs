@@ -6,22 +6,34 @@ use clap::{Args, FromArgMatches};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Config, Global};
+use crate::mcp;
 use crate::output::print;
-use crate::settings::{self, ClientKeys, DeviceKeys, DeviceTables, File, Row, ServerKeys};
+use crate::settings::{self, ClientKeys, DeviceKeys, File, Row, ServerKeys};
 use crate::{Code, Ended};
+
+/// Tables by the name of their section.
+type Tables = BTreeMap<&'static str, toml::Table>;
 
 pub(crate) fn run(args: &Config, global: &Global) -> Ended {
     match args {
         Config::Reference => print(&settings::reference())?,
         Config::Show { json } => {
             let file = File::load(global.config.as_deref())?;
-            let devices = file.devices.clone();
+            let tables = tables(&file);
             let rows = in_force(file)?;
-            let text = if *json { as_json(&rows, &devices) } else { as_toml(&rows, &devices) };
+            let text = if *json { as_json(&rows, &tables) } else { as_toml(&rows, &tables) };
             print(&text)?;
         }
     }
     Ok(Code::COMPLETED)
+}
+
+/// What stands in the file alone, under the names of its sections.
+fn tables(file: &File) -> Tables {
+    let devices = file.devices.iter().map(|(id, facts)| (id.clone(), facts.clone().into()));
+    let mcp = mcp::redacted(&file.mcp);
+    let all = [("devices", devices.collect()), ("mcp", mcp)];
+    all.into_iter().filter(|(_, table)| !table.is_empty()).collect()
 }
 
 /// The settings that a command without flags would run with.
@@ -39,7 +51,7 @@ fn from_environment<K: Args + FromArgMatches>() -> anyhow::Result<K> {
     Ok(K::from_arg_matches(&matches)?)
 }
 
-fn as_toml(rows: &[Row], devices: &DeviceTables) -> String {
+fn as_toml(rows: &[Row], tables: &Tables) -> String {
     let (mut text, mut section) = (String::new(), "");
     for row in rows {
         if row.section != section {
@@ -49,23 +61,23 @@ fn as_toml(rows: &[Row], devices: &DeviceTables) -> String {
         }
         text.push_str(&format!("{} = {}\n", row.key, toml_value(row)));
     }
-    if !devices.is_empty() {
+    if !tables.is_empty() {
         // What was read as TOML can be written as TOML.
-        let tables = toml::to_string(&BTreeMap::from([("devices", devices)])).unwrap_or_default();
+        let tables = toml::to_string(tables).unwrap_or_default();
         text.push_str(&format!("\n{tables}"));
     }
     text
 }
 
-fn as_json(rows: &[Row], devices: &DeviceTables) -> String {
+fn as_json(rows: &[Row], tables: &Tables) -> String {
     let mut sections = Map::new();
     for row in rows {
         let section = sections.entry(row.section).or_insert_with(|| json!({}));
         let number = serde_json::from_str(&row.value).ok().filter(|_| !row.is_text);
         section[row.key] = number.unwrap_or_else(|| json!(row.value));
     }
-    if !devices.is_empty() {
-        sections.insert("devices".to_owned(), json!(devices));
+    for (section, table) in tables {
+        sections.insert((*section).to_owned(), json!(table));
     }
     format!("{}\n", Value::Object(sections))
 }

@@ -1,5 +1,6 @@
 //! `flightdeck device`: makes this machine a device.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aip::ServerMessage;
@@ -7,7 +8,7 @@ use aip::message::Platform;
 use anyhow::Context;
 use device::policy::Ask;
 use device::tools::ToolSettings;
-use device::tools::mcp::{ServerEvent, ServerState};
+use device::tools::mcp::{ServerEvent, ServerSettings, ServerState};
 use device::watchdog::Watchdog;
 use device::{Device, DeviceEvent, DeviceSettings, Exec};
 use link::{ClientSettings, Exit, ServerUrl};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Device as Args, Global};
 use crate::commands::dry_run;
 use crate::connect::{Target, trust_hint};
+use crate::mcp::{self, Source};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::policy::PolicyFile;
 use crate::prompt::Prompt;
@@ -27,8 +29,10 @@ pub(crate) async fn run(args: Args, global: Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
     let values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
+    let servers = mcp_servers(file.path.zip(Some(file.mcp)), &values);
     if args.dry_run {
         let mut settings = settings(&values, &ServerUrl::default())?;
+        settings.tools.servers = servers;
         settings.tools.policy = policy.policy.clone();
         return dry_run::run(&settings, &policy, args.json).await;
     }
@@ -40,6 +44,7 @@ pub(crate) async fn run(args: Args, global: Global) -> Ended {
     let prompt = Prompt::at_terminal();
     settings.tools.policy = policy.policy;
     settings.tools.ask = prompt.clone().map(|prompt| prompt as Arc<dyn Ask>);
+    settings.tools.servers = servers;
     settings.client = target.apply(settings.client);
     settings.request = args.request;
     settings.task_name = args.task_name;
@@ -125,6 +130,21 @@ pub(crate) fn settings(
         request: None,
         task_name: None,
     })
+}
+
+/// The MCP servers of the settings file and of `--mcp`. What is wrong with some of them is said, and no
+/// reason for the others, or the device, to stay away.
+fn mcp_servers(
+    settings_file: Option<(PathBuf, toml::Table)>,
+    values: &DeviceValues,
+) -> Vec<ServerSettings> {
+    let settings = settings_file.map(|(path, servers)| Source::Settings { path, servers });
+    let files = values.mcp.0.iter().cloned().map(Source::File);
+    let listed = mcp::read(settings.into_iter().chain(files), &|name| std::env::var(name).ok());
+    for problem in listed.problems {
+        anstream::eprintln!("{RED}warning:{RED:#} {problem}");
+    }
+    listed.servers
 }
 
 fn platform(given: &str) -> anyhow::Result<String> {

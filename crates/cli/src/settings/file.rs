@@ -21,6 +21,12 @@ pub(crate) struct File {
     pub(crate) device: DeviceKeys,
     /// What the server adds to the facts of a device: `[devices."ID"]`, with any keys.
     pub(crate) devices: DeviceTables,
+    /// MCP servers of the device: `[mcp.NAME]`. Read by [`crate::mcp`], so that a mistake in one of them
+    /// stops neither the others nor the device.
+    pub(crate) mcp: toml::Table,
+    /// Where this was read.
+    #[serde(skip)]
+    pub(crate) path: Option<PathBuf>,
 }
 
 /// A table of any keys for each device.
@@ -56,9 +62,10 @@ impl File {
             return Err(cannot(&format!("it is larger than {MAX_FILE_BYTES} bytes")));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
-        Self::read(&text).map_err(|error| {
+        let read = Self::read(&text).map_err(|error| {
             FileError(format!("the settings file {} is not valid: {error}", path.display()))
-        })
+        })?;
+        Ok(Self { path: Some(path), ..read })
     }
 
     fn read(text: &str) -> Result<Self, String> {
@@ -73,7 +80,8 @@ impl File {
 fn shown(text: &str, error: &toml::de::Error) -> String {
     let whole = error.to_string();
     let mut quoted = whole.lines().filter(|line| line.contains(" | "));
-    if !quoted.any(may_hold_secret) {
+    // Among MCP servers stand variables of any name.
+    if !text.contains("mcp") && !quoted.any(may_hold_secret) {
         return whole.trim_end().to_owned();
     }
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -101,7 +109,7 @@ pub(crate) fn usual_path() -> Option<PathBuf> {
 /// For a key that does not exist, the one that was meant.
 fn nearest(message: &str) -> Option<String> {
     let unknown = message.strip_prefix("unknown field `")?.split('`').next()?;
-    let sections = ["server", "client", "device", "devices"].map(str::to_owned);
+    let sections = ["server", "client", "device", "devices", "mcp"].map(str::to_owned);
     if let Some(row) = defaults().into_iter().find(|row| row.key == unknown) {
         return Some(format!("\n  `{unknown}` belongs under [{}]", row.section));
     }
@@ -148,6 +156,27 @@ mod tests {
             error("[server]\ncommand_timeout = \"soon\"\n").contains("'soon' is no length of time")
         );
         assert!(error("[server\n").contains("line 1"));
+    }
+
+    #[test]
+    fn no_line_of_a_file_with_mcp_servers_is_shown() {
+        for line in
+            ["PAT = \"5ecret", "PAT = 5ecret", "PAT \"5ecret\"", "PAT = \"5ecret\"\nPAT = 1"]
+        {
+            let error = File::read(&format!("[mcp.fs.env]\n{line}\n")).unwrap_err();
+            assert!(error.contains("line ") && !error.contains("5ecret"), "{error}");
+        }
+        let error = File::read("[mcp.fs]\n[device]\nPAT = \"5ecret\"\n").unwrap_err();
+        assert!(
+            error.contains("line 3: unknown field `PAT`") && !error.contains("5ecret"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_mistake_among_mcp_servers_is_no_mistake_of_the_file() {
+        let file = File::read("[mcp.fs]\ncomand = 3\n[mcp]\nx = 1\n");
+        assert!(file.is_ok_and(|file| file.mcp.len() == 2));
     }
 
     #[test]

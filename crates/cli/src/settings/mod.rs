@@ -83,6 +83,44 @@ room = \"2.14\"
 additional_features = [\"gpu\"]
 tags = [\"lab\", \"linux\"]
 ```
+
+## `[mcp.NAME]`
+
+For `flightdeck device`, in the settings file or in a file of `--mcp` whose name ends in `.toml`: an MCP
+server whose tools the device offers in the namespace `NAME`. The same keys stand in the common JSON,
+`{\"mcpServers\": {NAME: {…}}}`. A mistake in one server leaves it out with a message; the others stay.
+Where several files list the same name, the last one counts; the settings file comes first.
+
+| key | default | what it is |
+|---|---|---|
+| `command` | – | The program of a server that speaks over its standard input and output: a name that is looked for in `PATH`, or a path. |
+| `args` | `[]` | Its arguments; at most 256. |
+| `env` | `{}` | Variables it gets beside the few that every child gets; at most 256. |
+| `cwd` | – | The folder it runs in; the device's own if none. |
+| `url` | – | Instead of `command`: the address of a server that speaks streamable HTTP, `http://…` or `https://…`. |
+| `headers` | `{}` | Headers of every request to it, such as `Authorization`; at most 256. |
+| `type` | – | `stdio` or `http`, for files that say it; `command` and `url` say it already. |
+| `disabled` | `false` | Leaves the server out. |
+| `trusted` | `true` | Whether its tools may be called without asking, and what it says of them is believed. |
+| `reset` | `false` | Whether it is started anew for each task. |
+| `data_collection` | `[]` | Tools that only observe, by name or pattern (`*` stands for anything, `?` for one character); at most 256. |
+| `action` | `[]` | Tools that change something. Where several patterns fit, a name goes before a pattern, and a longer pattern before a shorter one. |
+
+In texts `${VAR}` stands for a variable of the device's environment, `${VAR:-DEFAULT}` gives it a default,
+and `$${` stands for `${`. `~/` at the start of `command` and `cwd` is the home folder; other relative
+paths (for `command`, those with a `/`) start from the file's own folder.
+
+```toml
+[mcp.files]
+command = \"npx\"
+args = [\"-y\", \"@modelcontextprotocol/server-filesystem\", \"/srv/data\"]
+data_collection = [\"read_*\", \"list_*\"]
+
+[mcp.search]
+url = \"https://mcp.example.com/mcp\"
+headers = { Authorization = \"Bearer ${SEARCH_TOKEN}\" }
+trusted = false
+```
 ";
 
 const REFERENCE_HEAD: &str = "# Settings
