@@ -9,6 +9,7 @@ mod commands;
 mod connect;
 mod key_file;
 mod output;
+mod proxy;
 mod settings;
 mod state;
 mod tls;
@@ -86,7 +87,7 @@ fn run(cli: Cli) -> Ended {
     match command {
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Serve(args) => block_on(commands::serve::run(*args, global)),
-        Command::Device(args) => block_on(commands::device::run(args, global)),
+        Command::Device(args) => commands::device::run(*args, global),
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
         Command::Run(args) => block_on(commands::run::run(args, global)),

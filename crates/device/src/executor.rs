@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aip::codec::{MAX_MESSAGE_BYTES, Wire};
 use aip::{
@@ -14,6 +15,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::info::Offers;
+use crate::state::StateKeeper;
 use crate::tools::{Call, Caller, Progress, Toolbox};
 
 /// Room in a message beside the results.
@@ -32,12 +35,15 @@ struct Inner {
     capacity: usize,
     jobs: Mutex<Jobs>,
     tasks: TaskTracker,
+    state: Arc<StateKeeper>,
 }
 
 #[derive(Default)]
 struct Jobs {
     next: u64,
     running: HashMap<u64, Job>,
+    /// Nothing new is taken.
+    is_leaving: bool,
 }
 
 struct Job {
@@ -46,7 +52,13 @@ struct Job {
 }
 
 impl Executor {
-    pub(crate) fn new(client_id: ClientId, tools: Toolbox, places: usize, capacity: usize) -> Self {
+    pub(crate) fn new(
+        client_id: ClientId,
+        tools: Toolbox,
+        places: usize,
+        capacity: usize,
+        state: Arc<StateKeeper>,
+    ) -> Self {
         let places = Semaphore::new(places);
         Self(Arc::new(Inner {
             client_id,
@@ -55,29 +67,53 @@ impl Executor {
             capacity,
             jobs: Mutex::default(),
             tasks: TaskTracker::new(),
+            state,
         }))
     }
 
-    /// Takes a COMMAND; its answer goes to `outbox`.
-    pub(crate) fn start(&self, command: ServerMessage, outbox: &Arc<Outbox>) {
+    /// What the tools can do.
+    pub(crate) fn offers(&self) -> Offers {
+        self.0.tools.offers()
+    }
+
+    /// Takes a COMMAND; its answer goes to `outbox`. Once that is there, `answered` is called.
+    pub(crate) fn start(
+        &self,
+        command: ServerMessage,
+        outbox: &Arc<Outbox>,
+        answered: impl FnOnce() + Send + 'static,
+    ) {
         let (executor, outbox) = (self.clone(), outbox.clone());
-        let Some((number, stop)) = self.lock().add(command.session_id.clone(), self.0.capacity)
-        else {
-            let error = format!("This device has {} commands to do already", self.0.capacity);
-            let results = all_failed(actions(&command), &error);
-            return executor.answer(&command, results, &outbox);
+        let added = self.lock().add(command.session_id.clone(), self.0.capacity);
+        let (number, stop) = match added {
+            Ok(added) => added,
+            Err(error) => {
+                executor.answer(&command, all_failed(actions(&command), &error), &outbox);
+                return answered();
+            }
         };
         self.0.tasks.spawn(async move {
             let command = Arc::new(command);
             let (runner, asked) = (executor.clone(), command.clone());
-            let ran = tokio::spawn(async move { runner.run(&asked, &stop).await }).await;
+            let ran = tokio::spawn(async move { runner.run(number, &asked, &stop).await }).await;
             // A tool that panics is a failed tool: its COMMAND is answered like every other.
             let results = ran.unwrap_or_else(|_| {
                 all_failed(actions(&command), "the tool failed inside the device")
             });
             executor.lock().running.remove(&number);
             executor.answer(&command, results, &outbox);
+            answered();
         });
+    }
+
+    /// Takes nothing new, lets what runs finish for a while, and stops the rest. Every COMMAND is
+    /// answered by then, unless a program outlasts `limit` although it was told to stop.
+    pub(crate) async fn wind_down(&self, grace: Duration, limit: Duration) {
+        self.lock().is_leaving = true;
+        if tokio::time::timeout(grace, self.finished()).await.is_err() {
+            self.stop_all();
+            let _stuck = tokio::time::timeout(limit, self.finished()).await;
+        }
     }
 
     /// Stops what runs or waits for a session. Its COMMANDs are still answered.
@@ -103,12 +139,20 @@ impl Executor {
     }
 
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
-    async fn run(&self, command: &ServerMessage, stop: &CancellationToken) -> Vec<ActionResult> {
+    async fn run(
+        &self,
+        number: u64,
+        command: &ServerMessage,
+        stop: &CancellationToken,
+    ) -> Vec<ActionResult> {
         let actions = actions(command);
+        let waits = self.0.state.waits();
         let _place = tokio::select! {
             place = self.0.places.acquire() => place,
             () = stop.cancelled() => return all_failed(actions, "stopped"),
         };
+        drop(waits);
+        let _runs = self.0.state.runs(number, command);
         let caller = Caller {
             agent_name: command.agent_name.clone(),
             root_name: command.root_name.clone(),
@@ -147,6 +191,8 @@ impl Executor {
     }
 
     fn answer(&self, command: &ServerMessage, results: Vec<ActionResult>, outbox: &Outbox) {
+        let is_failure = |result: &ActionResult| result.status == aip::ResultStatus::Failure;
+        self.0.state.answered(results.iter().any(is_failure));
         let answer = ClientMessage {
             status: command.status,
             session_id: command.session_id.clone(),
@@ -167,18 +213,22 @@ impl Executor {
 }
 
 impl Jobs {
+    /// Makes room for one more, or says why there is none.
     fn add(
         &mut self,
         session_id: Option<SessionId>,
         capacity: usize,
-    ) -> Option<(u64, CancellationToken)> {
+    ) -> Result<(u64, CancellationToken), String> {
+        if self.is_leaving {
+            return Err("This device is stopping".to_owned());
+        }
         if self.running.len() >= capacity {
-            return None;
+            return Err(format!("This device has {capacity} commands to do already"));
         }
         let (number, stop) = (self.next, CancellationToken::new());
         self.next += 1;
         self.running.insert(number, Job { session_id, stop: stop.clone() });
-        Some((number, stop))
+        Ok((number, stop))
     }
 }
 

@@ -5,7 +5,7 @@
 //! - [`tools`]: what can be called, and within which limits.
 //! - [`policy`]: the owner's say.
 //! - `process`, [`watchdog`]: child processes that never outlive the device.
-//! - [`info`]: the facts.
+//! - [`info`]: the facts. [`state`]: how the device is doing.
 
 pub mod device;
 mod executor;
@@ -13,8 +13,11 @@ mod group;
 pub mod info;
 pub mod policy;
 pub mod process;
+pub mod state;
 pub mod tools;
 pub mod watchdog;
 
 pub use device::{Device, DeviceEvent, DeviceSettings};
+pub use info::Features;
+pub use state::DeviceState;
 pub use tools::Exec;

@@ -25,6 +25,7 @@ use self::files::Files;
 pub(crate) use self::progress::Progress;
 use self::screen::Screen;
 use self::shell::Shell;
+use crate::info::Offers;
 use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject};
 use crate::watchdog::Watchdog;
 
@@ -158,6 +159,20 @@ impl Toolbox {
             policy: settings.policy.clone(),
             ask: settings.ask.clone(),
             ask_timeout: settings.ask_timeout,
+        }
+    }
+
+    /// What the tools of the device itself can do, as far as they are offered.
+    pub(crate) fn offers(&self) -> Offers {
+        let tools = self.catalog(&Caller::default()).list();
+        let has = |origin: &str, name: Option<&str>| {
+            tools.iter().any(|tool| {
+                tool.namespace == origin && name.is_none_or(|name| tool.tool_name == name)
+            })
+        };
+        Offers {
+            commands: has(BASH_EXECUTOR, Some("execute_command")),
+            files: has(files::NAMESPACE, None),
         }
     }
 
