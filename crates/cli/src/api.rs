@@ -101,15 +101,29 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
 fn client(target: &Target) -> anyhow::Result<reqwest::Client> {
     // Left to itself, the HTTP client would read the system's certificates for a plain server too.
     let trust = target.trust.clone().map_or_else(Trust::nobody, Ok)?;
-    reqwest::Client::builder()
+    let builder = match &target.proxy {
+        Some(proxy) => reqwest::Client::builder().proxy(proxy_of(proxy)?),
+        None => reqwest::Client::builder().no_proxy(),
+    };
+    builder
         .timeout(TIMEOUT)
         .connect_timeout(target.connect_timeout())
-        .no_proxy()
         // The key is for this server and nobody that it points to.
         .redirect(reqwest::redirect::Policy::none())
         .tls_backend_preconfigured(trust.config())
         .build()
         .context("cannot make an HTTP client")
+}
+
+/// The same proxy as everything else goes through.
+fn proxy_of(proxy: &link::Proxy) -> anyhow::Result<reqwest::Proxy> {
+    let cannot = || format!("the proxy {proxy}");
+    let made = reqwest::Proxy::all(proxy.to_string()).with_context(cannot)?;
+    let Some(authorization) = proxy.authorization() else { return Ok(made) };
+    let mut value = reqwest::header::HeaderValue::from_str(authorization.expose_secret())
+        .with_context(cannot)?;
+    value.set_sensitive(true);
+    Ok(made.custom_http_auth(value))
 }
 
 /// The body of an answer, as long as it is no longer than it may be.

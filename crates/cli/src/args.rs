@@ -39,7 +39,9 @@ impl Cli {
             }
             command
         };
-        let command = Self::command().mut_subcommands(described);
+        let command = Self::command()
+            .mut_subcommands(described)
+            .mut_subcommand("device", |device| device.mut_subcommands(described));
         Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
     }
 }
@@ -62,7 +64,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Demo(Demo),
     Serve(Box<Serve>),
-    Device(Device),
+    Device(Box<Device>),
     Devices(Devices),
     Exec(Exec),
     Run(Run),
@@ -103,14 +105,19 @@ pub(crate) struct Serve {
 
 /// Make this machine a device: it takes commands from the server and answers each
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   flightdeck device
   flightdeck device --id build-box --server wss://10.0.0.5:5000 --ca-file cert.pem
   flightdeck device --exec shell                     Allow any command
   flightdeck device --root /srv/data                 Let commands read these files
   flightdeck device --dry-run                        Show the tools, and what the policy says
-  flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself")]
+  flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself
+  flightdeck device install --id build-box           Run it as a service from now on
+  flightdeck device status                           How the devices on this machine are doing")]
 pub(crate) struct Device {
+    #[command(subcommand)]
+    pub(crate) command: Option<DeviceCommand>,
     #[command(flatten)]
     pub(crate) device: DeviceKeys,
     #[command(flatten)]
@@ -127,6 +134,79 @@ pub(crate) struct Device {
     /// With --dry-run: print JSON, one tool a line
     #[arg(long, requires = "dry_run")]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    Status(DeviceStatus),
+    Install(Box<DeviceInstall>),
+    Uninstall(DeviceUninstall),
+}
+
+/// Show how the devices on this machine are doing
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck device status
+  flightdeck device status --id build-box --json
+  sudo flightdeck --state-dir /var/lib/flightdeck-device device status     Of a system service
+
+Exit codes: 0 connected, all of those that are shown; 1 one of them is not, or there is none.")]
+pub(crate) struct DeviceStatus {
+    /// The device [default: all on this machine]
+    #[arg(long, visible_alias = "client-id", value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// Where it writes how it is doing, if not in the state folder
+    #[arg(long, value_name = "FILE", env = "FLIGHTDECK_STATUS_FILE", hide_env_values = true)]
+    pub(crate) status_file: Option<String>,
+    /// Print JSON, one device a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Run the device as a service of systemd, from now on and after each start of the machine
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck device install --server wss://10.0.0.5:5000
+  sudo flightdeck device install --id build-box --root /srv/data
+  sudo flightdeck device install --exec shell --run-as builder
+  flightdeck device install --print                  Only show the unit
+
+The key goes into a file that only its owner can read, not into the unit. Once more, with other flags,
+it replaces the service.")]
+pub(crate) struct DeviceInstall {
+    #[command(flatten)]
+    pub(crate) scope: DeviceScope,
+    /// Whose rights the system service has; without it, those of a user of its own that owns nothing
+    #[arg(long, value_name = "USER", conflicts_with = "user")]
+    pub(crate) run_as: Option<String>,
+    /// Print the unit, and change nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceKeys,
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+}
+
+/// Stop the service that `install` made, and remove it
+#[derive(Debug, Args)]
+pub(crate) struct DeviceUninstall {
+    #[command(flatten)]
+    pub(crate) scope: DeviceScope,
+    /// Who the device says it is, if `install` was told
+    #[arg(long, visible_alias = "client-id", value_name = "ID", env = "FLIGHTDECK_DEVICE_ID")]
+    pub(crate) id: Option<String>,
+}
+
+/// Whose service it is.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct DeviceScope {
+    /// A service of yours [default, unless you are root]
+    #[arg(long, conflicts_with = "system")]
+    pub(crate) user: bool,
+    /// A service of the machine [default for root]
+    #[arg(long)]
+    pub(crate) system: bool,
 }
 
 /// List the devices that are online

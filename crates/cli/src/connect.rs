@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use constellation::Constellation;
-use link::{ClientSettings, Exit, ServerUrl, Trust};
+use link::{ClientSettings, Exit, Proxy, ServerUrl, Trust};
 use secrecy::SecretString;
 
 use crate::Failure;
 use crate::args::Global;
+use crate::proxy;
 use crate::settings::{ClientKeys, ClientValues, File};
 use crate::state::{StateFolder, expand_home, read_key};
 use crate::tls;
@@ -23,6 +24,8 @@ pub(crate) struct Target {
     pub(crate) key: Option<SecretString>,
     /// Whose certificates are trusted, if the server is behind TLS.
     pub(crate) trust: Option<Trust>,
+    /// The HTTP proxy on the way to the server, if any.
+    pub(crate) proxy: Option<Proxy>,
     values: ClientValues,
 }
 
@@ -45,7 +48,8 @@ impl Target {
         })?;
         let key = find_key(&values, &server, global)?;
         let trust = tls::trust(&server, &values.ca_file)?;
-        Ok(Self { server, key, trust, values })
+        let proxy = proxy::proxy_to(&server)?;
+        Ok(Self { server, key, trust, proxy, values })
     }
 
     /// The settings of a client of this server.
@@ -53,6 +57,7 @@ impl Target {
         ClientSettings {
             token: self.key.clone(),
             trust: self.trust.clone(),
+            proxy: self.proxy.clone(),
             connect_timeout: self.connect_timeout(),
             ..settings
         }
@@ -110,7 +115,7 @@ pub(crate) async fn say_goodbye(constellation: Constellation) {
 }
 
 /// The key: given, in a file, in the URL, or for a server on this machine the generated one.
-fn find_key(
+pub(crate) fn find_key(
     values: &ClientValues,
     server: &ServerUrl,
     global: &Global,

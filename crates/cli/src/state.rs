@@ -237,7 +237,7 @@ fn create_private_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a file that nobody else can read, whole or not at all, unless it is there already.
 fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
-    let draft = write_draft(path, text)?;
+    let draft = write_draft(path, text, fs::File::sync_all)?;
     // Unlike a rename, a link never replaces what is there.
     let linked = fs::hard_link(&draft, path);
     let removed = fs::remove_file(&draft);
@@ -246,7 +246,18 @@ fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
 
 /// The same, in the place of what is there.
 pub(crate) fn replace_private_file(path: &Path, text: &str) -> io::Result<()> {
-    let draft = write_draft(path, text)?;
+    replace_with(path, text, fs::File::sync_all)
+}
+
+/// The same for what need not outlive the machine: it does not wait for the disk.
+pub(crate) fn replace_private_note(path: &Path, text: &str) -> io::Result<()> {
+    replace_with(path, text, |_| Ok(()))
+}
+
+type Sync = fn(&fs::File) -> io::Result<()>;
+
+fn replace_with(path: &Path, text: &str, sync: Sync) -> io::Result<()> {
+    let draft = write_draft(path, text, sync)?;
     fs::rename(&draft, path).inspect_err(|_| {
         // What matters is the first error.
         let _removed = fs::remove_file(&draft);
@@ -254,11 +265,11 @@ pub(crate) fn replace_private_file(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Writes a file beside the one that is meant. What nobody else can read stays so from the first byte.
-fn write_draft(path: &Path, text: &str) -> io::Result<PathBuf> {
+fn write_draft(path: &Path, text: &str, sync: Sync) -> io::Result<PathBuf> {
     let draft = path.with_extension(uuid::Uuid::new_v4().simple().to_string());
     let mut file = private(fs::OpenOptions::new().write(true).create_new(true)).open(&draft)?;
     give_to_owner_of_folder(&draft);
-    let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
+    let written = writeln!(file, "{text}").and_then(|()| sync(&file));
     match written {
         Ok(()) => Ok(draft),
         Err(error) => {

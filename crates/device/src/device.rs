@@ -1,6 +1,6 @@
 //! A device's connection to its server: registers with the facts, hands commands to the executor.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aip::codec::{About, Wire};
@@ -12,17 +12,24 @@ use aip::{
 use link::client::error_report;
 use link::connection::timestamp;
 use link::{Client, ClientSettings, Exit, Outbox, Role};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::confine::SandboxError;
 use crate::executor::Executor;
-use crate::info::{self, Offers};
+use crate::info::{Facts, Features, Subject};
+use crate::state::{DeviceState, StateKeeper};
 use crate::tools::mcp::{self, ServerEvent};
 use crate::tools::{ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
 /// Longest wait, at the end, for the commands that were told to stop.
 const STOP_TIME: Duration = Duration::from_secs(4);
+
+/// Longest wait, at the end, for the server's goodbye after ours.
+const GOODBYE_TIME: Duration = Duration::from_secs(3);
 
 /// What a device is and may do.
 #[derive(Clone)]
@@ -33,12 +40,16 @@ pub struct DeviceSettings {
     pub id: ClientId,
     /// `windows`, `linux` or `mobile`.
     pub platform: String,
+    /// Which features it tells.
+    pub features: Features,
     /// The owner's limits on the tools.
     pub tools: ToolSettings,
     /// COMMANDs that run at the same time.
     pub parallel_commands: usize,
     /// COMMANDs that may run or wait.
     pub max_commands: usize,
+    /// When it is told to stop, how long running COMMANDs may take to finish.
+    pub finish_time: Duration,
     /// A task to submit for this device itself, once it is connected.
     pub request: Option<String>,
     /// The label of that task.
@@ -70,6 +81,7 @@ pub enum DeviceEvent {
 /// A device that is not connected yet.
 pub struct Device {
     settings: ClientSettings,
+    finish_time: Duration,
     role: DeviceRole,
 }
 
@@ -87,36 +99,62 @@ impl Device {
     ) -> Result<Self, SandboxError> {
         let confinement = settings.tools.confinement()?;
         confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
-        let on_event: Arc<dyn Fn(DeviceEvent) + Send + Sync> = Arc::new(on_event);
-        let tell = on_event.clone();
-        let on_server: mcp::OnEvent = Arc::new(move |event| tell(DeviceEvent::McpServer(event)));
+        let state = Arc::new(StateKeeper::new());
+        let own = Arc::new(Own { task: Mutex::default(), on_event: Box::new(on_event) });
+        let on_server = on_server(state.clone(), own.clone());
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
-        let offers = tools.offers();
         let executor = Executor::new(
             settings.id.clone(),
             tools,
             settings.parallel_commands,
             settings.max_commands,
+            state.clone(),
         );
+        let facts = Facts::new(Subject {
+            device_id: settings.id.as_str().to_owned(),
+            platform: settings.platform.clone(),
+            offers: executor.offers(),
+            features: settings.features,
+        });
         let role = DeviceRole {
             id: settings.id,
             platform: settings.platform,
-            offers,
+            known: facts.known(),
+            facts: Arc::new(tokio::sync::Mutex::new(facts)),
+            telling: None,
             executor,
+            state,
             outbox: None,
             tells_progress: false,
-            own_task: None,
+            own,
             request: settings.request,
             task_name: settings.task_name,
-            on_event,
         };
-        Ok(Self { settings: settings.client, role })
+        Ok(Self { settings: settings.client, finish_time: settings.finish_time, role })
     }
 
-    /// Runs until it is told to stop or the server will not have it. Whatever it runs then is stopped.
+    /// How it is doing, from now on.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<DeviceState> {
+        self.role.state.watch()
+    }
+
+    /// Runs until it is told to stop or the server will not have it. When it is told to, what runs may
+    /// finish for a while and is stopped then; the server gets all results before the goodbye.
     pub async fn run(self, stop: CancellationToken) -> Exit {
-        let executor = self.role.executor.clone();
-        let exit = Client::new(self.settings, self.role).run(stop).await;
+        let (executor, leave) = (self.role.executor.clone(), CancellationToken::new());
+        let client = Client::new(self.settings, self.role).run(leave.clone());
+        let winding_down = async {
+            stop.cancelled().await;
+            executor.wind_down(self.finish_time, STOP_TIME).await;
+            leave.cancel();
+            tokio::time::sleep(GOODBYE_TIME).await;
+            Exit::Stopped
+        };
+        let exit = tokio::select! {
+            exit = client => exit,
+            stopped = winding_down => stopped,
+        };
         executor.stop_all();
         // What was started is ended before we are; a program stuck in the kernel does not hold us.
         let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
@@ -131,19 +169,56 @@ struct OwnTask {
     is_accepted: bool,
 }
 
+/// What the connection shares with the COMMANDs that may end its own task.
+struct Own {
+    /// One at a time.
+    task: Mutex<Option<OwnTask>>,
+    on_event: Box<dyn Fn(DeviceEvent) + Send + Sync>,
+}
+
+impl Own {
+    fn task(&self) -> MutexGuard<'_, Option<OwnTask>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the task that an outcome is about, if it is ours.
+    fn end(&self, end: ServerMessage) {
+        let is_own = |task: &mut OwnTask| end.session_id.as_ref() == Some(&task.session_id);
+        let ended = self.task().take_if(is_own);
+        if ended.is_some() {
+            self.tell(DeviceEvent::TaskEnded(Box::new(end)));
+        }
+    }
+
+    fn tell(&self, event: DeviceEvent) {
+        (self.on_event)(event);
+    }
+}
+
+/// Passes on what happens to the MCP servers.
+fn on_server(state: Arc<StateKeeper>, own: Arc<Own>) -> mcp::OnEvent {
+    Arc::new(move |event: ServerEvent| {
+        state.mcp_server(&event.namespace, event.state.to_string());
+        own.tell(DeviceEvent::McpServer(event));
+    })
+}
+
 struct DeviceRole {
     id: ClientId,
     platform: String,
-    offers: Offers,
+    facts: Arc<tokio::sync::Mutex<Facts>>,
+    /// The facts as they were when it connected.
+    known: SystemInfo,
+    /// What looks for the facts to answer a DEVICE_INFO_REQUEST.
+    telling: Option<JoinHandle<()>>,
     executor: Executor,
+    state: Arc<StateKeeper>,
     outbox: Option<Arc<Outbox>>,
     /// Whether this server wants to hear what tools tell while they run.
     tells_progress: bool,
-    /// One at a time.
-    own_task: Option<OwnTask>,
+    own: Arc<Own>,
     request: Option<String>,
     task_name: Option<String>,
-    on_event: Arc<dyn Fn(DeviceEvent) + Send + Sync>,
 }
 
 impl Role for DeviceRole {
@@ -151,10 +226,16 @@ impl Role for DeviceRole {
         (&self.id, ClientType::Device)
     }
 
+    async fn prepare(&mut self) {
+        let mut facts = self.facts.lock().await;
+        facts.refresh().await;
+        self.known = facts.known();
+    }
+
     fn register(&mut self) -> ClientMessage {
         let metadata = DeviceMetadata {
             platform: self.platform.clone(),
-            system_info: self.facts(),
+            system_info: self.known.clone(),
             registration_time: timestamp(),
             flightdeck: Extension { version: VERSION, features: vec![Feature::Progress] },
         };
@@ -168,7 +249,8 @@ impl Role for DeviceRole {
         self.outbox = Some(outbox.clone());
         self.tells_progress =
             granted.is_some_and(|granted| granted.features.contains(&Feature::Progress));
-        (self.on_event)(DeviceEvent::Connected);
+        self.state.connected();
+        self.own.tell(DeviceEvent::Connected);
         if let Some(request) = self.request.take() {
             let task_name = self.task_name.take();
             self.submit(request, task_name);
@@ -205,12 +287,21 @@ impl Role for DeviceRole {
         // Without a way to deliver results, going on would only keep the machine busy.
         self.executor.stop_all();
         self.outbox = None;
-        if let Some(own_task) = self.own_task.take() {
-            let error = format!("the connection was lost, so the outcome is unknown: {why}");
+        let own_task = self.own.task().take();
+        if let Some(own_task) = own_task {
+            // It is not submitted again: this server may be at work on it, and would do it twice.
+            let error = match own_task.is_accepted {
+                true => format!("the connection was lost, so the outcome is unknown: {why}"),
+                false => format!(
+                    "the connection was lost before the server accepted the task, so it may run or \
+                     not; submit it again if it may be done twice: {why}"
+                ),
+            };
             let lost = ServerMessage::task_failed(error, own_task.session_id);
-            (self.on_event)(DeviceEvent::TaskEnded(Box::new(lost)));
+            self.own.tell(DeviceEvent::TaskEnded(Box::new(lost)));
         }
-        (self.on_event)(DeviceEvent::Disconnected { why: why.to_owned(), retry });
+        self.state.disconnected(why, retry);
+        self.own.tell(DeviceEvent::Disconnected { why: why.to_owned(), retry });
     }
 }
 
@@ -223,10 +314,6 @@ impl DeviceRole {
         }
     }
 
-    fn facts(&self) -> SystemInfo {
-        info::collect(self.id.as_str(), &self.platform, self.offers)
-    }
-
     /// Queues a message. When the queue overflows, the connection is cut, and we are told.
     fn send(&self, message: &ClientMessage) {
         if let Some(outbox) = &self.outbox {
@@ -234,17 +321,22 @@ impl DeviceRole {
         }
     }
 
+    /// A COMMAND that is itself `completed` or `failed` is executed and answered, and ends its task then.
     fn handle_command(&mut self, command: ServerMessage) {
         let Some(outbox) = &self.outbox else { return };
         let ends_task = matches!(command.status, Status::Completed | Status::Failed);
-        let (session_id, status) = (command.session_id.clone(), command.status);
-        self.executor.start(command, outbox, self.tells_progress);
-        if let Some(session_id) = session_id.filter(|_| ends_task) {
-            self.end_own_task(ServerMessage {
+        let (own, executor) = (self.own.clone(), self.executor.clone());
+        let end =
+            command.session_id.clone().filter(|_| ends_task).map(|session_id| ServerMessage {
                 session_id: Some(session_id),
-                ..ServerMessage::new(ServerMessageType::TaskEnd, status)
+                ..ServerMessage::new(ServerMessageType::TaskEnd, command.status)
             });
-        }
+        self.executor.start(command, outbox, self.tells_progress, move || {
+            if let Some(end) = end {
+                end.session_id.iter().for_each(|session_id| executor.stop_session(session_id));
+                own.end(end);
+            }
+        });
     }
 
     /// A Python server pushes tasks, which the device then submits as its own: one at a time.
@@ -252,7 +344,7 @@ impl DeviceRole {
         let Some(request) = task.user_request else {
             return self.refuse("TASK without user_request".to_owned());
         };
-        if self.own_task.is_some() {
+        if self.own.task().is_some() {
             return self.refuse("A task of this device is running already".to_owned());
         }
         self.submit(request, task.task_name);
@@ -265,13 +357,16 @@ impl DeviceRole {
     fn submit(&mut self, request: String, task_name: Option<String>) {
         // A UUID is always a good id.
         let Ok(session_id) = SessionId::new(&uuid::Uuid::new_v4().to_string()) else { return };
-        self.own_task = Some(OwnTask { session_id: session_id.clone(), is_accepted: false });
+        let own_task = OwnTask { session_id: session_id.clone(), is_accepted: false };
+        *self.own.task() = Some(own_task);
         self.send(&ClientMessage {
             status: Status::Continue,
             session_id: Some(session_id),
             request: Some(request),
             task_name,
             request_id: RequestId::new(&uuid::Uuid::new_v4().to_string()).ok(),
+            // Without it a Python server takes the device for one with Windows.
+            metadata: Payload::from_value(&json!({"platform": self.platform})).ok(),
             ..self.message(ClientMessageType::Task)
         });
     }
@@ -279,11 +374,14 @@ impl DeviceRole {
     /// The ACK of our own task names its session, which counts whatever we asked for. Any other `ok`
     /// is the answer to a heartbeat and names none.
     fn handle_heartbeat(&mut self, message: ServerMessage) {
-        let unaccepted = self.own_task.as_mut().filter(|task| !task.is_accepted);
-        let named = message.session_id.filter(|_| message.status == Status::Ok);
-        if let (Some(own_task), Some(session_id)) = (unaccepted, named) {
+        let Some(session_id) = message.session_id.filter(|_| message.status == Status::Ok) else {
+            return;
+        };
+        let mut task = self.own.task();
+        if let Some(own_task) = task.as_mut().filter(|task| !task.is_accepted) {
             *own_task = OwnTask { session_id: session_id.clone(), is_accepted: true };
-            (self.on_event)(DeviceEvent::TaskAccepted(session_id));
+            drop(task);
+            self.own.tell(DeviceEvent::TaskAccepted(session_id));
         }
     }
 
@@ -291,8 +389,8 @@ impl DeviceRole {
     fn handle_error(&mut self, message: ServerMessage) {
         let text = message.error.unwrap_or_else(|| "Unknown error".to_owned());
         let names_none = message.session_id.is_none();
-        let refused = self.own_task.take_if(|task| !task.is_accepted && names_none);
-        (self.on_event)(match refused {
+        let refused = self.own.task().take_if(|task| !task.is_accepted && names_none);
+        self.own.tell(match refused {
             Some(task) => {
                 DeviceEvent::TaskEnded(Box::new(ServerMessage::task_failed(text, task.session_id)))
             }
@@ -304,21 +402,27 @@ impl DeviceRole {
         let Some(session_id) = &end.session_id else { return };
         // Nothing of an ended session may go on, however it ended.
         self.executor.stop_session(session_id);
-        self.end_own_task(end);
+        self.own.end(end);
     }
 
-    fn end_own_task(&mut self, end: ServerMessage) {
-        let is_own = |task: &mut OwnTask| end.session_id.as_ref() == Some(&task.session_id);
-        if self.own_task.take_if(is_own).is_some() {
-            (self.on_event)(DeviceEvent::TaskEnded(Box::new(end)));
-        }
-    }
-
-    fn send_facts(&self, request: &ServerMessage) {
-        self.send(&ClientMessage {
-            metadata: Payload::from_value(&self.facts()).ok(),
+    /// Looks at this machine anew, and tells what it finds. Who asks again meanwhile is told what was
+    /// known before.
+    fn send_facts(&mut self, request: &ServerMessage) {
+        let response = ClientMessage {
             prev_response_id: request.response_id.clone(),
             ..self.message(ClientMessageType::DeviceInfoResponse)
-        });
+        };
+        if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
+            let metadata = Payload::from_value(&self.known).ok();
+            return self.send(&ClientMessage { metadata, ..response });
+        }
+        let Some(outbox) = self.outbox.clone() else { return };
+        let facts = self.facts.clone();
+        self.telling = Some(tokio::spawn(async move {
+            let mut facts = facts.lock().await;
+            facts.refresh().await;
+            let metadata = Payload::from_value(&facts.known()).ok();
+            let _cut_if_it_overflows = outbox.push(ClientMessage { metadata, ..response }.encode());
+        }));
     }
 }

@@ -16,7 +16,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::info::Offers;
 use crate::progress::Progress;
+use crate::state::StateKeeper;
 use crate::tools::{Call, Caller, Toolbox};
 
 /// Least time between two messages of progress of one command.
@@ -38,12 +40,15 @@ struct Inner {
     capacity: usize,
     jobs: Mutex<Jobs>,
     tasks: TaskTracker,
+    state: Arc<StateKeeper>,
 }
 
 #[derive(Default)]
 struct Jobs {
     next: u64,
     running: HashMap<u64, Job>,
+    /// Nothing new is taken.
+    is_leaving: bool,
 }
 
 struct Job {
@@ -52,7 +57,13 @@ struct Job {
 }
 
 impl Executor {
-    pub(crate) fn new(client_id: ClientId, tools: Toolbox, places: usize, capacity: usize) -> Self {
+    pub(crate) fn new(
+        client_id: ClientId,
+        tools: Toolbox,
+        places: usize,
+        capacity: usize,
+        state: Arc<StateKeeper>,
+    ) -> Self {
         let places = Semaphore::new(places);
         Self(Arc::new(Inner {
             client_id,
@@ -61,18 +72,32 @@ impl Executor {
             capacity,
             jobs: Mutex::default(),
             tasks: TaskTracker::new(),
+            state,
         }))
     }
 
-    /// Takes a COMMAND; its answer goes to `outbox`, and with `tells` so does what its tools tell on the
-    /// way.
-    pub(crate) fn start(&self, command: ServerMessage, outbox: &Arc<Outbox>, tells: bool) {
+    /// What the tools can do.
+    pub(crate) fn offers(&self) -> Offers {
+        self.0.tools.offers()
+    }
+
+    /// Takes a COMMAND; its answer goes to `outbox`, and with `tells` so does what its tools tell on
+    /// the way. Once the answer is there, `answered` is called.
+    pub(crate) fn start(
+        &self,
+        command: ServerMessage,
+        outbox: &Arc<Outbox>,
+        tells: bool,
+        answered: impl FnOnce() + Send + 'static,
+    ) {
         let (executor, outbox) = (self.clone(), outbox.clone());
-        let Some((number, stop)) = self.lock().add(command.session_id.clone(), self.0.capacity)
-        else {
-            let error = format!("This device has {} commands to do already", self.0.capacity);
-            let results = all_failed(actions(&command), &error);
-            return executor.answer(&command, results, &outbox);
+        let added = self.lock().add(command.session_id.clone(), self.0.capacity);
+        let (number, stop) = match added {
+            Ok(added) => added,
+            Err(error) => {
+                executor.answer(&command, all_failed(actions(&command), &error), &outbox);
+                return answered();
+            }
         };
         self.0.tasks.spawn(async move {
             let command = Arc::new(command);
@@ -81,7 +106,7 @@ impl Executor {
                 true => executor.progress(&asked, outbox.clone()),
                 false => Progress::default(),
             };
-            let run = async move { runner.run(&asked, &stop, &progress).await };
+            let run = async move { runner.run(number, &asked, &stop, &progress).await };
             let ran = tokio::spawn(run).await;
             // A tool that panics is a failed tool: its COMMAND is answered like every other.
             let results = ran.unwrap_or_else(|_| {
@@ -89,7 +114,18 @@ impl Executor {
             });
             executor.lock().running.remove(&number);
             executor.answer(&command, results, &outbox);
+            answered();
         });
+    }
+
+    /// Takes nothing new, lets what runs finish for a while, and stops the rest. Every COMMAND is
+    /// answered by then, unless a program outlasts `limit` although it was told to stop.
+    pub(crate) async fn wind_down(&self, grace: Duration, limit: Duration) {
+        self.lock().is_leaving = true;
+        if tokio::time::timeout(grace, self.finished()).await.is_err() {
+            self.stop_all();
+            let _stuck = tokio::time::timeout(limit, self.finished()).await;
+        }
     }
 
     /// Stops what runs or waits for a session. Its COMMANDs are still answered.
@@ -122,15 +158,19 @@ impl Executor {
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
     async fn run(
         &self,
+        number: u64,
         command: &ServerMessage,
         stop: &CancellationToken,
         progress: &Progress,
     ) -> Vec<ActionResult> {
         let actions = actions(command);
+        let waits = self.0.state.waits();
         let _place = tokio::select! {
             place = self.0.places.acquire() => place,
             () = stop.cancelled() => return all_failed(actions, "stopped"),
         };
+        drop(waits);
+        let _runs = self.0.state.runs(number, command);
         let caller = Caller {
             agent_name: command.agent_name.clone(),
             root_name: command.root_name.clone(),
@@ -193,6 +233,8 @@ impl Executor {
     }
 
     fn answer(&self, command: &ServerMessage, results: Vec<ActionResult>, outbox: &Outbox) {
+        let is_failure = |result: &ActionResult| result.status == aip::ResultStatus::Failure;
+        self.0.state.answered(results.iter().any(is_failure));
         let answer = ClientMessage {
             status: command.status,
             session_id: command.session_id.clone(),
@@ -213,18 +255,22 @@ impl Executor {
 }
 
 impl Jobs {
+    /// Makes room for one more, or says why there is none.
     fn add(
         &mut self,
         session_id: Option<SessionId>,
         capacity: usize,
-    ) -> Option<(u64, CancellationToken)> {
+    ) -> Result<(u64, CancellationToken), String> {
+        if self.is_leaving {
+            return Err("This device is stopping".to_owned());
+        }
         if self.running.len() >= capacity {
-            return None;
+            return Err(format!("This device has {capacity} commands to do already"));
         }
         let (number, stop) = (self.next, CancellationToken::new());
         self.next += 1;
         self.running.insert(number, Job { session_id, stop: stop.clone() });
-        Some((number, stop))
+        Ok((number, stop))
     }
 }
 

@@ -1,15 +1,19 @@
 //! The facts a device registers with: what machine it is and what can be done on it.
 //!
 //! It must not know the server, the protocol or any tool: it only looks at the machine. It asks
-//! no one on the network, and it never fails: what can't be found is empty or 0.
+//! no one on the network, and it never fails: what can't be found, or not in time, is empty or 0.
 
 use std::{
     ffi::{OsStr, OsString},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use aip::message::SystemInfo;
 use serde_json::{Map, Value};
+use tokio::task::JoinHandle;
 
 /// The version of the shape of [`SystemInfo`].
 pub const SCHEMA_VERSION: &str = "1.0";
@@ -25,6 +29,9 @@ const NAMELESS: &str = "device";
 
 /// The longest name that [`host_name`] gives, in characters.
 const MAX_HOST_NAME: usize = 64;
+
+/// The longest wait for the facts. A folder on a dead network drive can make one of them hang.
+const FACTS_TIME: Duration = Duration::from_secs(2);
 
 /// The programs that count as a browser.
 const BROWSERS: [&str; 12] = [
@@ -51,28 +58,147 @@ pub struct Offers {
     pub files: bool,
 }
 
-/// Looks at this machine. Takes some milliseconds, as it reads the system's files.
-pub fn collect(device_id: &str, platform: &str, offers: Offers) -> SystemInfo {
-    SystemInfo {
-        device_id: device_id.to_owned(),
-        platform: platform.to_owned(),
-        os_version: os_version(),
-        cpu_count: std::thread::available_parallelism().map_or(0, usize::from),
-        memory_total_gb: memory_total_gb(),
-        hostname: gethostname::gethostname().to_string_lossy().into_owned(),
-        ip_address: ip_address(),
-        supported_features: supported_features(offers),
-        platform_type: platform_type().to_owned(),
-        schema_version: SCHEMA_VERSION.to_owned(),
-        custom_metadata: custom_metadata(platform, std::env::consts::OS),
+/// Which features a device tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Features {
+    /// What is really there.
+    #[default]
+    Auto,
+    /// The list that every UFO device of its platform tells, whatever is there: for orchestrators that
+    /// choose by it.
+    Ufo,
+}
+
+/// What the facts are about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Who the device says it is.
+    pub device_id: String,
+    /// `windows`, `linux` or `mobile`.
+    pub platform: String,
+    /// What its own tools can do.
+    pub offers: Offers,
+    /// Which features it tells.
+    pub features: Features,
+}
+
+/// Finds one fact or several, and writes them down.
+type Finder = Box<dyn Fn(&Mutex<SystemInfo>) + Send + Sync>;
+
+/// The facts of this machine, which are looked up anew now and then.
+pub(crate) struct Facts {
+    known: Arc<Mutex<SystemInfo>>,
+    finders: Arc<Vec<Finder>>,
+    looking: Option<JoinHandle<()>>,
+}
+
+impl Facts {
+    /// Knows next to nothing before the first [`Self::refresh`].
+    pub(crate) fn new(subject: Subject) -> Self {
+        Self::with(&subject, finders(subject.clone()))
+    }
+
+    fn with(subject: &Subject, finders: Vec<Finder>) -> Self {
+        let known = SystemInfo {
+            device_id: subject.device_id.clone(),
+            platform: subject.platform.clone(),
+            os_version: String::new(),
+            cpu_count: 0,
+            memory_total_gb: 0.0,
+            hostname: String::new(),
+            ip_address: LOOPBACK.to_owned(),
+            supported_features: Vec::new(),
+            platform_type: platform_type().to_owned(),
+            schema_version: SCHEMA_VERSION.to_owned(),
+            custom_metadata: custom_metadata(&subject.platform, std::env::consts::OS),
+        };
+        Self { known: Arc::new(Mutex::new(known)), finders: Arc::new(finders), looking: None }
+    }
+
+    /// What is known.
+    pub(crate) fn known(&self) -> SystemInfo {
+        lock(&self.known).clone()
+    }
+
+    /// Looks at this machine, on a thread for what blocks, and waits for that a little while. What is
+    /// not found by then stays as it was; what fails or hangs takes nothing else with it.
+    pub(crate) async fn refresh(&mut self) {
+        self.refresh_within(FACTS_TIME).await;
+    }
+
+    async fn refresh_within(&mut self, limit: Duration) {
+        // One that hangs is not joined by others.
+        let looking = self.looking.take().filter(|looking| !looking.is_finished());
+        let mut looking = looking.unwrap_or_else(|| self.start_looking());
+        if tokio::time::timeout(limit, &mut looking).await.is_err() {
+            tracing::warn!("some facts about this machine could not be found in time");
+        }
+        self.looking = Some(looking);
+    }
+
+    fn start_looking(&self) -> JoinHandle<()> {
+        let (known, finders) = (self.known.clone(), self.finders.clone());
+        tokio::task::spawn_blocking(move || {
+            for find in finders.iter() {
+                if catch_unwind(AssertUnwindSafe(|| find(&known))).is_err() {
+                    tracing::warn!("a fact about this machine could not be found");
+                }
+            }
+        })
     }
 }
 
+fn lock(known: &Mutex<SystemInfo>) -> MutexGuard<'_, SystemInfo> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How each fact is found: what could hang comes last, and nothing is held while it is looked for.
+fn finders(subject: Subject) -> Vec<Finder> {
+    fn finder<T: 'static>(
+        find: impl Fn() -> T + Send + Sync + 'static,
+        put: impl Fn(&mut SystemInfo, T) + Send + Sync + 'static,
+    ) -> Finder {
+        Box::new(move |known| {
+            let found = find();
+            put(&mut lock(known), found);
+        })
+    }
+
+    let cpu_count = || std::thread::available_parallelism().map_or(0, usize::from);
+    let hostname = || gethostname::gethostname().to_string_lossy().into_owned();
+    vec![
+        finder(cpu_count, |known, found| known.cpu_count = found),
+        finder(hostname, |known, found| known.hostname = found),
+        finder(os_version, |known, found| known.os_version = found),
+        finder(memory_total_gb, |known, found| known.memory_total_gb = found),
+        finder(ip_address, |known, found| known.ip_address = found),
+        finder(
+            move || supported_features(&subject),
+            |known, found| known.supported_features = found,
+        ),
+    ]
+}
+
 /// Says what can be done on this machine, and nothing that can't: "cli" and "file_system" if
-/// offered, "gui" if there is a display, "browser" if one is installed.
-pub fn supported_features(offers: Offers) -> Vec<String> {
+/// offered, "gui" if there is a display, "browser" if one is installed. Or what every UFO device says.
+fn supported_features(subject: &Subject) -> Vec<String> {
+    if subject.features == Features::Ufo {
+        return ufo_features(&subject.platform, std::env::consts::OS);
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    features(offers, has_display(|name| std::env::var_os(name)), has_browser(&path))
+    features(subject.offers, has_display(|name| std::env::var_os(name)), has_browser(&path))
+}
+
+/// What every UFO device of a platform says. A Mac, which counts as "linux", has words of its own.
+fn ufo_features(platform: &str, system: &str) -> Vec<String> {
+    let desktop = ["gui", "cli", "browser", "file_system", "office"];
+    let words = match (platform, system) {
+        ("mobile", _) => vec!["mobile_touch", "mobile_apps", "camera", "gps"],
+        ("windows", _) => [&desktop[..], &["windows_apps"]].concat(),
+        (_, "macos") => [&desktop[..], &["macos_apps"]].concat(),
+        _ => [&desktop[..], &["linux_apps"]].concat(),
+    };
+    words.into_iter().map(str::to_owned).collect()
 }
 
 /// The platform of the machine this was built for. A Mac counts as "linux", whose tools it
@@ -113,7 +239,8 @@ fn memory_total_gb() -> f64 {
 
 /// The address the system would use towards its network, read from its own tables.
 fn ip_address() -> String {
-    local_ip_address::local_ip().map_or_else(|_| LOOPBACK.to_owned(), |address| address.to_string())
+    let found = local_ip_address::local_ip().or_else(|_| local_ip_address::local_ipv6());
+    found.map_or_else(|_| LOOPBACK.to_owned(), |address| address.to_string())
 }
 
 fn platform_type() -> &'static str {
@@ -138,10 +265,30 @@ fn features(offers: Offers, display: bool, browser: bool) -> Vec<String> {
     known.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Windows and macOS always have a desktop; elsewhere a display has been announced or isn't there.
+/// Windows and macOS always have a desktop; elsewhere a display is announced, and really there.
 fn has_display(variable: impl Fn(&str) -> Option<OsString>) -> bool {
-    let announced = |name| variable(name).is_some_and(|value| !value.is_empty());
-    cfg!(any(windows, target_os = "macos")) || announced("DISPLAY") || announced("WAYLAND_DISPLAY")
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    let x11 = set("DISPLAY").is_some_and(|display| has_x11(&display.to_string_lossy()));
+    // A relative name is one in the folder of the session; an absolute one stays as it is.
+    let wayland = set("WAYLAND_DISPLAY")
+        .zip(set("XDG_RUNTIME_DIR").or_else(|| Some(OsString::new())))
+        .is_some_and(|(display, folder)| Path::new(&folder).join(display).exists());
+    cfg!(any(windows, target_os = "macos")) || x11 || wayland
+}
+
+/// Whether something listens for `:0`; a display on another machine, `box:0`, is believed.
+fn has_x11(display: &str) -> bool {
+    let Some(local) = display.strip_prefix("unix").unwrap_or(display).strip_prefix(':') else {
+        return true;
+    };
+    let number = local.split('.').next().unwrap_or_default();
+    let socket = format!("/tmp/.X11-unix/X{number}");
+    // Linux has sockets without a file too.
+    let without_file = || {
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        sockets.lines().any(|line| line.ends_with(&format!("@{socket}")))
+    };
+    !number.is_empty() && (Path::new(&socket).exists() || without_file())
 }
 
 fn has_browser(path: &OsStr) -> bool {
@@ -176,9 +323,20 @@ fn fit_for_id(name: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_device_tells_all_facts_under_their_names() {
-        let info = collect("desk", default_platform(), Offers { commands: true, files: true });
+    fn subject(features: Features) -> Subject {
+        Subject {
+            device_id: "desk".to_owned(),
+            platform: default_platform().to_owned(),
+            offers: Offers { commands: true, files: true },
+            features,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_tells_all_facts_under_their_names() {
+        let mut facts = Facts::new(subject(Features::Auto));
+        facts.refresh().await;
+        let info = facts.known();
         let told = serde_json::to_value(&info).unwrap();
         let mut names: Vec<&String> = told.as_object().unwrap().keys().collect();
         names.sort();
@@ -187,8 +345,43 @@ mod tests {
         assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
         assert_eq!(told["device_id"], "desk");
         assert_eq!(told["schema_version"], "1.0");
-        assert!(info.cpu_count > 0);
+        assert!(info.cpu_count > 0 && !info.hostname.is_empty() && !info.os_version.is_empty());
+        assert!(info.supported_features.contains(&"cli".to_owned()));
         assert!(info.ip_address.parse::<std::net::IpAddr>().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_fact_that_fails_or_hangs_takes_no_other_with_it() {
+        let put =
+            |cpu_count| -> Finder { Box::new(move |known| lock(known).cpu_count = cpu_count) };
+        let fails: Finder = Box::new(|_| panic!("no such file"));
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let (started, starts) = std::sync::mpsc::channel();
+        let hang = Mutex::new(hang);
+        let hangs: Finder = Box::new(move |_| {
+            started.send(()).unwrap();
+            let _released = hang.lock().unwrap().recv();
+        });
+        let mut facts = Facts::with(&subject(Features::Auto), vec![fails, put(7), hangs, put(9)]);
+        for _ in 0..3 {
+            facts.refresh_within(Duration::from_millis(300)).await;
+            assert_eq!((facts.known().cpu_count, facts.known().device_id.as_str()), (7, "desk"));
+        }
+        assert_eq!(starts.try_iter().count(), 1, "who hangs is not joined by others");
+        drop(release);
+        facts.refresh().await;
+        assert_eq!(facts.known().cpu_count, 9);
+    }
+
+    #[test]
+    fn the_features_can_be_those_of_ufos_devices() {
+        let words = |platform, system| ufo_features(platform, system).join(" ");
+        let desktop = "gui cli browser file_system office";
+        assert_eq!(words("linux", "linux"), format!("{desktop} linux_apps"));
+        assert_eq!(words("windows", "windows"), format!("{desktop} windows_apps"));
+        assert_eq!(words("linux", "macos"), format!("{desktop} macos_apps"));
+        assert_eq!(words("mobile", "android"), "mobile_touch mobile_apps camera gps");
+        assert_eq!(supported_features(&subject(Features::Ufo)).len(), 6);
     }
 
     #[test]
@@ -214,12 +407,20 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_display_is_one_that_is_announced() {
-        let with = |name: &'static str, value: &'static str| {
-            has_display(move |asked| (asked == name).then(|| value.into()))
+    fn a_display_is_one_that_is_announced_and_there() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("wayland-0"), "").unwrap();
+        let with = |variables: &[(&str, &str)]| {
+            let found = |asked: &str| variables.iter().find(|(name, _)| *name == asked);
+            has_display(|asked| found(asked).map(|(_, value)| value.into()))
         };
-        assert!(with("DISPLAY", ":0") && with("WAYLAND_DISPLAY", "wayland-0"));
-        assert!(!with("DISPLAY", "") && !with("OTHER", "1"));
+        let session = ("XDG_RUNTIME_DIR", folder.path().to_str().unwrap());
+        assert!(with(&[("WAYLAND_DISPLAY", "wayland-0"), session]));
+        assert!(with(&[("WAYLAND_DISPLAY", folder.path().join("wayland-0").to_str().unwrap())]));
+        assert!(!with(&[("WAYLAND_DISPLAY", "wayland-7"), session]));
+        assert!(with(&[("DISPLAY", "box:0")]), "on another machine");
+        assert!(!with(&[("DISPLAY", ":64000")]) && !with(&[("DISPLAY", ":")]));
+        assert!(!with(&[("DISPLAY", "")]) && !with(&[("OTHER", "1")]));
     }
 
     #[cfg(unix)]

@@ -6,7 +6,7 @@
 //! - [`policy`]: the owner's say.
 //! - `process`, [`watchdog`]: child processes that never outlive the device.
 //! - [`confine`]: what no child may do.
-//! - [`info`]: the facts.
+//! - [`info`]: the facts. [`state`]: how the device is doing.
 
 pub mod confine;
 pub mod device;
@@ -17,8 +17,11 @@ mod mark;
 pub mod policy;
 pub mod process;
 pub mod progress;
+pub mod state;
 pub mod tools;
 pub mod watchdog;
 
 pub use device::{Device, DeviceEvent, DeviceSettings};
+pub use info::Features;
+pub use state::DeviceState;
 pub use tools::Exec;

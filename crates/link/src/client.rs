@@ -14,8 +14,9 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Connection, Event, Tap, Watch, now, timestamp};
-use crate::dial::{DialError, ServerUrl, dial};
+use crate::dial::{DialError, ServerUrl, Way, dial};
 use crate::outbox::{Outbox, OutboxLimits};
+use crate::proxy::Proxy;
 use crate::socket::{Closed, Socket};
 use crate::tls::Trust;
 
@@ -35,6 +36,8 @@ pub struct ClientSettings {
     pub token: Option<SecretString>,
     /// Whose certificates are trusted; a server behind TLS needs it.
     pub trust: Option<Trust>,
+    /// The HTTP proxy to go through, if any.
+    pub proxy: Option<Proxy>,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
     /// Pings, and how long silence is borne.
@@ -64,6 +67,7 @@ impl ClientSettings {
             server,
             token: None,
             trust: None,
+            proxy: None,
             heartbeat_interval: Duration::from_secs(120),
             watch: Watch { ping_every: Duration::from_secs(20), timeout: Duration::from_secs(180) },
             connect_timeout: Duration::from_secs(10),
@@ -93,6 +97,12 @@ impl ClientSettings {
 pub trait Role: Send {
     /// Who we are, the same for every connection.
     fn identity(&self) -> (&ClientId, ClientType);
+
+    /// What takes a while before each REGISTER, such as finding out about this machine; it runs while
+    /// the connection is made, which waits for it. It must end by itself, soon.
+    fn prepare(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// The REGISTER that opens each connection.
     fn register(&mut self) -> ClientMessage;
@@ -213,21 +223,21 @@ impl<R: Role> Client<R> {
 
     async fn connect_once(&mut self, stop: &CancellationToken) -> End {
         let settings = &self.settings;
-        let dialing = dial(
-            &settings.server,
-            settings.token.as_ref(),
-            settings.trust.as_ref(),
-            settings.connect_timeout,
-            aip::codec::MAX_MESSAGE_BYTES,
-        );
-        let socket = tokio::select! {
-            dialed = dialing => match dialed {
-                Ok(socket) => socket,
-                Err(error) => return End::Dial(error),
-            },
+        let way = Way {
+            server: &settings.server,
+            token: settings.token.as_ref(),
+            trust: settings.trust.as_ref(),
+            proxy: settings.proxy.as_ref(),
+        };
+        let dialing = dial(&way, settings.connect_timeout, aip::codec::MAX_MESSAGE_BYTES);
+        let (dialed, ()) = tokio::select! {
+            both = async { tokio::join!(dialing, self.role.prepare()) } => both,
             () = stop.cancelled() => return End::Stopped,
         };
-        self.run_on(socket, stop).await
+        match dialed {
+            Ok(socket) => self.run_on(socket, stop).await,
+            Err(error) => End::Dial(error),
+        }
     }
 
     /// Registers on a fresh socket and runs until the connection ends.

@@ -11,7 +11,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_websockets::{ClientBuilder, Error, upgrade};
 use url::{Host, Url};
 
+use crate::proxy::{Proxy, ProxyError};
 use crate::socket::Socket;
+use crate::tcp;
 use crate::tls::{self, Trust};
 
 /// The port of a server that does not say, as UFO's.
@@ -150,11 +152,14 @@ pub enum DialError {
     Unreachable(String, #[source] io::Error),
     /// Nothing answered in time.
     #[error("no server answered at {0} within {1} s")]
-    TimedOut(String, u64),
+    TimedOut(String, f64),
     /// The server knows no such key, or does not go by the name that it was called; its answer does not
     /// say which.
     #[error("the server at {0} refused the key (HTTP {1}){2}")]
     Unauthorized(String, u16, &'static str),
+    /// There is no way through the proxy.
+    #[error("{0}")]
+    Proxy(ProxyError),
     /// Something answered that is no AIP server.
     #[error("what answers at {0} is no agent server: {1}")]
     NotAServer(String, String),
@@ -164,48 +169,59 @@ impl DialError {
     /// Whether trying again with the same settings cannot help.
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Unauthorized(..) | Self::Certificate(..))
+        match self {
+            Self::Unauthorized(..) | Self::Certificate(..) => true,
+            Self::Proxy(error) => error.is_final(),
+            _ => false,
+        }
     }
 }
 
+/// The way to a server: through what, with which key, and whom to trust.
+pub(crate) struct Way<'a> {
+    pub(crate) server: &'a ServerUrl,
+    pub(crate) token: Option<&'a SecretString>,
+    /// A server behind TLS needs it.
+    pub(crate) trust: Option<&'a Trust>,
+    pub(crate) proxy: Option<&'a Proxy>,
+}
+
 /// Connects to a server's WebSocket. The key goes into the URL, where every UFO server looks for it.
-/// A server behind TLS needs `trust`.
 ///
 /// # Errors
 /// When nothing answers in time, or what answers does not take us.
 pub(crate) async fn dial(
-    server: &ServerUrl,
-    token: Option<&SecretString>,
-    trust: Option<&Trust>,
+    way: &Way<'_>,
     timeout: Duration,
     max_message: usize,
 ) -> Result<Socket, DialError> {
-    match tokio::time::timeout(timeout, connect(server, token, trust, max_message)).await {
+    match tokio::time::timeout(timeout, connect(way, max_message)).await {
         Ok(connected) => connected,
-        Err(_) => Err(DialError::TimedOut(server.to_string(), timeout.as_secs())),
+        Err(_) => {
+            let through = way.proxy.map(|proxy| format!(" through the proxy {proxy}"));
+            let place = format!("{}{}", way.server, through.unwrap_or_default());
+            Err(DialError::TimedOut(place, timeout.as_secs_f64()))
+        }
     }
 }
 
-async fn connect(
-    server: &ServerUrl,
-    token: Option<&SecretString>,
-    trust: Option<&Trust>,
-    max_message: usize,
-) -> Result<Socket, DialError> {
-    let unreachable = |error| DialError::Unreachable(server.to_string(), error);
-    let stream = match &server.host {
-        Host::Domain(name) => TcpStream::connect((name.as_str(), server.port)).await,
-        Host::Ipv4(address) => TcpStream::connect((*address, server.port)).await,
-        Host::Ipv6(address) => TcpStream::connect((*address, server.port)).await,
-    }
-    .map_err(unreachable)?;
-    stream.set_nodelay(true).map_err(unreachable)?;
+async fn connect(way: &Way<'_>, max_message: usize) -> Result<Socket, DialError> {
+    let server = way.server;
+    let stream = match way.proxy {
+        Some(proxy) => {
+            let digging = Box::pin(proxy.tunnel(&server.host, server.port));
+            digging.await.map_err(DialError::Proxy)?
+        }
+        None => tcp::connect(&server.host, server.port)
+            .await
+            .map_err(|error| DialError::Unreachable(server.to_string(), error))?,
+    };
     let builder = ClientBuilder::new()
-        .uri(&request_uri(server, token))
+        .uri(&request_uri(server, way.token))
         .map_err(|error| DialError::NotAServer(server.to_string(), error.to_string()))?;
     let socket = if server.tls {
         // In a box of its own, so that a plain connection does not pay for it.
-        let stream = Box::pin(shake_hands(server, trust, stream)).await?;
+        let stream = Box::pin(shake_hands(server, way.trust, stream)).await?;
         Box::pin(Socket::client(stream, builder, max_message)).await
     } else {
         Socket::client(stream, builder, max_message).await

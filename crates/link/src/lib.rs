@@ -4,7 +4,8 @@
 //! - [`outbox`]: the bounded queue through which others hand messages to a connection.
 //! - [`connection`]: what a connection's actor waits on, one event at a time.
 //! - [`client`]: the loop of every client: connect, register, run, back off, come back.
-//! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted.
+//! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
+//!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
 //!
 //! It decides nothing about tasks or tools: that is for the crates above it.
 
@@ -13,7 +14,9 @@ pub mod connection;
 pub mod dial;
 pub mod memory;
 pub mod outbox;
+pub mod proxy;
 pub mod socket;
+mod tcp;
 pub mod tls;
 mod transport;
 
@@ -21,5 +24,6 @@ pub use client::{Client, ClientSettings, Exit, Role};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
 pub use outbox::{Alive, Bound, Outbox, OutboxLimits, Overflow};
+pub use proxy::{Proxy, ProxyError};
 pub use socket::{Closed, Frame, Incoming, Socket};
 pub use tls::{Trust, TrustError};

@@ -47,6 +47,18 @@ macro_rules! keys {
             }
         }
 
+        impl $keys {
+            /// What was given: each key with its value, a secret without it.
+            #[allow(dead_code, reason = "not every section is handed on")]
+            pub(crate) fn given(&self) -> Vec<(&'static str, String)> {
+                let mut given = Vec::new();
+                $(if let Some(value) = &self.$key {
+                    given.push((stringify!($key), value.to_string()));
+                })*
+                given
+            }
+        }
+
         impl $values {
             pub(crate) fn rows(&self) -> Vec<Row> {
                 vec![$(Row {
@@ -167,7 +179,7 @@ keys! {
         #[arg(value_name = "FILE")]
         token_file: String = String::new(), "FLIGHTDECK_TOKEN_FILE";
         /// Certificates to trust beside the system's (PEM), such as one that a server has signed itself.
-        #[arg(value_name = "FILE")]
+        #[arg(visible_alias = "ca", value_name = "FILE")]
         ca_file: String = String::new(), "FLIGHTDECK_CA_FILE";
         /// Longest wait for a connection, and then for the server's confirmation.
         connect_timeout: Seconds = Seconds(std::time::Duration::from_secs(10)), "FLIGHTDECK_CONNECT_TIMEOUT";
@@ -222,6 +234,8 @@ keys! {
         parallel_commands: usize = 8, "FLIGHTDECK_PARALLEL_COMMANDS";
         /// Commands that may run or wait.
         max_commands: usize = 256, "FLIGHTDECK_MAX_COMMANDS";
+        /// When the device is told to stop, how long running commands may take to finish before they are stopped.
+        finish_time: Seconds = Seconds(std::time::Duration::from_secs(2)), "FLIGHTDECK_FINISH_TIME";
     }
 }
 

@@ -200,12 +200,18 @@ impl Toolbox {
         }
     }
 
-    /// What these tools can do, for the device's facts.
+    /// What the tools of the device itself can do, as far as they are offered.
     pub(crate) fn offers(&self) -> Offers {
         let tools = self.catalog(&Caller::default()).list(|_| true);
-        let has = |name: &str| tools.iter().any(|tool| tool.tool_name == name);
-        let has_files = tools.iter().any(|tool| tool.namespace == files::NAMESPACE);
-        Offers { commands: has("execute_command"), files: has_files }
+        let has = |origin: &str, name: Option<&str>| {
+            tools.iter().any(|tool| {
+                tool.namespace == origin && name.is_none_or(|name| tool.tool_name == name)
+            })
+        };
+        Offers {
+            commands: has(BASH_EXECUTOR, Some("execute_command")),
+            files: has(files::NAMESPACE, None),
+        }
     }
 
     /// Runs one action of a COMMAND.

@@ -3,6 +3,7 @@
 //! It must not know how a server is reached, nor who asks for which of its tools.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,18 @@ pub enum ServerState {
     },
     /// It was stopped.
     Stopped,
+}
+
+impl fmt::Display for ServerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Up { tools: 1 } => f.write_str("runs: 1 tool"),
+            Self::Up { tools } => write!(f, "runs: {tools} tools"),
+            Self::Down { why, .. } => write!(f, "does not run: {why}"),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
 }
 
 /// One server. Dropping it stops the server.

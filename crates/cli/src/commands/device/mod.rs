@@ -1,4 +1,9 @@
-//! `flightdeck device`: makes this machine a device.
+//! `flightdeck device`: makes this machine a device, shows how it is doing, or has it run as a service.
+
+mod install;
+mod status;
+mod status_file;
+mod unit;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,22 +15,32 @@ use device::policy::Ask;
 use device::tools::ToolSettings;
 use device::tools::mcp::{ServerEvent, ServerSettings, ServerState};
 use device::watchdog::Watchdog;
-use device::{Device, DeviceEvent, DeviceSettings, Exec};
+use device::{Device, DeviceEvent, DeviceSettings, Exec, Features};
 use link::{ClientSettings, Exit, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Device as Args, Global};
+use self::status_file::StatusFile;
+use crate::args::{Device as Args, DeviceCommand, Global};
 use crate::commands::dry_run;
 use crate::connect::{Target, trust_hint};
 use crate::mcp::{self, Source};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::policy::PolicyFile;
 use crate::prompt::Prompt;
-use crate::settings::{DeviceValues, ExecMode, File, at_least_one};
+use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
 use crate::state::expand_home;
-use crate::{Code, Ended, Failure, interrupted};
+use crate::{Code, Ended, Failure, block_on, interrupted};
 
-pub(crate) async fn run(args: Args, global: Global) -> Ended {
+pub(crate) fn run(args: Args, global: Global) -> Ended {
+    match args.command {
+        None => block_on(run_device(args, global)),
+        Some(DeviceCommand::Status(args)) => status::run(&args, &global),
+        Some(DeviceCommand::Install(args)) => install::install(*args, &global),
+        Some(DeviceCommand::Uninstall(args)) => install::uninstall(&args, &global),
+    }
+}
+
+async fn run_device(args: Args, global: Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
     let values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
@@ -51,11 +66,13 @@ pub(crate) async fn run(args: Args, global: Global) -> Ended {
 
     let (id, exec) = (settings.id.clone(), settings.tools.exec);
     let server = target.server.clone();
+    let status = StatusFile::open(&values.status_file, &global, &id, &server);
     let device = Device::new(settings, watchdog(), move |event| {
         let show = || show(&event, id.as_str(), exec, &server);
         prompt.as_ref().map_or_else(show, |prompt| prompt.above(show));
     })
     .map_err(anyhow::Error::from)?;
+    let keeping = status.as_ref().map(|status| tokio::spawn(status.clone().keep(device.state())));
     let stop = CancellationToken::new();
     let running = device.run(stop.clone());
     tokio::pin!(running);
@@ -70,6 +87,10 @@ pub(crate) async fn run(args: Args, global: Global) -> Ended {
             }
         }
     };
+    if let Some((keeping, status)) = keeping.zip(status) {
+        keeping.abort();
+        status.close(&exit);
+    }
     match exit {
         Exit::Stopped => Ok(Code::COMPLETED),
         exit => Err(target.explain(exit)),
@@ -112,6 +133,10 @@ pub(crate) fn settings(
         },
         id,
         platform: platform(&values.platform)?,
+        features: match values.features {
+            FeatureList::Auto => Features::Auto,
+            FeatureList::Ufo => Features::Ufo,
+        },
         tools: ToolSettings {
             exec,
             roots,
@@ -127,6 +152,7 @@ pub(crate) fn settings(
         },
         parallel_commands: values.parallel_commands,
         max_commands: values.max_commands,
+        finish_time: values.finish_time.0,
         request: None,
         task_name: None,
     })
