@@ -138,3 +138,16 @@ async fn a_call_that_was_stopped_does_nothing() {
     assert_eq!(fs::read_to_string(tree.root.join("a.txt")).unwrap(), "old");
     assert_eq!(fs::read_dir(&tree.root).unwrap().count(), 1, "nothing is left beside it");
 }
+
+#[test]
+fn a_device_says_that_it_has_files_when_a_tool_for_them_is_offered() {
+    use crate::tools::Toolbox;
+    let tree = Tree::new();
+    let mut settings = settings(&[&tree.root]);
+    assert!(Toolbox::new(&settings, None).offers().files);
+    settings.disabled = vec!["Files.write_file".to_owned()];
+    assert!(Toolbox::new(&settings, None).offers().files);
+    settings.disabled = vec!["Files".to_owned(), "execute_command".to_owned()];
+    let offers = Toolbox::new(&settings, None).offers();
+    assert!(!offers.files && !offers.commands);
+}
