@@ -62,7 +62,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Demo(Demo),
     Serve(Box<Serve>),
-    Device(Device),
+    Device(Box<Device>),
     Devices(Devices),
     Exec(Exec),
     Run(Run),

@@ -88,7 +88,7 @@ fn run(cli: Cli) -> Ended {
     match command {
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Serve(args) => block_on(commands::serve::run(*args, global)),
-        Command::Device(args) => block_on(commands::device::run(args, global)),
+        Command::Device(args) => block_on(commands::device::run(*args, global)),
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
         Command::Run(args) => block_on(commands::run::run(args, global)),
