@@ -145,6 +145,50 @@ async fn a_task_that_is_cancelled_takes_its_question_back() {
     assert_eq!(asked.done().await.stdout, "next\n");
 }
 
+/// Waits until so many tasks are at work on the only device.
+async fn until_busy_with(server: &Server, tasks: usize) {
+    let busy = async {
+        while server.run(&["devices", "--json"]).await.stdout.matches("\"running\"").count() < tasks
+        {
+        }
+    };
+    within("the start of all tasks", busy).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_too_late_is_not_given_to_the_next_question() {
+    let server = Server::start_with(&["--sessions-per-device", "2"]).await;
+    let home = home_with(ASKS);
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let first = echo(&server, "first");
+    device.says(WAITS).await;
+    let second = echo(&server, "second");
+    until_busy_with(&server, 2).await;
+    first.signal(Signal::INT);
+    device.says("taken back").await;
+    typing.write("y\n").await;
+    device.says_times(WAITS, 2).await;
+    typing.write("n\n").await;
+    was_refused(&second.done().await, "who said no");
+}
+
+#[tokio::test]
+async fn a_call_that_is_stopped_before_its_turn_disturbs_no_other() {
+    let server = Server::start_with(&["--sessions-per-device", "2"]).await;
+    let home = home_with(ASKS);
+    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
+    let first = echo(&server, "first");
+    device.says(WAITS).await;
+    let second = echo(&server, "second");
+    until_busy_with(&server, 2).await;
+    second.signal(Signal::INT);
+    device.says("refused without asking: BashExecutor.execute_command").await;
+    device.says_times(WAITS, 2).await;
+    typing.write("y\n").await;
+    assert_eq!(first.done().await.stdout, "first\n");
+    assert_eq!(second.done().await.code, 3);
+}
+
 #[tokio::test]
 async fn questions_wait_for_each_other() {
     let server = Server::start_with(&["--sessions-per-device", "3"]).await;

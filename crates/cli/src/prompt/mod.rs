@@ -165,7 +165,9 @@ impl Drop for Unasked<'_> {
         if let Some(question) = self.question {
             let name = name(question);
             self.prompt.above(|| {
-                anstream::eprintln!("{BOLD}not asked in time{BOLD:#}: {name}; refused");
+                anstream::eprintln!(
+                    "{BOLD}refused without asking{BOLD:#}: {name}; its time was over, or its task was stopped"
+                );
             });
         }
     }

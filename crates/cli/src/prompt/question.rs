@@ -6,7 +6,7 @@ use device::policy::Question;
 use crate::output::{BOLD, RED, indented, visible};
 
 /// Most characters of one text among the arguments that are shown at first.
-const HEAD_CHARS: usize = 400;
+const HEAD_CHARS: usize = 1000;
 
 /// Most lines of the arguments that are shown at first.
 const HEAD_LINES: usize = 40;

@@ -135,11 +135,23 @@ impl Policy {
         self.rules.iter().filter(denies).find(concerns).map(|rule| rule.name.as_str())
     }
 
-    /// What in the rules can never fit a call of one of these tools, in words: most often a name that is
-    /// written wrong.
+    /// The rules that never decide about a call of one of these tools, and why, in words: most often a name
+    /// is written wrong.
     #[must_use]
     pub fn idle_rules(&self, tools: &[ToolInfo]) -> Vec<String> {
-        self.rules.iter().filter_map(|rule| rule.idle(tools)).collect()
+        let idle = |rule: &Ready| rule.idle(tools).or_else(|| self.outweighed(rule, tools));
+        self.rules.iter().filter_map(idle).collect()
+    }
+
+    /// Why a rule changes nothing: of each tool that it is about something stricter is said anyway.
+    fn outweighed(&self, rule: &Ready, tools: &[ToolInfo]) -> Option<String> {
+        let outweighs = |other: &&Ready| other.decision > rule.decision && !other.has_arguments();
+        let stricter =
+            |tool| self.rules.iter().filter(outweighs).find(|other| other.is_about(tool));
+        let mut winners = tools.iter().filter(|tool| rule.is_about(tool)).map(stricter);
+        let winner = &winners.next()??.name;
+        let why = || format!("{}: it never decides, since {winner} is stricter", rule.name);
+        winners.all(|winner| winner.is_some()).then(why)
     }
 
     /// How many rules there are.

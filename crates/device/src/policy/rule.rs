@@ -56,6 +56,11 @@ impl Ready {
             && self.tool.matches(&format!("{namespace}.{tool_name}"))
     }
 
+    /// The same of a tool as it is listed.
+    pub(super) fn is_about(&self, tool: &ToolInfo) -> bool {
+        self.concerns(&tool.namespace, &tool.tool_name, tool.tool_type)
+    }
+
     pub(super) fn has_arguments(&self) -> bool {
         !self.arguments.is_empty()
     }
@@ -69,9 +74,7 @@ impl Ready {
 
     /// Why it can never fit a call of one of these tools.
     pub(super) fn idle(&self, tools: &[ToolInfo]) -> Option<String> {
-        let concerns =
-            |tool: &&ToolInfo| self.concerns(&tool.namespace, &tool.tool_name, tool.tool_type);
-        let concerned: Vec<_> = tools.iter().filter(concerns).collect();
+        let concerned: Vec<_> = tools.iter().filter(|tool| self.is_about(tool)).collect();
         if concerned.is_empty() {
             let of_type = self.tool_type.map(|kind| format!(" of type {}", kind.as_str()));
             let of_type = of_type.unwrap_or_default();

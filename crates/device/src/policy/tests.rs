@@ -264,4 +264,12 @@ fn a_rule_that_can_never_fit_is_told() {
     let actions =
         Rule { tool_type: Some(ToolType::Action), ..rule("Files.*", &[], Decision::Deny) };
     assert_eq!(idle(actions).unwrap(), "deny: no tool here is \"Files.*\" of type action");
+    let [allow, ask, deny] = Decision::ALL.map(|decision| rule("Files.*", &[], decision));
+    let policy = Policy::new([allow, ask, deny]);
+    let all = policy.idle_rules(std::slice::from_ref(&tool));
+    let since = [
+        "allow: it never decides, since ask is stricter",
+        "ask: it never decides, since deny is stricter",
+    ];
+    assert_eq!(all, since);
 }
