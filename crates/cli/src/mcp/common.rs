@@ -1,6 +1,7 @@
 //! The form that most programs share, `{"mcpServers": {NAME: …}}`, and its like in TOML, `[mcp.NAME]`.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use aip::ToolType;
 use device::tools::mcp::{ServerSettings, Transport};
@@ -32,7 +33,7 @@ pub(super) fn read(reading: &mut Reading<'_>, mut top: Map<String, Value>, names
     }
 }
 
-/// Longer names only are taken for a misspelling: `mcp` looks like too much.
+/// Whether a key is like the name, and about as long: `mcp` alone is another program's.
 fn is_misspelt(key: &str, names: &[&str]) -> bool {
     nearest(key, names).is_some() && key.len().abs_diff(names.first().map_or(0, |n| n.len())) < 3
 }
@@ -74,10 +75,10 @@ struct Entry {
     transport: Option<String>,
     command: Option<String>,
     args: Vec<String>,
-    env: std::collections::BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
     cwd: Option<String>,
     url: Option<String>,
-    headers: std::collections::BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
     trusted: bool,
     reset: bool,
     data_collection: Vec<String>,

@@ -14,7 +14,7 @@ const MAX_TEXTS: usize = 256;
 /// Most entries of one table, such as variables or headers.
 const MAX_ENTRIES: usize = 256;
 
-/// The longest key that a message repeats, in bytes: beyond it something went into the wrong place.
+/// The longest key that a message repeats, in bytes: beyond it something is in the wrong place.
 const MAX_SHOWN: usize = 32;
 
 /// How like an unknown key is to the one that was probably meant.
@@ -89,7 +89,7 @@ impl<'a> Keys<'a> {
             Some(Value::Object(entries)) => {
                 self.has_secret |= entries.values().filter_map(Value::as_str).any(is_literal);
                 let expanded = |(name, value): (String, Value)| {
-                    let label = format!("{key}.{}", shown(&name));
+                    let label = format!("{key}.{}", shown_with(&name, &value));
                     let value = self.expanded(&label, &value);
                     (name, value)
                 };
@@ -115,8 +115,8 @@ impl<'a> Keys<'a> {
     /// All faults, with the keys that nobody asked for; and whether a value that may be secret stands in
     /// the file itself.
     pub(super) fn finish(mut self) -> (Vec<String>, bool) {
-        for key in self.values.keys() {
-            self.faults.push(unknown(key, &self.known));
+        for (key, value) in &self.values {
+            self.faults.push(unknown(shown_with(key, value), &self.known));
         }
         (self.faults, self.has_secret)
     }
@@ -138,7 +138,13 @@ pub(super) fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     (likeness(best) > LIKENESS).then_some(best)
 }
 
-/// A key, unless it is too long to be one.
+/// A key, if it looks like a name. In `{KEY:value}`, where YAML wants a space, all of it is the key.
 pub(super) fn shown(key: &str) -> &str {
-    if key.len() <= MAX_SHOWN { key } else { "…" }
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if key.len() <= MAX_SHOWN && key.chars().all(is_plain) { key } else { "…" }
+}
+
+/// The key of this value. One without a value may be a value that lost its key.
+fn shown_with<'k>(key: &'k str, value: &Value) -> &'k str {
+    if value.is_null() { "…" } else { shown(key) }
 }
