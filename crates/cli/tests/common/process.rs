@@ -219,7 +219,7 @@ impl Server {
         let mut process = home.start(&all);
         process.says("Other machines").await;
         let stderr = process.stderr();
-        let address = stderr.split("ws://127.0.0.1:").nth(1).unwrap().split('/').next().unwrap();
+        let address = stderr.split("://127.0.0.1:").nth(1).unwrap().split('/').next().unwrap();
         Self { port: address.parse().unwrap(), process, home }
     }
 
