@@ -9,8 +9,14 @@
 //! child subreaper would be handed such strangers too, but with calls side by side nothing says
 //! which call a stranger came from, and it would have to reap all of them in the place of init.)
 
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+pub(crate) mod testing;
+
 use std::process::Command;
 
+#[cfg(target_os = "linux")]
+use crate::listing::{Status, highest_number};
 use crate::{confine::Confinement, mark::Mark};
 
 #[cfg(unix)]
@@ -206,40 +212,6 @@ impl Group {
     }
 }
 
-/// The number after which processes are numbered from the bottom again; 0 if that isn't known.
-#[cfg(target_os = "linux")]
-fn highest_number() -> i32 {
-    static FOUND: std::sync::OnceLock<i32> = std::sync::OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let found = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
-        found.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-    })
-}
-
-/// What the kernel's own listing says of a process. (The calls `getpgid` and `getsid` answer 0 for
-/// the kernel's threads, which rustix takes for impossible.)
-#[cfg(target_os = "linux")]
-struct Status {
-    group: i32,
-    session: i32,
-    /// In ticks since boot.
-    started: u64,
-}
-
-#[cfg(target_os = "linux")]
-impl Status {
-    fn of(process: Pid) -> Option<Self> {
-        let status = std::fs::read(format!("/proc/{}/stat", process.as_raw_pid())).ok()?;
-        // The program's name may hold anything, even parentheses and spaces; then come the state,
-        // the parent, the group and the session, and the start as the sixteenth after those.
-        let name_end = status.iter().rposition(|byte| *byte == b')')?;
-        let mut fields = str::from_utf8(&status[name_end + 1..]).ok()?.split_ascii_whitespace();
-        let group = fields.nth(2)?.parse().ok()?;
-        let session = fields.next()?.parse().ok()?;
-        Some(Self { group, session, started: fields.nth(15)?.parse().ok()? })
-    }
-}
-
 /// Like [`set_apart`], closing the given descriptors to the child.
 ///
 /// The death signal is tied to the *thread* that starts the child, not to the process. So the
@@ -360,54 +332,6 @@ fn passes_on(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
     flags.is_some_and(|flags| flags & CLOSE_ON_EXEC == 0)
-}
-
-/// What the tests of this and the neighbouring modules share.
-#[cfg(test)]
-#[cfg(target_os = "linux")]
-pub(crate) mod testing {
-    use std::{
-        fs,
-        path::Path,
-        thread,
-        time::{Duration, Instant},
-    };
-
-    /// How long a test waits for something that should come at once.
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    /// Waits until `check` gives something, and fails the test if it never does.
-    pub(crate) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = check() {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "waited in vain until {what}");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Waits for the process ids in a file: one to a line, the last line being complete.
-    pub(crate) fn ids_in(file: &Path, count: usize) -> Vec<u32> {
-        until("the process ids are written", || {
-            let text = fs::read_to_string(file).ok().filter(|text| text.ends_with('\n'))?;
-            let ids: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
-            (ids.len() == count).then_some(ids)
-        })
-    }
-
-    /// Whether a process runs. One that is dead and waits for its parent to notice doesn't.
-    pub(crate) fn runs(id: u32) -> bool {
-        let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        let state = status.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-        !matches!(state, None | Some('Z' | 'X'))
-    }
-
-    /// Waits until none of these processes runs.
-    pub(crate) fn all_gone(ids: &[u32]) {
-        until(&format!("{ids:?} are gone"), || ids.iter().all(|id| !runs(*id)).then_some(()));
-    }
 }
 
 #[cfg(test)]

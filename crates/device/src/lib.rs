@@ -13,6 +13,8 @@ pub mod device;
 mod executor;
 mod group;
 pub mod info;
+#[cfg(target_os = "linux")]
+mod listing;
 mod mark;
 pub mod policy;
 pub mod process;

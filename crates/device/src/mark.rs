@@ -59,11 +59,11 @@ impl Mark {
 
     /// Whether the process `id`, which was started at `started` (in ticks since boot), bears it.
     pub(crate) fn is_on(self, id: i32, started: u64) -> bool {
-        started >= self.made && self.is_among(&std::fs::read(format!("/proc/{id}/limits")))
+        started >= self.made
+            && crate::listing::of(id, "limits").is_some_and(|limits| self.is_among(&limits))
     }
 
-    fn is_among(self, limits: &std::io::Result<Vec<u8>>) -> bool {
-        let limits = limits.as_deref().unwrap_or_default();
+    fn is_among(self, limits: &[u8]) -> bool {
         let line = limits
             .split(|byte| *byte == b'\n')
             .find_map(|line| str::from_utf8(line).ok()?.strip_prefix("Max file locks"));
