@@ -94,8 +94,8 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// Knows next to nothing before the first [`Self::refresh`].
-    pub(crate) fn new(subject: Subject) -> Self {
-        Self::with(&subject, finders(subject.clone()))
+    pub(crate) fn new(subject: &Subject) -> Self {
+        Self::with(subject, finders(subject.clone()))
     }
 
     fn with(subject: &Subject, finders: Vec<Finder>) -> Self {

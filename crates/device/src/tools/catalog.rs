@@ -3,6 +3,7 @@
 //! It must not know how a tool is run.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use aip::{ToolInfo, ToolType};
 use serde_json::{Value, json};
@@ -81,21 +82,21 @@ impl Tool {
 
 /// All tools that one caller is offered.
 #[derive(Debug)]
-pub(super) struct Catalog(Vec<Tool>);
+pub(super) struct Catalog(Vec<Arc<Tool>>);
 
 impl Catalog {
-    pub(super) fn new(tools: impl IntoIterator<Item = Tool>) -> Self {
-        Self(tools.into_iter().collect())
+    pub(super) const fn new(tools: Vec<Arc<Tool>>) -> Self {
+        Self(tools)
     }
 
     /// Those to show, as `list_tools` tells them. The key of a tool is `<tool_type>::<tool_name>`; of one
     /// whose type and name another namespace has too, it is `<tool_type>::<namespace>::<tool_name>`.
     pub(super) fn list(&self, is_shown: impl Fn(&Tool) -> bool) -> Vec<ToolInfo> {
         let mut times: HashMap<(ToolType, &str), usize> = HashMap::new();
-        for Tool { info, .. } in &self.0 {
-            *times.entry((info.tool_type, &info.tool_name)).or_default() += 1;
+        for tool in &self.0 {
+            *times.entry((tool.info.tool_type, &tool.info.tool_name)).or_default() += 1;
         }
-        let keyed = |tool: &Tool| {
+        let keyed = |tool: &Arc<Tool>| {
             let ToolInfo { tool_type, namespace, tool_name, .. } = &tool.info;
             let tool_key = match times.get(&(*tool_type, tool_name.as_str())) {
                 Some(2..) => [tool_type.as_str(), namespace, tool_name].join(SEPARATOR),
@@ -111,8 +112,9 @@ impl Catalog {
     ///
     /// # Errors
     /// When there is none, or when several could be meant.
-    pub(super) fn find(&self, name: &str, tool_type: ToolType) -> Result<&Tool, String> {
-        let mut meant: Vec<&Tool> = self.0.iter().filter(|tool| tool.is_called(name)).collect();
+    pub(super) fn find(&self, name: &str, tool_type: ToolType) -> Result<&Arc<Tool>, String> {
+        let mut meant: Vec<&Arc<Tool>> =
+            self.0.iter().filter(|tool| tool.is_called(name)).collect();
         if meant.iter().any(|tool| tool.info.tool_type == tool_type) {
             meant.retain(|tool| tool.info.tool_type == tool_type);
         }
@@ -151,7 +153,7 @@ impl Tool {
     }
 }
 
-fn ambiguous(name: &str, meant: &[&Tool]) -> String {
+fn ambiguous(name: &str, meant: &[&Arc<Tool>]) -> String {
     let names: Vec<_> = meant
         .iter()
         .map(|tool| format!("{}{SEPARATOR}{}", tool.info.namespace, tool.info.tool_name))
@@ -164,9 +166,10 @@ mod tests {
     use super::*;
 
     fn catalog(tools: &[(&str, &str, ToolType)]) -> Catalog {
-        Catalog::new(tools.iter().map(|(namespace, name, tool_type)| {
-            Tool::built_in(Origin::Files, namespace, name, *tool_type)
-        }))
+        let tool = |(namespace, name, tool_type): &(&str, &str, ToolType)| {
+            Arc::new(Tool::built_in(Origin::Files, namespace, name, *tool_type))
+        };
+        Catalog::new(tools.iter().map(tool).collect())
     }
 
     #[test]

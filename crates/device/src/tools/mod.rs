@@ -164,6 +164,8 @@ pub(crate) struct Returned {
 
 /// Every tool of this device.
 pub(crate) struct Toolbox {
+    /// The tools of the device itself.
+    built_in: Vec<Arc<Tool>>,
     shell: Shell,
     files: Files,
     screen: Screen,
@@ -188,11 +190,16 @@ impl Toolbox {
             trust: settings.trust.clone(),
             confinement: confinement.clone(),
         };
+        let host = Host::start(&settings.servers, &limits, watchdog.as_ref(), on_event);
+        let shell = Shell::new(settings, confinement.clone(), watchdog);
+        let (files, screen) = (Files::new(settings, shell::home()), Screen::new());
+        let built_in = [bash(&shell), files.tools(), screen.tools()].concat();
         Self {
-            host: Host::start(&settings.servers, &limits, watchdog.as_ref(), on_event),
-            shell: Shell::new(settings, confinement.clone(), watchdog),
-            files: Files::new(settings, shell::home()),
-            screen: Screen::new(),
+            built_in: built_in.into_iter().map(Arc::new).collect(),
+            host,
+            shell,
+            files,
+            screen,
             disabled: settings.disabled.clone(),
             policy: settings.policy.clone(),
             ask: settings.ask.clone(),
@@ -236,7 +243,12 @@ impl Toolbox {
     }
 
     /// The tool that is meant. While servers are still starting, one that is not there may come.
-    async fn find(&self, name: &str, tool_type: ToolType, call: &Call<'_>) -> Result<Tool, String> {
+    async fn find(
+        &self,
+        name: &str,
+        tool_type: ToolType,
+        call: &Call<'_>,
+    ) -> Result<Arc<Tool>, String> {
         let found = self.catalog(call.caller).find(name, tool_type).cloned();
         let found = match found {
             Err(_) if !self.host.is_settled() => {
@@ -341,10 +353,8 @@ impl Toolbox {
     }
 
     /// The same with what the owner has switched off.
-    fn all(&self, caller: &Caller) -> Vec<Tool> {
-        let mut tools = self.bash();
-        tools.extend(self.files.tools());
-        tools.extend(self.screen.tools());
+    fn all(&self, caller: &Caller) -> Vec<Arc<Tool>> {
+        let mut tools = self.built_in.clone();
         // A server that the owner calls as a set of ours stands in for it.
         let replaced: Vec<&str> = self.host.namespaces(caller).collect();
         tools.retain(|tool| !replaced.contains(&tool.info.namespace.as_str()));
@@ -375,10 +385,11 @@ impl Toolbox {
         });
         Ok(tools)
     }
+}
 
-    /// Both count as actions, as UFO's Linux devices list them.
-    fn bash(&self) -> Vec<Tool> {
-        let execute = self.shell.describe().map(|description| {
+/// Both count as actions, as UFO's Linux devices list them.
+fn bash(shell: &Shell) -> Vec<Tool> {
+    let execute = shell.describe().map(|description| {
             Tool::built_in(Origin::Bash, BASH_EXECUTOR, "execute_command", ToolType::Action)
                 .titled("Run a command", &description)
                 .taking(json!({"type": "object", "required": ["command"], "properties": {
@@ -387,20 +398,22 @@ impl Toolbox {
                     "cwd": {"type": "string", "description": "The folder to run in"},
                 }}))
         });
-        let info = Tool::built_in(Origin::Bash, BASH_EXECUTOR, "get_system_info", ToolType::Action)
+    let info = Tool::built_in(Origin::Bash, BASH_EXECUTOR, "get_system_info", ToolType::Action)
             .titled(
                 "Facts of this machine",
                 "Returns the operating system, kernel, uptime, load, processors and memory of this machine.",
             );
-        execute.into_iter().chain([info]).collect()
-    }
+    execute.into_iter().chain([info]).collect()
 }
 
 /// Whether `NAMESPACE`, `NAMESPACE.TOOL` or `TOOL` is this tool.
 fn is_named(name: &str, tool: &ToolInfo) -> bool {
     name == tool.namespace
         || name == tool.tool_name
-        || name.split_once('.') == Some((&tool.namespace, &tool.tool_name))
+        || name
+            .strip_prefix(tool.namespace.as_str())
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|rest| rest == tool.tool_name)
 }
 
 /// Arguments of `list_tools`, all optional.

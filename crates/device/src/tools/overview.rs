@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aip::{ToolInfo, ToolType};
 
-use super::{Caller, ToolSettings, Toolbox, mcp};
+use super::{Caller, Tool, ToolSettings, Toolbox, mcp};
 use crate::confine::SandboxError;
 use crate::policy::{Outlook, Subject};
 
@@ -50,7 +50,7 @@ impl Overview {
     fn from(toolbox: &Toolbox, settings: &ToolSettings, missing: Vec<String>) -> Self {
         let tools = toolbox.all(&Caller::default());
         let infos: Vec<ToolInfo> = tools.iter().map(|tool| tool.info.clone()).collect();
-        let view = |tool: super::Tool| ToolView {
+        let view = |tool: &Arc<Tool>| ToolView {
             is_disabled: toolbox.is_disabled(&tool.info),
             outlook: toolbox.policy.outlook(&Subject {
                 namespace: &tool.info.namespace,
@@ -59,14 +59,14 @@ impl Overview {
                 parameters: None,
                 usual: tool.usual,
             }),
-            namespace: tool.info.namespace,
-            tool_name: tool.info.tool_name,
+            namespace: tool.info.namespace.clone(),
+            tool_name: tool.info.tool_name.clone(),
             tool_type: tool.info.tool_type,
         };
         let mut all = missing;
         all.extend(toolbox.host.out_of_service());
         all.extend(warnings(settings, &infos));
-        Self { warnings: all, tools: tools.into_iter().map(view).collect() }
+        Self { warnings: all, tools: tools.iter().map(view).collect() }
     }
 }
 

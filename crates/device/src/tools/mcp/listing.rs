@@ -1,5 +1,7 @@
 //! What an MCP server says of a tool, as the device lists it.
 
+use std::sync::Arc;
+
 use aip::{ToolInfo, ToolType};
 use serde_json::Value;
 use wildmatch::WildMatch;
@@ -8,21 +10,20 @@ use super::settings::ServerSettings;
 use crate::policy::Decision;
 use crate::tools::catalog::{Origin, Tool};
 
-/// One tool of a server, before it is known who asks.
-#[derive(Debug, Clone)]
+/// One tool of a server.
+#[derive(Debug)]
 pub(super) struct Listed {
-    info: ToolInfo,
-    believed: ToolType,
-    usual: Decision,
+    /// As it is offered to whom the settings name no type for.
+    plain: Arc<Tool>,
+    /// The same in each of UFO's lists that the server stands in.
+    typed: Vec<Arc<Tool>>,
     /// Whether it wraps what it returns into `{"result": …}`, as FastMCP does with what is no object.
     pub(super) wraps: bool,
 }
 
 impl Listed {
-    pub(super) fn new(tool: rmcp::model::Tool, settings: &ServerSettings) -> Self {
-        let object = |map: std::sync::Arc<rmcp::model::JsonObject>| {
-            Value::Object(std::sync::Arc::unwrap_or_clone(map))
-        };
+    pub(super) fn new(tool: rmcp::model::Tool, settings: &ServerSettings, origin: Origin) -> Self {
+        let object = |map: Arc<rmcp::model::JsonObject>| Value::Object(Arc::unwrap_or_clone(map));
         let hints = tool.annotations.as_ref();
         let hinted = match hints.and_then(|hints| hints.read_only_hint) {
             Some(true) => ToolType::DataCollection,
@@ -51,19 +52,27 @@ impl Listed {
             false => named.unwrap_or(ToolType::Action),
         };
         let usual = if settings.trusted { Decision::Allow } else { Decision::Ask };
-        Self { info, believed, usual, wraps }
+        let plain = Tool { info, origin, believed, usual };
+        let typed = settings.types().map(|tool_type| Arc::new(as_type(&plain, tool_type)));
+        Self { typed: typed.collect(), plain: Arc::new(plain), wraps }
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.info.tool_name
+        &self.plain.info.tool_name
     }
 
     /// As it is offered, in one of UFO's lists or as what it is.
-    pub(super) fn offered(&self, origin: Origin, as_type: Option<ToolType>) -> Tool {
-        let mut info = self.info.clone();
-        info.tool_type = as_type.unwrap_or(info.tool_type);
-        Tool { info, origin, believed: as_type.unwrap_or(self.believed), usual: self.usual }
+    pub(super) fn offered(&self, as_type: Option<ToolType>) -> &Arc<Tool> {
+        let mut typed = self.typed.iter();
+        typed.find(|tool| Some(tool.info.tool_type) == as_type).unwrap_or(&self.plain)
     }
+}
+
+/// What stands in one of the owner's lists is what the list says.
+fn as_type(tool: &Tool, tool_type: ToolType) -> Tool {
+    let mut tool = tool.clone();
+    (tool.info.tool_type, tool.believed) = (tool_type, tool_type);
+    tool
 }
 
 fn type_by_name(name: &str, settings: &ServerSettings) -> Option<ToolType> {

@@ -56,10 +56,12 @@ impl Host {
         watchdog: Option<&Arc<Watchdog>>,
         on_event: &OnEvent,
     ) -> Self {
-        let start = |settings: &ServerSettings| {
-            Server::start(settings.clone(), limits.clone(), watchdog.cloned(), on_event.clone())
+        let start = |(number, settings): (usize, &ServerSettings)| {
+            let (settings, limits) = (settings.clone(), limits.clone());
+            let (watchdog, on_event) = (watchdog.cloned(), on_event.clone());
+            Server::start(Origin::Mcp(number), settings, limits, watchdog, on_event)
         };
-        Self { servers: settings.iter().map(start).collect() }
+        Self { servers: settings.iter().enumerate().map(start).collect() }
     }
 
     /// Waits until each has started, or is known not to.
@@ -82,15 +84,15 @@ impl Host {
     }
 
     /// The tools that this caller is offered.
-    pub(super) fn tools(&self, caller: &Caller) -> Vec<Tool> {
+    pub(super) fn tools(&self, caller: &Caller) -> Vec<Arc<Tool>> {
         let mut tools = Vec::new();
-        for (index, server) in self.servers.iter().enumerate() {
+        for server in &self.servers {
             match self.types_for(server, caller) {
                 Offered::No => {}
-                Offered::AsTheyAre => tools.extend(server.tools(Origin::Mcp(index), None)),
+                Offered::AsTheyAre => tools.extend(server.tools(None)),
                 Offered::As(types) => {
                     for tool_type in types {
-                        tools.extend(server.tools(Origin::Mcp(index), Some(tool_type)));
+                        tools.extend(server.tools(Some(tool_type)));
                     }
                 }
             }

@@ -92,6 +92,7 @@ pub(super) struct Server {
 }
 
 struct Inner {
+    origin: Origin,
     settings: ServerSettings,
     limits: Limits,
     watchdog: Option<Arc<Watchdog>>,
@@ -121,6 +122,7 @@ pub(super) struct Now {
 impl Server {
     /// Starts a server. Must be called in a runtime.
     pub(super) fn start(
+        origin: Origin,
         settings: ServerSettings,
         limits: Limits,
         watchdog: Option<Arc<Watchdog>>,
@@ -128,6 +130,7 @@ impl Server {
     ) -> Arc<Self> {
         let now = Now { state: ServerState::Starting, trouble: None, client: None, starts: 0 };
         let inner = Arc::new(Inner {
+            origin,
             settings,
             limits,
             watchdog,
@@ -179,8 +182,8 @@ impl Server {
     }
 
     /// Its tools, as they were listed last.
-    pub(super) fn tools(&self, origin: Origin, as_type: Option<ToolType>) -> Vec<Tool> {
-        self.inner.listed().iter().map(|tool| tool.offered(origin, as_type)).collect()
+    pub(super) fn tools(&self, as_type: Option<ToolType>) -> Vec<Arc<Tool>> {
+        self.inner.listed().iter().map(|tool| tool.offered(as_type).clone()).collect()
     }
 
     /// Calls a tool.
@@ -310,7 +313,8 @@ impl Inner {
     }
 
     async fn start_once(&self, stop: &CancellationToken) -> Result<Started, String> {
-        let starting = start::start(&self.settings, &self.limits, self.watchdog.as_deref());
+        let starting =
+            start::start(self.origin, &self.settings, &self.limits, self.watchdog.as_deref());
         tokio::select! {
             started = Box::pin(starting) => started,
             () = stop.cancelled() => Err("stopped".to_owned()),
@@ -355,7 +359,7 @@ impl Inner {
                 },
                 None => client.tools_changed().await,
             }
-            match start::list(client, &self.settings).await {
+            match start::list(client, self.origin, &self.settings).await {
                 Ok(tools) => self.up(client, tools),
                 Err(error) => {
                     tracing::warn!(server = %self.settings.namespace, %error, "its tools cannot be listed");

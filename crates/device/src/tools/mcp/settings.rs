@@ -25,6 +25,16 @@ pub struct ServerSettings {
     pub tool_types: Vec<(String, ToolType)>,
 }
 
+impl ServerSettings {
+    /// Each list of UFO's in which it stands, once.
+    pub(super) fn types(&self) -> impl Iterator<Item = ToolType> {
+        let stands_in = |tool_type: &ToolType| {
+            self.sections.iter().any(|section| section.tool_type == *tool_type)
+        };
+        ToolType::ALL.iter().copied().filter(stands_in)
+    }
+}
+
 /// One place of UFO's `mcp.yaml`: the agent and root that are offered a server's tools, and as what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {

@@ -16,6 +16,7 @@ use super::server::Limits;
 use super::settings::{ServerSettings, Transport};
 use super::stdio::Program;
 use super::{client, http};
+use crate::tools::catalog::Origin;
 use crate::watchdog::Watchdog;
 
 /// The versions that are tried first; a server that knows none of them is greeted in the older way.
@@ -43,6 +44,7 @@ type Service = RunningService<RoleClient, Told>;
 /// # Errors
 /// Why it did not start, for its owner.
 pub(super) async fn start(
+    origin: Origin,
     settings: &ServerSettings,
     limits: &Limits,
     watchdog: Option<&Watchdog>,
@@ -57,11 +59,11 @@ pub(super) async fn start(
                 &limits.confinement,
                 watchdog,
             )?;
-            (Some(program), timeout(limit, connect(transport, settings)).await)
+            (Some(program), timeout(limit, connect(transport, origin, settings)).await)
         }
         Transport::Http { url, headers } => {
             let transport = http::transport(url, headers, limits.trust.as_ref())?;
-            (None, timeout(limit, connect(transport, settings)).await)
+            (None, timeout(limit, connect(transport, origin, settings)).await)
         }
     };
     let why = match connected {
@@ -79,6 +81,7 @@ pub(super) async fn start(
 
 async fn connect<T, E, A>(
     transport: T,
+    origin: Origin,
     settings: &ServerSettings,
 ) -> Result<(Client, Service, Vec<Listed>), String>
 where
@@ -94,17 +97,18 @@ where
         .await
         .map_err(|error| explain(&error))?;
     let client = Client::new(service.peer().clone(), told);
-    let tools = list(&client, settings).await?;
+    let tools = list(&client, origin, settings).await?;
     Ok((client, service, tools))
 }
 
 /// The tools of a server, as the settings have them.
 pub(super) async fn list(
     client: &Client,
+    origin: Origin,
     settings: &ServerSettings,
 ) -> Result<Vec<Listed>, String> {
     let tools = client.list().await?;
-    Ok(tools.into_iter().map(|tool| Listed::new(tool, settings)).collect())
+    Ok(tools.into_iter().map(|tool| Listed::new(tool, settings, origin)).collect())
 }
 
 impl Started {

@@ -8,6 +8,7 @@ mod writing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aip::Payload;
 use serde_json::{Value, json};
@@ -15,7 +16,9 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::Files;
-use crate::tools::{Call, Caller, Progress, ToolSettings};
+use crate::confine::Confinement;
+use crate::progress::Progress;
+use crate::tools::{Call, Caller, ToolSettings, Toolbox};
 
 /// The bound on what one call reads, small enough to be met.
 const MAX_BYTES: usize = 1000;
@@ -139,15 +142,18 @@ async fn a_call_that_was_stopped_does_nothing() {
     assert_eq!(fs::read_dir(&tree.root).unwrap().count(), 1, "nothing is left beside it");
 }
 
-#[test]
-fn a_device_says_that_it_has_files_when_a_tool_for_them_is_offered() {
-    use crate::tools::Toolbox;
+#[tokio::test]
+async fn a_device_says_that_it_has_files_when_a_tool_for_them_is_offered() {
+    let offers = |settings: &ToolSettings| {
+        let nobody: crate::tools::mcp::OnEvent = Arc::new(|_| {});
+        Toolbox::start(settings, &Confinement::default(), None, &nobody).offers()
+    };
     let tree = Tree::new();
     let mut settings = settings(&[&tree.root]);
-    assert!(Toolbox::new(&settings, None).offers().files);
+    assert!(offers(&settings).files);
     settings.disabled = vec!["Files.write_file".to_owned()];
-    assert!(Toolbox::new(&settings, None).offers().files);
+    assert!(offers(&settings).files);
     settings.disabled = vec!["Files".to_owned(), "execute_command".to_owned()];
-    let offers = Toolbox::new(&settings, None).offers();
-    assert!(!offers.files && !offers.commands);
+    let none = offers(&settings);
+    assert!(!none.files && !none.commands);
 }
