@@ -334,7 +334,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_device_tells_all_facts_under_their_names() {
-        let mut facts = Facts::new(subject(Features::Auto));
+        let mut facts = Facts::new(&subject(Features::Auto));
         facts.refresh().await;
         let info = facts.known();
         let told = serde_json::to_value(&info).unwrap();
