@@ -97,7 +97,7 @@ impl Device {
             settings.max_commands,
             state.clone(),
         );
-        let facts = Facts::new(Subject {
+        let facts = Facts::new(&Subject {
             device_id: settings.id.as_str().to_owned(),
             platform: settings.platform.clone(),
             offers: executor.offers(),

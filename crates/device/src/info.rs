@@ -94,8 +94,8 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// Knows next to nothing before the first [`Self::refresh`].
-    pub(crate) fn new(subject: Subject) -> Self {
-        Self::with(&subject, finders(subject.clone()))
+    pub(crate) fn new(subject: &Subject) -> Self {
+        Self::with(subject, finders(subject.clone()))
     }
 
     fn with(subject: &Subject, finders: Vec<Finder>) -> Self {
@@ -334,7 +334,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_device_tells_all_facts_under_their_names() {
-        let mut facts = Facts::new(subject(Features::Auto));
+        let mut facts = Facts::new(&subject(Features::Auto));
         facts.refresh().await;
         let info = facts.known();
         let told = serde_json::to_value(&info).unwrap();
