@@ -11,6 +11,9 @@ use common::process::{AT_ONCE, until_gone, until_running};
 use common::{Process, Server, long_sleep, plan, within};
 use rustix::process::Signal;
 
+/// A device that runs any command, and stops it at once when it is told to stop itself.
+const AT_WORK: [&str; 4] = ["--exec", "shell", "--finish-time", "0"];
+
 /// A device that runs a command line, and somebody who waits for it.
 struct Working {
     server: Server,
@@ -20,7 +23,7 @@ struct Working {
 impl Working {
     async fn start() -> Self {
         let server = Server::start().await;
-        let device = server.device("box", &["--exec", "shell"]).await;
+        let device = server.device("box", &AT_WORK).await;
         Self { server, device }
     }
 
@@ -72,7 +75,7 @@ async fn a_killed_device_fails_its_task_within_a_second_and_leaves_no_process() 
         for sleep in &running {
             until_gone(sleep).await;
         }
-        device = server.device("box", &["--exec", "shell"]).await;
+        device = server.device("box", &AT_WORK).await;
     }
     requester.beat().await;
 }
@@ -90,7 +93,7 @@ async fn a_device_that_is_killed_right_after_it_started_a_command_leaves_no_proc
         requester.expect_end(&session, "failed").await;
         until_gone(&a).await;
         until_gone(&b).await;
-        device = server.device("box", &["--exec", "shell"]).await;
+        device = server.device("box", &AT_WORK).await;
     }
 }
 
@@ -108,7 +111,7 @@ async fn a_device_that_is_told_to_stop_right_after_it_started_a_command_leaves_n
         requester.expect_end(&session, "failed").await;
         until_gone(&a).await;
         until_gone(&b).await;
-        device = server.device("box", &["--exec", "shell"]).await;
+        device = server.device("box", &AT_WORK).await;
     }
 }
 
@@ -133,7 +136,7 @@ async fn a_device_that_is_told_to_stop_stops_what_it_runs() {
         device.signal(signal);
         assert_eq!(device.done().await.code, 0);
         let failed = waiting.done().await;
-        assert!(failed.code == 1 && failed.stderr.contains("disconnected ('box')"), "{failed:?}");
+        assert!(failed.code == 1 && failed.stderr.contains("the call was stopped"), "{failed:?}");
         until_gone(&slow).await;
     }
 }

@@ -90,7 +90,7 @@ mod tests {
                     let mut held = JoinSet::new();
                     held.spawn(async move {
                         let _held = filler.unwrap();
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     });
                     fillers.push(held);
                 }

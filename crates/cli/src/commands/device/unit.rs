@@ -179,7 +179,7 @@ fn of_the_machine(user: Option<&str>) -> Vec<String> {
         Some(user) => lines.push(format!("User={}", specified(user))),
         // Its home would be / otherwise, and that the folder which tools may read.
         None => {
-            lines.extend(["DynamicUser=yes".to_owned(), format!("Environment=HOME={folder}/home")])
+            lines.extend(["DynamicUser=yes".to_owned(), format!("Environment=HOME={folder}/home")]);
         }
     }
     lines
