@@ -125,6 +125,14 @@ impl Peer {
         self.say("register", json!({"target_id": target, "metadata": metadata})).await;
     }
 
+    /// Registers as one of ours does that wants to hear of progress, or to tell it.
+    pub(crate) async fn register_for_progress(&mut self, id: &str, role: &'static str) {
+        (self.id, self.role) = (id.to_owned(), role);
+        let asks = json!({"version": 1, "features": ["progress"]});
+        self.say("register", json!({"metadata": {"platform": "linux", "flightdeck": asks}})).await;
+        self.expect("heartbeat").await;
+    }
+
     /// A ClientMessage of this peer, with what is set beyond the usual.
     pub(crate) fn message(&self, kind: &str, fields: &Value) -> String {
         let status = if matches!(kind, "task" | "command_results") { "continue" } else { "ok" };
