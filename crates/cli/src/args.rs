@@ -111,14 +111,14 @@ pub(crate) struct Serve {
   flightdeck device --id build-box --server wss://10.0.0.5:5000 --ca-file cert.pem
   flightdeck device --dry-run                        Show the tools, and what becomes of a call
   flightdeck device --root /srv/data                 Open these files instead of your home folder
-  flightdeck device --exec shell --sandbox           Allow any command, but writing below the roots only
+  flightdeck device --exec shell --sandbox           Any command, writing below the roots only
   flightdeck device --mcp mcp.json                   Offer the tools of MCP servers
   flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself
   flightdeck device install --id build-box           Run it as a service from now on
   flightdeck device status                           How the devices on this machine are doing
 
-Exit codes: 0 it was told to stop; 2 a wrong setting; 4 the server cannot be reached or refuses it, with
---max-retries only: without, it tries again for ever.")]
+Exit codes: 0 it was told to stop; 2 a wrong setting; 4 the server cannot be reached or refuses
+it, with --max-retries; without that it tries again for ever.")]
 pub(crate) struct Device {
     #[command(subcommand)]
     pub(crate) command: Option<DeviceCommand>,
