@@ -297,6 +297,7 @@ impl PythonServer {
     /// Waits for a client, takes its REGISTER and confirms it. Returns both.
     pub(crate) async fn accept(&self) -> (Peer, Value) {
         let (stream, _) = within("a client", self.0.accept()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let upgrade = ServerBuilder::new().limits(Limits::unlimited());
         let (_, socket) = within("an upgrade", upgrade.accept(stream)).await.unwrap();
         let mut peer = Peer { socket, id: "python server".to_owned(), role: "server" };

@@ -155,6 +155,11 @@ fn explain(error: &ClientInitializeError) -> String {
         ClientInitializeError::JsonRpcError(error) => {
             format!("it refuses the connection: {}", error.message)
         }
+        ClientInitializeError::TransportError { error, .. }
+            if http::is_an_answer(&*error.error) =>
+        {
+            format!("what answers is no MCP server: {}", client::chain(&*error.error))
+        }
         ClientInitializeError::TransportError { error, .. } => {
             format!("it cannot be reached: {}", client::chain(&*error.error))
         }
