@@ -32,9 +32,6 @@ use output::{RED, safe};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The threads of a command that mostly waits.
-const FEW_THREADS: usize = 2;
-
 /// How a command ends, as the shell sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Code(u8);
@@ -115,27 +112,19 @@ fn run(cli: Cli) -> Ended {
 
 /// Runs a command on a thread for each core.
 fn block_on(command: impl Future<Output = Ended>) -> Ended {
-    block_on_runtime(&mut runtime(cores()), command)
-}
-
-/// Runs a command that mostly waits. More threads would cost memory, and time whenever a child process is
-/// started, which copies what each thread keeps for itself.
-fn block_on_few_threads(command: impl Future<Output = Ended>) -> Ended {
-    block_on_runtime(&mut runtime(cores().min(FEW_THREADS)), command)
-}
-
-fn runtime(threads: usize) -> Builder {
     // On one core a second thread would only be in the way.
-    if threads == 1 {
-        return Builder::new_current_thread();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match cores {
+        1 => block_on_runtime(&mut Builder::new_current_thread(), command),
+        _ => block_on_runtime(&mut Builder::new_multi_thread(), command),
     }
-    let mut runtime = Builder::new_multi_thread();
-    runtime.worker_threads(threads);
-    runtime
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Runs a command that mostly waits: itself on this thread, what it spawns on one other. Each thread more
+/// would cost memory, and time whenever a child process is started, which copies what threads keep for
+/// themselves.
+fn block_on_two_threads(command: impl Future<Output = Ended>) -> Ended {
+    block_on_runtime(Builder::new_multi_thread().worker_threads(1), command)
 }
 
 fn block_on_runtime(runtime: &mut Builder, command: impl Future<Output = Ended>) -> Ended {
