@@ -71,9 +71,9 @@ async fn a_result_that_fits_no_message_is_a_failure_that_names_its_size() {
     let fits_nothing = format!("The result of {} bytes does not fit into a message", TOO_LONG + 2);
     for (namespace, length, why) in [
         ("stdio", TOO_LONG, fits_nothing.as_str()),
-        // What the library or the transport does not take either.
-        ("stdio", 2 * TOO_LONG, "The MCP server 'stdio' was lost in the middle of the call"),
-        ("http", TOO_LONG, "The MCP server 'http' did not answer as it should"),
+        // What is too long to be taken from the server.
+        ("stdio", 2 * TOO_LONG, "it wrote a message of more than 134217728 bytes"),
+        ("http", TOO_LONG, "did not answer as it should (HTTP response body exceeded"),
     ] {
         let parameters = json!({"length": length});
         let error = machine.failure(&format!("{namespace}::huge"), parameters).await;

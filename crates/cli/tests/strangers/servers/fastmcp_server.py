@@ -88,7 +88,8 @@ def fails() -> str:
 
 
 @mcp.tool
-def huge(length: int) -> str:
+def huge(length: int):
+    """Without a type its result is text alone; with one it would come twice."""
     return "x" * length
 
 

@@ -53,6 +53,7 @@ pub(super) async fn start(
     watchdog: Option<&Watchdog>,
 ) -> Result<Started, String> {
     let limit = limits.start_timeout;
+    let told = Told::default();
     let (program, connected) = match &settings.transport {
         Transport::Stdio { command, args, env, cwd } => {
             let (program, transport) = Program::start(
@@ -61,12 +62,13 @@ pub(super) async fn start(
                 cwd.as_deref(),
                 &limits.confinement,
                 watchdog,
+                &told,
             )?;
-            (Some(program), timeout(limit, connect(transport, origin, settings)).await)
+            (Some(program), timeout(limit, connect(transport, told, origin, settings)).await)
         }
         Transport::Http { url, headers } => {
             let transport = http::transport(url, headers, limits.trust.as_ref())?;
-            (None, timeout(limit, connect(transport, origin, settings)).await)
+            (None, timeout(limit, connect(transport, told, origin, settings)).await)
         }
     };
     let why = match connected {
@@ -84,6 +86,7 @@ pub(super) async fn start(
 
 async fn connect<T, E, A>(
     transport: T,
+    told: Told,
     origin: Origin,
     settings: &ServerSettings,
 ) -> Result<(Client, Service, Vec<Listed>), String>
@@ -91,7 +94,6 @@ where
     T: IntoTransport<RoleClient, E, A>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let told = Told::default();
     let lifecycle = ClientLifecycleMode::Auto {
         preferred_versions: PREFERRED.to_vec(),
         legacy_version: Some(OLDER),
