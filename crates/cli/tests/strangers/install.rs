@@ -17,7 +17,7 @@ pub(crate) fn npm(name: &str) -> String {
             fs::write(folder.join("package.json"), PACKAGE).unwrap();
             fs::write(folder.join("package-lock.json"), PACKAGE_LOCK).unwrap();
             let args = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
-            let needs = "install Node.js 20 or newer with npm (Debian: apt-get install nodejs npm)";
+            let needs = "install Node.js 18 or newer with npm (Debian: apt-get install nodejs npm)";
             run(Command::new("npm").args(args).current_dir(folder), needs);
         })
     });
