@@ -71,9 +71,10 @@ async fn a_result_that_fits_no_message_is_a_failure_that_names_its_size() {
     let fits_nothing = format!("The result of {} bytes does not fit into a message", TOO_LONG + 2);
     for (namespace, length, why) in [
         ("stdio", TOO_LONG, fits_nothing.as_str()),
+        ("http", TOO_LONG, fits_nothing.as_str()),
         // What is too long to be taken from the server.
         ("stdio", 2 * TOO_LONG, "it wrote a message of more than 134217728 bytes"),
-        ("http", TOO_LONG, "did not answer as it should (HTTP response body exceeded"),
+        ("http", 2 * TOO_LONG, "or was longer than 134217728 bytes"),
     ] {
         let parameters = json!({"length": length});
         let error = machine.failure(&format!("{namespace}::huge"), parameters).await;
