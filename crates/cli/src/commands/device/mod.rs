@@ -16,6 +16,7 @@ use device::tools::ToolSettings;
 use device::tools::mcp::{ServerEvent, ServerSettings, ServerState};
 use device::watchdog::Watchdog;
 use device::{Device, DeviceEvent, DeviceSettings, Exec, Features};
+use link::connection::Watch;
 use link::{ClientSettings, Exit, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +113,14 @@ pub(crate) fn settings(
     if values.heartbeat_interval.0.is_zero() {
         return Err(anyhow::anyhow!("heartbeat_interval must be more than 0").into());
     }
+    let (ping_every, timeout) = (values.ping_interval.0, values.liveness_timeout.0);
+    if ping_every.is_zero() || ping_every >= timeout {
+        return Err(anyhow::anyhow!(
+            "ping_interval must be more than 0 and less than liveness_timeout: a server that is never \
+             pinged in time counts as gone"
+        )
+        .into());
+    }
     let roots: Vec<_> = values.root.0.iter().map(|root| expand_home(root)).collect();
     for root in &roots {
         if !root.is_dir() {
@@ -128,6 +137,7 @@ pub(crate) fn settings(
     Ok(DeviceSettings {
         client: ClientSettings {
             heartbeat_interval: values.heartbeat_interval.0,
+            watch: Watch { ping_every, timeout },
             max_retries: values.max_retries.0,
             ..ClientSettings::device(server.clone())
         },
