@@ -114,7 +114,9 @@ async fn a_black_hole_on_a_machine_that_is_awake_is_given_its_time() {
 async fn a_wait_for_the_next_try_ends_when_the_machine_wakes_up() {
     let asleep = Asleep::default();
     let mut client = client(&asleep);
-    (0..20).for_each(|_| drop(client.backoff.next_wait(1.0)));
+    for _ in 0..20 {
+        client.backoff.next_wait(1.0);
+    }
     let start = now();
     let waking = async {
         tokio::time::sleep(Duration::from_secs(12)).await;
