@@ -12,7 +12,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::proxy;
 use crate::settings::{ClientKeys, ClientValues, File};
-use crate::state::{StateFolder, expand_home, read_key};
+use crate::state::{StateFolder, expand_home, read_key, warn_of_readers};
 use crate::tls;
 
 /// Longest wait for the server's goodbye.
@@ -124,7 +124,9 @@ pub(crate) fn find_key(
         return Ok(Some(key.clone()));
     }
     if !values.token_file.is_empty() {
-        return read_key(&expand_home(Path::new(&values.token_file))).map(Some);
+        let path = expand_home(Path::new(&values.token_file));
+        warn_of_readers("key file", &path);
+        return read_key(&path).map(Some);
     }
     if let Some(key) = server.token() {
         return Ok(Some(key.clone()));

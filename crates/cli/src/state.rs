@@ -195,6 +195,27 @@ fn check_private(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Warns of a file with a secret that others than its owner can read. A group may read it when root says
+/// so, as where a group of servers shares a certificate.
+pub(crate) fn warn_of_readers(what: &str, path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(metadata) = fs::metadata(path) else { return };
+        let mode = metadata.mode() & 0o777;
+        let strangers = if metadata.uid() == 0 { 0o007 } else { 0o077 };
+        if mode & strangers != 0 {
+            let path = path.display();
+            eprintln!(
+                "warning: other users of this machine can read the {what} {path} (mode {mode:o}); \
+                 close it: chmod 600 {path}"
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _no_modes_here = (what, path);
+}
+
 /// Reads a key from a file: its text, without white space around it.
 pub(crate) fn read_key(path: &Path) -> anyhow::Result<SecretString> {
     let shown = path.display();

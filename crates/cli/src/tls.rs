@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use link::{ServerUrl, Trust};
 use server::Tls;
 
-use crate::state::expand_home;
+use crate::state::{expand_home, warn_of_readers};
 
 /// Time between two looks at the certificate's files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -61,7 +61,7 @@ impl Files {
     /// # Errors
     /// When they cannot be used to begin with.
     pub(crate) fn serve(self) -> anyhow::Result<Tls> {
-        self.warn_of_readers();
+        warn_of_readers("TLS key", &self.key);
         let pair = self.read()?;
         let tls = Tls::new(&pair.0, &pair.1).with_context(|| self.to_string())?;
         tokio::spawn(self.keep_fresh(tls.clone(), pair));
@@ -101,25 +101,6 @@ impl Files {
             read(&self.certificate).with_context(|| named("--tls-cert", &self.certificate))?,
             read(&self.key).with_context(|| named("--tls-key", &self.key))?,
         ))
-    }
-
-    /// Whoever has the key can pretend to be the server. A group may have it when root says so, as
-    /// where a group of servers shares a certificate.
-    fn warn_of_readers(&self) {
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
-            let Ok(metadata) = std::fs::metadata(&self.key) else { return };
-            let mode = metadata.mode() & 0o777;
-            let strangers = if metadata.uid() == 0 { 0o007 } else { 0o077 };
-            if mode & strangers != 0 {
-                let path = self.key.display();
-                eprintln!(
-                    "warning: other users of this machine can read the TLS key {path} (mode \
-                     {mode:o}); close it: chmod 600 {path}"
-                );
-            }
-        }
     }
 }
 

@@ -223,7 +223,7 @@ impl All {
                 Claim::Server(_) if servers.len() == MAX_SERVERS => {
                     self.problems.push(Problem(format!(
                         "{file}: server '{name}' is left out: a device has at most {MAX_SERVERS}"
-                    )))
+                    )));
                 }
                 Claim::Server(server) => servers.push(server),
                 Claim::Disabled | Claim::Broken => {}

@@ -28,7 +28,7 @@ pub(super) fn read(reading: &mut Reading<'_>, agents: Map<String, Value>) {
     let mut file = File { reading, servers: BTreeMap::new(), local: BTreeSet::new() };
     for (agent, roots) in agents {
         for (root, lists) in file.table(shown(&agent), "the agent's roots", roots) {
-            file.read_root(agent.clone(), root, lists);
+            file.read_root(&agent, &root, lists);
         }
     }
     file.finish();
@@ -54,12 +54,12 @@ impl File<'_, '_> {
         Map::new()
     }
 
-    fn read_root(&mut self, agent: String, root: String, lists: Value) {
-        let label = format!("{}.{}", shown(&agent), shown(&root));
+    fn read_root(&mut self, agent: &str, root: &str, lists: Value) {
+        let label = format!("{}.{}", shown(agent), shown(root));
         let mut lists = self.table(&label, "data_collection and action", lists);
         for (list, tool_type) in LISTS {
             let label = format!("{label}.{list}");
-            let section = Section { agent: agent.clone(), root: root.clone(), tool_type };
+            let section = Section { agent: agent.to_owned(), root: root.to_owned(), tool_type };
             match lists.remove(list) {
                 Some(Value::Array(entries)) => self.read_list(&label, &section, entries),
                 None | Some(Value::Null) => {}

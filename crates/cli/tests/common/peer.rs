@@ -125,6 +125,14 @@ impl Peer {
         self.say("register", json!({"target_id": target, "metadata": metadata})).await;
     }
 
+    /// Registers as one of ours does that wants to hear of progress, or to tell it.
+    pub(crate) async fn register_for_progress(&mut self, id: &str, role: &'static str) {
+        (self.id, self.role) = (id.to_owned(), role);
+        let asks = json!({"version": 1, "features": ["progress"]});
+        self.say("register", json!({"metadata": {"platform": "linux", "flightdeck": asks}})).await;
+        self.expect("heartbeat").await;
+    }
+
     /// A ClientMessage of this peer, with what is set beyond the usual.
     pub(crate) fn message(&self, kind: &str, fields: &Value) -> String {
         let status = if matches!(kind, "task" | "command_results") { "continue" } else { "ok" };
@@ -289,6 +297,7 @@ impl PythonServer {
     /// Waits for a client, takes its REGISTER and confirms it. Returns both.
     pub(crate) async fn accept(&self) -> (Peer, Value) {
         let (stream, _) = within("a client", self.0.accept()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let upgrade = ServerBuilder::new().limits(Limits::unlimited());
         let (_, socket) = within("an upgrade", upgrade.accept(stream)).await.unwrap();
         let mut peer = Peer { socket, id: "python server".to_owned(), role: "server" };

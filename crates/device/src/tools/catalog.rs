@@ -13,6 +13,9 @@ use crate::policy::Decision;
 /// What stands between the parts of a name: `action::Files::read_file`.
 const SEPARATOR: &str = "::";
 
+/// The most tools that are named to whoever asks for one that is not there.
+const MAX_NAMED: usize = 50;
+
 /// Where a tool comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -132,7 +135,11 @@ impl Catalog {
         let mut names: Vec<_> = self.0.iter().map(|tool| tool.info.tool_name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        format!("Unknown tool '{name}'. This device has: {}", names.join(", "))
+        let more = names.len().saturating_sub(MAX_NAMED);
+        names.truncate(MAX_NAMED);
+        let more =
+            if more > 0 { format!(" and {more} more (see list_tools)") } else { String::new() };
+        format!("Unknown tool '{name}'. This device has: {}{more}", names.join(", "))
     }
 }
 

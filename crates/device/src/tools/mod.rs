@@ -1,129 +1,43 @@
 //! What can be called on this machine, and within which limits.
 
+mod bash;
 mod bounds;
 mod catalog;
 mod files;
+mod gate;
 pub mod mcp;
 pub mod observe;
 mod overview;
 mod quote;
 mod screen;
+mod settings;
 mod shell;
 mod system;
 mod work;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aip::{Command, Payload, SessionId, ToolInfo, ToolType};
-use link::Trust;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::bash::Bash;
 use self::catalog::{Catalog, Origin, Tool};
 use self::files::Files;
+use self::gate::Gate;
 use self::mcp::Host;
 pub use self::overview::{Overview, ToolView};
 use self::screen::Screen;
-use self::shell::Shell;
-use crate::confine::{Confinement, SandboxError};
+pub use self::settings::{Exec, ToolSettings};
+use crate::confine::Confinement;
 use crate::info::Offers;
-use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject};
 use crate::progress::Progress;
 use crate::watchdog::Watchdog;
 
-/// The namespace of the tools that UFO's Linux devices have too.
-pub const BASH_EXECUTOR: &str = "BashExecutor";
-
 /// The tool that lists the tools.
 const LIST_TOOLS: &str = "list_tools";
-
-/// What `execute_command` may run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Exec {
-    /// Commands that only observe, without a shell.
-    #[default]
-    Observe,
-    /// Everything, through `sh -c`.
-    Shell,
-    /// Nothing.
-    Off,
-}
-
-/// The owner's limits on the tools.
-#[derive(Clone)]
-pub struct ToolSettings {
-    /// What `execute_command` may run.
-    pub exec: Exec,
-    /// Folders whose files may be read; none means the user's home without its dot folders.
-    pub roots: Vec<PathBuf>,
-    /// Longest time for one command, whatever its caller asks for.
-    pub max_command_time: Duration,
-    /// Most bytes that are kept of each output stream of a command.
-    pub max_output_bytes: usize,
-    /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
-    pub max_memory_bytes: u64,
-    /// Whether what a command or MCP server starts may write below the roots only.
-    pub sandbox: bool,
-    /// Tools and namespaces that are not offered: `NAMESPACE`, `NAMESPACE.TOOL` or `TOOL`.
-    pub disabled: Vec<String>,
-    /// The MCP servers.
-    pub servers: Vec<mcp::ServerSettings>,
-    /// Longest time for an MCP server to start.
-    pub mcp_start_timeout: Duration,
-    /// Longest time for one call of an MCP server's tool.
-    pub mcp_call_timeout: Duration,
-    /// Whose certificates MCP servers may have; the system's if none.
-    pub trust: Option<Trust>,
-    /// Which calls are allowed, denied, or asked about.
-    pub policy: Policy,
-    /// Who is asked; nobody, if there is no terminal.
-    pub ask: Option<Arc<dyn Ask>>,
-    /// Longest wait for an answer.
-    pub ask_timeout: Duration,
-}
-
-impl fmt::Debug for ToolSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ToolSettings").field("exec", &self.exec).finish_non_exhaustive()
-    }
-}
-
-impl Default for ToolSettings {
-    fn default() -> Self {
-        Self {
-            exec: Exec::default(),
-            roots: Vec::new(),
-            max_command_time: Duration::from_secs(3600),
-            max_output_bytes: 1024 * 1024,
-            max_memory_bytes: 4 * 1024 * 1024 * 1024,
-            sandbox: false,
-            disabled: Vec::new(),
-            servers: Vec::new(),
-            mcp_start_timeout: Duration::from_secs(60),
-            mcp_call_timeout: Duration::from_secs(600),
-            trust: None,
-            policy: Policy::default(),
-            ask: None,
-            ask_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-impl ToolSettings {
-    /// The limits on what the tools start.
-    ///
-    /// # Errors
-    /// When the sandbox that is asked for cannot be had.
-    pub fn confinement(&self) -> Result<Confinement, SandboxError> {
-        let confinement = Confinement::new(self.max_memory_bytes);
-        if self.sandbox { confinement.sandboxed(&self.roots) } else { Ok(confinement) }
-    }
-}
 
 /// Who calls: what a COMMAND says of it.
 #[derive(Debug, Clone, Default)]
@@ -166,14 +80,12 @@ pub(crate) struct Returned {
 pub(crate) struct Toolbox {
     /// The tools of the device itself.
     built_in: Vec<Arc<Tool>>,
-    shell: Shell,
+    bash: Bash,
     files: Files,
     screen: Screen,
     host: Host,
     disabled: Vec<String>,
-    policy: Policy,
-    ask: Option<Arc<dyn Ask>>,
-    ask_timeout: Duration,
+    gate: Gate,
 }
 
 impl Toolbox {
@@ -191,19 +103,17 @@ impl Toolbox {
             confinement: confinement.clone(),
         };
         let host = Host::start(&settings.servers, &limits, watchdog.as_ref(), on_event);
-        let shell = Shell::new(settings, confinement.clone(), watchdog);
+        let bash = Bash::new(settings, confinement.clone(), watchdog);
         let (files, screen) = (Files::new(settings, shell::home()), Screen::new());
-        let built_in = [bash(&shell), files.tools(), screen.tools()].concat();
+        let built_in = [bash.tools(), files.tools(), screen.tools()].concat();
         Self {
             built_in: built_in.into_iter().map(Arc::new).collect(),
             host,
-            shell,
+            bash,
             files,
             screen,
             disabled: settings.disabled.clone(),
-            policy: settings.policy.clone(),
-            ask: settings.ask.clone(),
-            ask_timeout: settings.ask_timeout,
+            gate: Gate::new(settings),
         }
     }
 
@@ -216,7 +126,7 @@ impl Toolbox {
             })
         };
         Offers {
-            commands: has(BASH_EXECUTOR, Some("execute_command")),
+            commands: has(bash::NAMESPACE, Some(bash::EXECUTE_COMMAND)),
             files: has(files::NAMESPACE, None),
         }
     }
@@ -231,7 +141,7 @@ impl Toolbox {
             LIST_TOOLS => returned(None, &json!(self.list(call).await?)),
             name => {
                 let tool = self.find(name, action.tool_type, call).await?;
-                self.permit(&tool, call).await?;
+                self.gate.permit(&tool, call).await?;
                 self.run(&tool, call).await
             }
         }
@@ -276,7 +186,7 @@ impl Toolbox {
         let name = tool.info.tool_name.as_str();
         let namespace = Some(tool.info.namespace.clone());
         let result = match tool.origin {
-            Origin::Bash => self.run_bash(name, call).await,
+            Origin::Bash => self.bash.call(name, call).await,
             Origin::Files => self.files.call(name, call).await,
             Origin::Screen => self.screen.call(name, call).await,
             Origin::Mcp(server) => {
@@ -285,64 +195,6 @@ impl Toolbox {
             }
         }?;
         returned(namespace, &result)
-    }
-
-    async fn run_bash(&self, name: &str, call: &Call<'_>) -> Result<Value, String> {
-        match name {
-            "execute_command" => self.shell.execute(call.arguments()?, call).await,
-            _ => Ok(system::info()),
-        }
-    }
-
-    /// Asks the policy, and the owner where it says so.
-    async fn permit(&self, tool: &Tool, call: &Call<'_>) -> Result<(), String> {
-        let info = &tool.info;
-        let verdict = self.policy.judge(&Subject {
-            namespace: &info.namespace,
-            tool_name: &info.tool_name,
-            tool_type: tool.believed,
-            parameters: call.parameters,
-            usual: tool.usual,
-        });
-        let name = format!("{}.{}", info.namespace, info.tool_name);
-        let rule = &verdict.rule;
-        match verdict.decision {
-            Decision::Allow => Ok(()),
-            Decision::Deny => Err(format!("Denied by this device's policy: {name} (rule: {rule})")),
-            Decision::Ask => {
-                let question = Question {
-                    namespace: info.namespace.clone(),
-                    tool_name: info.tool_name.clone(),
-                    parameters: call.parameters.cloned(),
-                    session_id: call.caller.session_id.clone(),
-                    rule: rule.clone(),
-                };
-                let refused =
-                    |why| format!("Refused: {name} needs the owner's yes, {why} (rule: {rule})");
-                match self.ask(question, call.stop).await? {
-                    Some(Answer::Yes) => Ok(()),
-                    Some(Answer::No) => Err(refused("who said no".to_owned())),
-                    Some(Answer::Nobody) => Err(refused("and nobody is there to ask".to_owned())),
-                    None => {
-                        let waited = self.ask_timeout.as_secs();
-                        Err(refused(format!("who did not answer within {waited} s")))
-                    }
-                }
-            }
-        }
-    }
-
-    /// The owner's answer; none within the time for it.
-    async fn ask(
-        &self,
-        question: Question,
-        stop: &CancellationToken,
-    ) -> Result<Option<Answer>, String> {
-        let Some(ask) = &self.ask else { return Ok(Some(Answer::Nobody)) };
-        tokio::select! {
-            answer = tokio::time::timeout(self.ask_timeout, ask.ask(question)) => Ok(answer.ok()),
-            () = stop.cancelled() => Err("stopped".to_owned()),
-        }
     }
 
     /// What this caller is offered.
@@ -362,11 +214,6 @@ impl Toolbox {
         tools
     }
 
-    fn is_ever_allowed(&self, tool: &Tool) -> bool {
-        let ToolInfo { namespace, tool_name, .. } = &tool.info;
-        self.policy.never_allows(namespace, tool_name, tool.believed).is_none()
-    }
-
     fn is_disabled(&self, tool: &ToolInfo) -> bool {
         self.disabled.iter().any(|name| is_named(name, tool))
     }
@@ -375,7 +222,7 @@ impl Toolbox {
         let wanted: ListTools = call.arguments()?;
         self.settled(call.stop).await?;
         // What is denied whatever its arguments is no offer.
-        let mut tools = self.catalog(call.caller).list(|tool| self.is_ever_allowed(tool));
+        let mut tools = self.catalog(call.caller).list(|tool| self.gate.ever_allows(tool));
         if wanted.remove_meta == Some(false) {
             tools.extend(ToolType::ALL.iter().map(|tool_type| list_tools(*tool_type)));
         }
@@ -385,25 +232,6 @@ impl Toolbox {
         });
         Ok(tools)
     }
-}
-
-/// Both count as actions, as UFO's Linux devices list them.
-fn bash(shell: &Shell) -> Vec<Tool> {
-    let execute = shell.describe().map(|description| {
-            Tool::built_in(Origin::Bash, BASH_EXECUTOR, "execute_command", ToolType::Action)
-                .titled("Run a command", &description)
-                .taking(json!({"type": "object", "required": ["command"], "properties": {
-                    "command": {"type": "string", "description": "The command line"},
-                    "timeout": {"type": "number", "description": "Longest time in seconds", "default": 30},
-                    "cwd": {"type": "string", "description": "The folder to run in"},
-                }}))
-        });
-    let info = Tool::built_in(Origin::Bash, BASH_EXECUTOR, "get_system_info", ToolType::Action)
-            .titled(
-                "Facts of this machine",
-                "Returns the operating system, kernel, uptime, load, processors and memory of this machine.",
-            );
-    execute.into_iter().chain([info]).collect()
 }
 
 /// Whether `NAMESPACE`, `NAMESPACE.TOOL` or `TOOL` is this tool.
@@ -437,7 +265,7 @@ fn list_tools(tool_type: ToolType) -> ToolInfo {
         "namespace": {"type": "string"},
         "remove_meta": {"type": "boolean", "default": true},
     }});
-    let tool = Tool::built_in(Origin::Bash, BASH_EXECUTOR, LIST_TOOLS, tool_type);
+    let tool = Tool::built_in(Origin::Bash, bash::NAMESPACE, LIST_TOOLS, tool_type);
     let info = tool.titled("List the tools", about).taking(schema).info;
     ToolInfo { tool_key: format!("{tool_type}::{LIST_TOOLS}"), ..info }
 }

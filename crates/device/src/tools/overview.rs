@@ -52,7 +52,7 @@ impl Overview {
         let infos: Vec<ToolInfo> = tools.iter().map(|tool| tool.info.clone()).collect();
         let view = |tool: &Arc<Tool>| ToolView {
             is_disabled: toolbox.is_disabled(&tool.info),
-            outlook: toolbox.policy.outlook(&Subject {
+            outlook: toolbox.gate.policy.outlook(&Subject {
                 namespace: &tool.info.namespace,
                 tool_name: &tool.info.tool_name,
                 tool_type: tool.believed,

@@ -167,7 +167,7 @@ fn a_mistake_in_one_server_leaves_that_one_out_and_says_why() {
         let listed = folder.read(&[("mcp.json", &text)]);
         assert_eq!(names(&listed), ["good"], "{entry}");
         let expected = format!("mcp.json: server 'bad' is left out: {expected}");
-        assert_eq!(folder.messages(listed), [expected], "{entry}");
+        assert_eq!(folder.messages(&listed), [expected], "{entry}");
     }
 }
 

@@ -79,7 +79,7 @@ fn a_file_that_is_none_does_not_keep_the_others_away() {
         "folder is left out: it is a folder; name a file in it",
         "latin.json is left out: it is not text in UTF-8",
     ];
-    assert_eq!(folder.messages(listed), expected);
+    assert_eq!(folder.messages(&listed), expected);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn the_last_of_several_files_counts_and_says_so() {
         let listed = folder.read(&[("1.json", &first), ("2.json", &server(second))]);
         assert_eq!(!listed.servers.is_empty(), is_there);
         assert!(!format!("{:?}", listed.servers).contains("first"));
-        assert_eq!(folder.messages(listed), expected);
+        assert_eq!(folder.messages(&listed), expected);
     }
 }
 
@@ -147,7 +147,7 @@ fn the_settings_file_comes_first_and_its_folder_is_where_paths_start() {
         "config.toml: server 'c' is left out: url must be text; put it in quotes",
         "b.toml: server 'b' replaces the one of config.toml",
     ];
-    assert_eq!(folder.messages(listed), expected);
+    assert_eq!(folder.messages(&listed), expected);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn servers_and_messages_are_bounded() {
     };
     let listed = folder.read(&[("mcp.toml", &many("command = 'x'"))]);
     assert_eq!(listed.servers.len(), MAX_SERVERS);
-    let messages = folder.messages(listed);
+    let messages = folder.messages(&listed);
     assert_eq!(messages[0], "mcp.toml: server 's064' is left out: a device has at most 64");
     assert_eq!(messages.len(), MAX_PROBLEMS + 1);
     assert_eq!(messages[MAX_PROBLEMS], "and 136 more problems with MCP servers");
@@ -191,6 +191,6 @@ fn a_file_that_others_can_use_against_its_owner_is_named_with_the_remedy() {
             )
         };
         let expected: Vec<_> = expected.map(problem).into_iter().collect();
-        assert_eq!(folder.messages(listed), expected, "{env} {mode:o}");
+        assert_eq!(folder.messages(&listed), expected, "{env} {mode:o}");
     }
 }

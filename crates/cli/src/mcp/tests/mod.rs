@@ -50,10 +50,10 @@ impl Folder {
 
     /// The messages about one file, without its name.
     fn problems(&self, name: &str, text: &str) -> Vec<String> {
-        self.messages(self.read(&[(name, text)]))
+        self.messages(&self.read(&[(name, text)]))
     }
 
-    fn messages(&self, listed: Listed) -> Vec<String> {
+    fn messages(&self, listed: &Listed) -> Vec<String> {
         let prefix = format!("{}/", self.0.path().display());
         listed.problems.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
     }

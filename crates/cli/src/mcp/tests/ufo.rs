@@ -73,7 +73,7 @@ fn ufos_file_is_read_with_its_defaults_and_sections() {
     );
     let local = "mcp.yaml: not available here, since they are Python inside UFO's own process \
                  (type local): AppUI, UICollector";
-    assert_eq!(folder.messages(listed), [local]);
+    assert_eq!(folder.messages(&listed), [local]);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_mistake_in_ufos_file_is_said_with_its_place() {
         );
         let listed = folder.read(&[("mcp.yaml", &text)]);
         assert_eq!(names(&listed), ["good"], "{entry}");
-        assert_eq!(folder.messages(listed), [expected], "{entry}");
+        assert_eq!(folder.messages(&listed), [expected], "{entry}");
     }
 }
 
@@ -154,7 +154,7 @@ fn a_misshapen_part_of_ufos_file_does_not_take_the_rest_with_it() {
         "mcp.yaml: C.default.data_collection must be a list of servers",
         "mcp.yaml: C.default: unknown key 'acton'; did you mean 'action'?",
     ];
-    assert_eq!(folder.messages(listed), expected);
+    assert_eq!(folder.messages(&listed), expected);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn one_namespace_is_one_server_and_a_doubt_about_it_counts_everywhere() {
     assert_eq!(names(&listed), ["x"]);
     let expected = "mcp.yaml: A.default.action[1] lists another server under the namespace 'x', \
                     which is in use; it is left out there: give it a namespace of its own";
-    assert_eq!(folder.messages(listed), [expected]);
+    assert_eq!(folder.messages(&listed), [expected]);
     let doubtful = "A:\n  default:\n    action:\n      - {namespace: x, type: http}\n      \
                     - {namespace: x, type: http, trustd: false}\n";
     assert!(folder.read(&[("mcp.yaml", doubtful)]).servers.is_empty());

@@ -19,7 +19,7 @@ use rmcp::service::{
 };
 use tokio::sync::Notify;
 
-use super::result;
+use super::{http, result};
 use crate::progress::Progress;
 use crate::tools::Call;
 
@@ -41,6 +41,8 @@ pub(super) struct Client {
 pub(super) enum CallError {
     /// The tool or its server says no; the text is for the caller.
     Failed(String),
+    /// What came was no answer. Other calls of this connection are as before.
+    Unanswered(String),
     /// The server cannot be reached any more.
     Lost(String),
 }
@@ -89,6 +91,11 @@ impl Client {
         self.told.0.changed.notified().await;
     }
 
+    /// Waits until a call has found that the server cannot be reached any more.
+    pub(super) async fn lost(&self) {
+        self.told.0.lost.notified().await;
+    }
+
     /// Calls a tool, and tells the server when nobody waits for the answer any more.
     ///
     /// # Errors
@@ -100,15 +107,32 @@ impl Client {
         call: &Call<'_>,
         limit: Duration,
     ) -> Result<Payload, CallError> {
+        let called = self.try_call(tool_name, wraps, call, limit).await;
+        if matches!(called, Err(CallError::Lost(_))) {
+            self.told.0.lost.notify_one();
+        }
+        called
+    }
+
+    async fn try_call(
+        &self,
+        tool_name: &str,
+        wraps: bool,
+        call: &Call<'_>,
+        limit: Duration,
+    ) -> Result<Payload, CallError> {
         let arguments = call.arguments().map_err(CallError::Failed)?;
         let params = CallToolRequestParams::new(tool_name.to_owned()).with_arguments(arguments);
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
         let options = PeerRequestOptions::no_options();
         let sent = self.peer.send_cancellable_request(request, options).await;
-        let mut handle = sent.map_err(|error| call_error(&error))?;
+        let mut handle = sent.map_err(|error| CallError::Lost(explain(&error)))?;
         let _listening = self.told.listen(&handle, call.progress);
         let why = tokio::select! {
-            answer = &mut handle.rx => return read(answer.unwrap_or(Err(ServiceError::TransportClosed)), wraps),
+            answer = &mut handle.rx => {
+                let answer = answer.map_err(|_| CallError::Lost("it ended the connection".to_owned()))?;
+                return read(answer, wraps);
+            }
             () = call.stop.cancelled() => "stopped".to_owned(),
             () = tokio::time::sleep(limit) => {
                 format!("Timed out after {} s and was told to stop", limit.as_secs_f64())
@@ -134,9 +158,15 @@ fn read(answer: Result<ServerResult, ServiceError>, wraps: bool) -> Result<Paylo
 
 fn call_error(error: &ServiceError) -> CallError {
     match error {
-        ServiceError::TransportSend(_) | ServiceError::TransportClosed => {
-            CallError::Lost(explain(error))
+        ServiceError::TransportSend(why) if http::is_an_answer(&*why.error) => {
+            CallError::Unanswered(explain(error))
         }
+        ServiceError::TransportSend(_) => CallError::Lost(explain(error)),
+        // That of this call alone: the connection's own end has no error.
+        ServiceError::TransportClosed => CallError::Unanswered(format!(
+            "its answer broke off, or was longer than {} bytes",
+            http::MAX_EVENT_BYTES
+        )),
         error => CallError::Failed(explain(error)),
     }
 }
@@ -165,13 +195,15 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// What a server tells unasked. Cheap to clone.
+/// What becomes known of a connection beside the answers. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Told(Arc<Unasked>);
 
 #[derive(Default)]
 struct Unasked {
     changed: Notify,
+    /// Told by our own calls: this connection is of no use any more.
+    lost: Notify,
     /// Who wants to hear of which call; an entry lives as long as its call.
     progress: Mutex<HashMap<ProgressToken, Progress>>,
 }

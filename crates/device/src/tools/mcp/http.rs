@@ -10,13 +10,15 @@ use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::common::client_side_sse::ExponentialBackoff;
-use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+use rmcp::transport::streamable_http_client::{
+    StreamableHttpClientTransportConfig, StreamableHttpError,
+};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest event of a stream. A message may be 100 MiB; escaped, it is more.
-const MAX_EVENT_BYTES: usize = 128 << 20;
+pub(super) const MAX_EVENT_BYTES: usize = 128 << 20;
 
 /// How often a broken stream is opened again before the server counts as gone.
 const MAX_REOPENINGS: usize = 3;
@@ -44,6 +46,25 @@ pub(super) fn transport(
     reopening.max_times = Some(MAX_REOPENINGS);
     config.retry_config = Arc::new(reopening);
     Ok(StreamableHttpClientTransport::with_client(client(&address, trust)?, config))
+}
+
+/// Whether a request came to nothing because of what was answered to it: the server is there.
+pub(super) fn is_an_answer(error: &(dyn std::error::Error + 'static)) -> bool {
+    use StreamableHttpError::{
+        Deserialize, HttpStatus, ResponseBodyTooLarge, UnexpectedContentType,
+        UnexpectedServerResponse,
+    };
+    let error = error.downcast_ref::<StreamableHttpError<reqwest::Error>>();
+    error.is_some_and(|error| {
+        matches!(
+            error,
+            HttpStatus(_)
+                | UnexpectedServerResponse(_)
+                | ResponseBodyTooLarge { .. }
+                | UnexpectedContentType(_)
+                | Deserialize(_)
+        )
+    })
 }
 
 fn client(address: &Url, trust: Option<&Trust>) -> Result<reqwest::Client, String> {

@@ -100,8 +100,6 @@ struct Inner {
     now: watch::Sender<Now>,
     /// The tools as they were listed last, also while it does not run.
     tools: Mutex<Arc<[Listed]>>,
-    /// Somebody noticed that it is gone.
-    lost: Notify,
     /// Somebody wants it started anew.
     restart: Notify,
     /// The task that it runs for, where each gets a fresh one. Calls hold it for reading.
@@ -137,7 +135,6 @@ impl Server {
             on_event,
             now: watch::Sender::new(now),
             tools: Mutex::new(Arc::from([])),
-            lost: Notify::new(),
             restart: Notify::new(),
             task: RwLock::default(),
         });
@@ -197,16 +194,16 @@ impl Server {
         let tools = inner.listed();
         let wraps = tools.iter().any(|tool| tool.name() == tool_name && tool.wraps);
         let called = client.call(tool_name, wraps, call, inner.limits.call_timeout).await;
+        let namespace = &inner.settings.namespace;
+        let unknown = |what: &str, why: &str| {
+            format!(
+                "The MCP server '{namespace}' {what} ({why}); it is not known whether the tool ran"
+            )
+        };
         called.map_err(|error| match error {
             CallError::Failed(why) => why,
-            CallError::Lost(why) => {
-                inner.lost.notify_one();
-                let namespace = &inner.settings.namespace;
-                format!(
-                    "The MCP server '{namespace}' was lost in the middle of the call ({why}); it is \
-                     not known whether the tool ran"
-                )
-            }
+            CallError::Unanswered(why) => unknown("did not answer as it should", &why),
+            CallError::Lost(why) => unknown("was lost in the middle of the call", &why),
         })
     }
 
@@ -279,8 +276,14 @@ impl Inner {
 
     async fn start_anew(&self, stop: &CancellationToken) -> Result<(), String> {
         let mut now = self.now.subscribe();
-        let starts = now.borrow().starts;
-        self.restart.notify_one();
+        let (is_starting, starts) = {
+            let now = now.borrow();
+            (now.state == ServerState::Starting, now.starts)
+        };
+        // What is just being started is new already.
+        if !is_starting {
+            self.restart.notify_one();
+        }
         tokio::select! {
             _started = now.wait_for(|now| now.starts > starts) => Ok(()),
             () = stop.cancelled() => Err("stopped".to_owned()),
@@ -328,7 +331,7 @@ impl Inner {
         let end = async {
             tokio::select! {
                 never = self.keep_listed(&client) => match never {},
-                () = self.lost.notified() => return Some("the connection to it was lost"),
+                () = client.lost() => return Some("the connection to it was lost"),
                 () = self.restart.notified() => {}
                 () = stop.cancelled() => {}
             }

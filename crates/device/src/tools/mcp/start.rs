@@ -25,6 +25,9 @@ const PREFERRED: [ProtocolVersion; 1] = [ProtocolVersion::V_2026_07_28];
 /// The version of the older greeting, which every server answers with its own.
 const OLDER: ProtocolVersion = ProtocolVersion::V_2025_11_25;
 
+/// The longest name of a tool, in bytes.
+const MAX_NAME_BYTES: usize = 256;
+
 /// Longest wait for the library to put a connection away.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
@@ -107,8 +110,17 @@ pub(super) async fn list(
     origin: Origin,
     settings: &ServerSettings,
 ) -> Result<Vec<Listed>, String> {
-    let tools = client.list().await?;
+    let (tools, strange): (Vec<_>, Vec<_>) =
+        client.list().await?.into_iter().partition(|tool| is_name(&tool.name));
+    if !strange.is_empty() {
+        let (server, tools) = (&settings.namespace, strange.len());
+        tracing::warn!(%server, tools, "tools are left out: their names are empty, too long, or no text");
+    }
     Ok(tools.into_iter().map(|tool| Listed::new(tool, settings, origin)).collect())
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 impl Started {
@@ -142,6 +154,11 @@ fn explain(error: &ClientInitializeError) -> String {
         ClientInitializeError::LegacyFallbackFailed { fallback, .. } => explain(fallback),
         ClientInitializeError::JsonRpcError(error) => {
             format!("it refuses the connection: {}", error.message)
+        }
+        ClientInitializeError::TransportError { error, .. }
+            if http::is_an_answer(&*error.error) =>
+        {
+            format!("what answers is no MCP server: {}", client::chain(&*error.error))
         }
         ClientInitializeError::TransportError { error, .. } => {
             format!("it cannot be reached: {}", client::chain(&*error.error))

@@ -1,5 +1,6 @@
 //! Against real child processes and a real HTTP server, most of which do something wrong.
 
+mod hostile_http;
 mod http;
 mod server;
 

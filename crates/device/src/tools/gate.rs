@@ -1,0 +1,84 @@
+//! Before a call runs: what the policy says of it, and where that is "ask", what the owner says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Call, Tool, ToolSettings};
+use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject, Verdict};
+
+/// The owner's say on each call.
+pub(super) struct Gate {
+    pub(super) policy: Policy,
+    ask: Option<Arc<dyn Ask>>,
+    ask_timeout: Duration,
+}
+
+impl Gate {
+    pub(super) fn new(settings: &ToolSettings) -> Self {
+        Self {
+            policy: settings.policy.clone(),
+            ask: settings.ask.clone(),
+            ask_timeout: settings.ask_timeout,
+        }
+    }
+
+    /// Whether there are arguments with which a tool is not denied.
+    pub(super) fn ever_allows(&self, tool: &Tool) -> bool {
+        let (namespace, tool_name) = (&tool.info.namespace, &tool.info.tool_name);
+        self.policy.never_allows(namespace, tool_name, tool.believed).is_none()
+    }
+
+    /// Lets a call pass, once the owner has been asked where the policy says so.
+    ///
+    /// # Errors
+    /// That it may not run, and by which rule.
+    pub(super) async fn permit(&self, tool: &Tool, call: &Call<'_>) -> Result<(), String> {
+        let info = &tool.info;
+        let Verdict { decision, rule } = self.policy.judge(&Subject {
+            namespace: &info.namespace,
+            tool_name: &info.tool_name,
+            tool_type: tool.believed,
+            parameters: call.parameters,
+            usual: tool.usual,
+        });
+        let name = format!("{}.{}", info.namespace, info.tool_name);
+        let why = match decision {
+            Decision::Allow => return Ok(()),
+            Decision::Deny => {
+                return Err(format!("Denied by this device's policy: {name} (rule: {rule})"));
+            }
+            Decision::Ask => match self.ask(question(tool, call, &rule), call.stop).await? {
+                Some(Answer::Yes) => return Ok(()),
+                Some(Answer::No) => "who said no".to_owned(),
+                Some(Answer::Nobody) => "and nobody is there to ask".to_owned(),
+                None => format!("who did not answer within {} s", self.ask_timeout.as_secs_f64()),
+            },
+        };
+        Err(format!("Refused: {name} needs the owner's yes, {why} (rule: {rule})"))
+    }
+
+    /// The owner's answer; none within the time for it.
+    async fn ask(
+        &self,
+        question: Question,
+        stop: &CancellationToken,
+    ) -> Result<Option<Answer>, String> {
+        let Some(ask) = &self.ask else { return Ok(Some(Answer::Nobody)) };
+        tokio::select! {
+            answer = tokio::time::timeout(self.ask_timeout, ask.ask(question)) => Ok(answer.ok()),
+            () = stop.cancelled() => Err("stopped".to_owned()),
+        }
+    }
+}
+
+fn question(tool: &Tool, call: &Call<'_>, rule: &str) -> Question {
+    Question {
+        namespace: tool.info.namespace.clone(),
+        tool_name: tool.info.tool_name.clone(),
+        parameters: call.parameters.cloned(),
+        session_id: call.caller.session_id.clone(),
+        rule: rule.to_owned(),
+    }
+}

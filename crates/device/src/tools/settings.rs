@@ -1,0 +1,95 @@
+//! The owner's limits on the tools.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use link::Trust;
+
+use super::mcp;
+use crate::confine::{Confinement, SandboxError};
+use crate::policy::{Ask, Policy};
+
+/// What `execute_command` may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Exec {
+    /// Commands that only observe, without a shell.
+    #[default]
+    Observe,
+    /// Everything, through `sh -c`.
+    Shell,
+    /// Nothing.
+    Off,
+}
+
+/// The owner's limits on the tools.
+#[derive(Clone)]
+pub struct ToolSettings {
+    /// What `execute_command` may run.
+    pub exec: Exec,
+    /// Folders whose files may be read; none means the user's home without its dot folders.
+    pub roots: Vec<PathBuf>,
+    /// Longest time for one command, whatever its caller asks for.
+    pub max_command_time: Duration,
+    /// Most bytes that are kept of each output stream of a command.
+    pub max_output_bytes: usize,
+    /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
+    pub max_memory_bytes: u64,
+    /// Whether what a command or MCP server starts may write below the roots only.
+    pub sandbox: bool,
+    /// Tools and namespaces that are not offered: `NAMESPACE`, `NAMESPACE.TOOL` or `TOOL`.
+    pub disabled: Vec<String>,
+    /// The MCP servers.
+    pub servers: Vec<mcp::ServerSettings>,
+    /// Longest time for an MCP server to start.
+    pub mcp_start_timeout: Duration,
+    /// Longest time for one call of an MCP server's tool.
+    pub mcp_call_timeout: Duration,
+    /// Whose certificates MCP servers may have; the system's if none.
+    pub trust: Option<Trust>,
+    /// Which calls are allowed, denied, or asked about.
+    pub policy: Policy,
+    /// Who is asked; nobody, if there is no terminal.
+    pub ask: Option<Arc<dyn Ask>>,
+    /// Longest wait for an answer.
+    pub ask_timeout: Duration,
+}
+
+impl fmt::Debug for ToolSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToolSettings").field("exec", &self.exec).finish_non_exhaustive()
+    }
+}
+
+impl Default for ToolSettings {
+    fn default() -> Self {
+        Self {
+            exec: Exec::default(),
+            roots: Vec::new(),
+            max_command_time: Duration::from_secs(3600),
+            max_output_bytes: 1024 * 1024,
+            max_memory_bytes: 4 * 1024 * 1024 * 1024,
+            sandbox: false,
+            disabled: Vec::new(),
+            servers: Vec::new(),
+            mcp_start_timeout: Duration::from_secs(60),
+            mcp_call_timeout: Duration::from_secs(600),
+            trust: None,
+            policy: Policy::default(),
+            ask: None,
+            ask_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl ToolSettings {
+    /// The limits on what the tools start.
+    ///
+    /// # Errors
+    /// When the sandbox that is asked for cannot be had.
+    pub fn confinement(&self) -> Result<Confinement, SandboxError> {
+        let confinement = Confinement::new(self.max_memory_bytes);
+        if self.sandbox { confinement.sandboxed(&self.roots) } else { Ok(confinement) }
+    }
+}
