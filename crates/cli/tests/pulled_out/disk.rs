@@ -60,8 +60,8 @@ async fn a_full_disk_stops_no_device_and_its_tools_say_what_is_wrong() {
     let write = json!({"path": "a.txt", "content": "x".repeat(10_000)});
     let failed = device.call("write_file", write.clone()).await;
     assert!(error_of(&failed).contains("the disk is full"), "{failed}");
-    let full = format!("echo much > {}/b.txt", at.display());
-    let ran = device.call("execute_command", json!({"command": full})).await;
+    let line = format!("head -c 10000 /dev/zero > {}/b.txt", at.display());
+    let ran = device.call("execute_command", json!({"command": line})).await;
     assert!(ran.to_string().contains("No space left on device"), "{ran}");
     assert_eq!(device.prints("echo fine").await, "fine\n");
     assert!(!status.exists() && device.device.stderr().contains("status cannot be written"));

@@ -31,25 +31,35 @@ pub(super) fn list(home: &Home) -> String {
 fn handle(line: &str) {
     let Ok(message) = serde_json::from_str::<Value>(line) else { return };
     let params = &message["params"];
-    let result = match message["method"].as_str().unwrap_or("") {
-        "initialize" => json!({"protocolVersion": params["protocolVersion"],
-            "capabilities": {"tools": {}}, "serverInfo": {"name": "odd", "version": "1"}}),
+    let error = json!({"error": {"code": -32601, "message": "no such method"}});
+    let mut answer = match message["method"].as_str().unwrap_or("") {
+        _ if message["id"].is_null() => return,
+        "tools/call" if params["name"] == "hang" => return,
+        "initialize" => result(json!({"protocolVersion": params["protocolVersion"],
+            "capabilities": {"tools": {}}, "serverInfo": {"name": "odd", "version": "1"}})),
         "tools/list" => {
             let tool = |name| json!({"name": name, "inputSchema": {"type": "object"}});
             let tools = ["pid", "say", "hang"].map(tool);
-            json!({"tools": tools})
+            result(json!({"tools": tools}))
         }
-        "tools/call" if params["name"] == "hang" => return,
         "tools/call" if params["name"] == "say" => {
-            json!({"content": [{"type": "text", "text": params["arguments"]["text"]}]})
+            result(json!({"content": [{"type": "text", "text": params["arguments"]["text"]}]}))
         }
-        "tools/call" => json!({"content": [], "structuredContent": {"pid": std::process::id()}}),
-        _ => return,
+        "tools/call" => {
+            result(json!({"content": [], "structuredContent": {"pid": std::process::id()}}))
+        }
+        _ => error,
     };
-    let answer = json!({"jsonrpc": "2.0", "id": message["id"], "result": result});
+    answer["jsonrpc"] = json!("2.0");
+    answer["id"] = message["id"].clone();
     // Past what the test harness catches. A reader that is gone is the end.
     let mut out = stdout().lock();
     if writeln!(out, "{answer}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is written on the spot")]
+fn result(result: Value) -> Value {
+    json!({"result": result})
 }

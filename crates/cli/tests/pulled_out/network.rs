@@ -14,6 +14,7 @@ struct Remote {
     server: Server,
     network: Proxy,
     device: Process,
+    _home: Home,
 }
 
 impl Remote {
@@ -25,7 +26,7 @@ impl Remote {
         let mut command = home.command(&all);
         let mut device = Process::start(command.env("FLIGHTDECK_TOKEN", server.key()));
         device.says("connected to").await;
-        Self { server, network, device }
+        Self { server, network, device, _home: home }
     }
 
     async fn runs(&self) {
