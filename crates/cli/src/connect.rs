@@ -39,7 +39,7 @@ impl Target {
             && values.server.has_key();
         let on_command_line = is_on_command_line("--token") || in_url;
         if on_command_line {
-            eprintln!(
+            say!(
                 "warning: other users of this machine can see a key on the command line; \
                  use FLIGHTDECK_TOKEN or --token-file"
             );

@@ -3,13 +3,15 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the crate that prints")]
 
+#[macro_use]
+mod output;
+
 mod api;
 mod args;
 mod commands;
 mod connect;
 mod key_file;
 mod mcp;
-mod output;
 mod policy;
 mod prompt;
 mod proxy;
@@ -77,7 +79,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             let text = safe(&format!("{:#}", failure.error));
-            anstream::eprintln!("{RED}error:{RED:#} {text}");
+            say!("{RED}error:{RED:#} {text}");
             failure.code
         }
     };

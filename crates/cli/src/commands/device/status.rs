@@ -20,7 +20,7 @@ pub(super) fn run(args: &DeviceStatus, global: &Global) -> Ended {
     if found.is_empty() {
         let which = args.id.as_ref().map_or_else(String::new, |id| format!(" '{}'", safe_line(id)));
         let flag = args.id.as_ref().map_or_else(String::new, |id| format!(" --id {}", quoted(id)));
-        eprintln!(
+        say!(
             "No device{which} of yours runs on this machine. Start one: flightdeck device{flag}\n\
              One that is a service of the machine: sudo flightdeck --state-dir \
              /var/lib/flightdeck-device device status"
