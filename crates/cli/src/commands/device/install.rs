@@ -80,7 +80,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
         return Ok(Code::COMPLETED);
     }
     place.write(&unit.text(), &environment(&client, &server, global)?)?;
-    eprintln!("Wrote {} and {}", place.unit.display(), place.environment.display());
+    say!("Wrote {} and {}", place.unit.display(), place.environment.display());
     place.start()
 }
 
@@ -167,9 +167,9 @@ impl Place {
         self.systemctl(&[&["daemon-reload"], &["enable", &self.name], &["restart", &self.name]])?;
         let user = if self.is_system { "" } else { "--user " };
         let name = &self.name;
-        eprintln!("See how it is doing: systemctl {user}status {name}, flightdeck device status");
+        say!("See how it is doing: systemctl {user}status {name}, flightdeck device status");
         if !self.is_system {
-            eprintln!("To have it run while you are not logged in: loginctl enable-linger");
+            say!("To have it run while you are not logged in: loginctl enable-linger");
         }
         Ok(Code::COMPLETED)
     }
@@ -182,7 +182,7 @@ impl Place {
                     let cannot = format!("cannot remove {}{}", path.display(), self.hint());
                     return Err(anyhow::Error::from(error).context(cannot).into());
                 }
-                _ => eprintln!("Removed {}", path.display()),
+                _ => say!("Removed {}", path.display()),
             }
         }
         self.systemctl(&[&["daemon-reload"]])?;
@@ -194,13 +194,13 @@ impl Place {
         let scope: &[&str] = if self.is_system { &[] } else { &["--user"] };
         let is_running = Path::new("/run/systemd/system").is_dir();
         if !is_running {
-            eprintln!("systemd does not run here. Where it does:");
+            say!("systemd does not run here. Where it does:");
         }
         for call in calls {
             let words = [scope, call].concat();
             let shown = format!("systemctl {}", words.join(" "));
             if !is_running {
-                eprintln!("  {shown}");
+                say!("  {shown}");
                 continue;
             }
             let status = Command::new("systemctl").args(&words).status();
@@ -258,7 +258,7 @@ fn environment(
 ) -> anyhow::Result<String> {
     let key = find_key(client, server, global)?;
     if key.is_none() {
-        eprintln!("warning: no key was given (--token-file FILE); most servers want one");
+        say!("warning: no key was given (--token-file FILE); most servers want one");
     }
     let key = key.map(|key| ("FLIGHTDECK_TOKEN", key.expose_secret().to_owned()));
     let proxies = PROXIES.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));

@@ -77,22 +77,17 @@ async fn start_as(
     let told = Told::default();
     let (program, connected) = match &settings.transport {
         Transport::Stdio { command, args, env, cwd } => {
-            let started = Program::start(
-                (command, args),
-                env,
-                cwd.as_deref(),
-                &limits.confinement,
-                watchdog,
-                &told,
-            );
-            let (program, transport) = started.map_err(Failure::Other)?;
+            let confinement = &limits.confinement;
+            let (program, transport) =
+                Program::start((command, args), env, cwd.as_deref(), confinement, watchdog, &told)
+                    .map_err(Failure::Other)?;
             let connecting = connect(transport, told, lifecycle, origin, settings);
             (Some(program), timeout(limit, connecting).await)
         }
         Transport::Http { url, headers } => {
             let transport = http::transport(url, headers, limits.trust.as_ref());
-            let connecting =
-                connect(transport.map_err(Failure::Other)?, told, lifecycle, origin, settings);
+            let transport = transport.map_err(Failure::Other)?;
+            let connecting = connect(transport, told, lifecycle, origin, settings);
             (None, timeout(limit, connecting).await)
         }
     };

@@ -160,6 +160,10 @@ async fn a_server_that_dies_in_a_call_fails_the_call_and_comes_back() {
     until(&host, |state| matches!(state, ServerState::Up { .. })).await;
     let after = call(&host, "pid", json!({})).await.unwrap();
     assert_ne!(before, after);
+    // The news of that loss does not end the new one.
+    for _ in 0..20 {
+        assert_eq!(call(&host, "pid", json!({})).await.unwrap(), after);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
