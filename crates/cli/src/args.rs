@@ -52,7 +52,7 @@ pub(crate) struct Global {
     /// The settings file [default: ~/.config/flightdeck/config.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "FLIGHTDECK_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Where the keys and the audit log are kept [default: ~/.local/state/flightdeck]
+    /// Where keys, the audit log and the status of devices are kept [default: ~/.local/state/flightdeck]
     #[arg(long, global = true, value_name = "FOLDER", env = "FLIGHTDECK_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// What to log on stderr: error, warn, info, debug, trace, or a filter such as link=debug
@@ -103,18 +103,22 @@ pub(crate) struct Serve {
     pub(crate) server: ServerKeys,
 }
 
-/// Make this machine a device: it takes commands from the server and answers each
+/// Make this machine a device: it takes commands from a server and runs what you allow
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   flightdeck device
   flightdeck device --id build-box --server wss://10.0.0.5:5000 --ca-file cert.pem
-  flightdeck device --exec shell                     Allow any command
-  flightdeck device --root /srv/data                 Let commands read these files
-  flightdeck device --dry-run                        Show the tools, and what the policy says
+  flightdeck device --dry-run                        Show the tools, and what becomes of a call
+  flightdeck device --root /srv/data                 Open these files instead of your home folder
+  flightdeck device --exec shell --sandbox           Any command, writing below the roots only
+  flightdeck device --mcp mcp.json                   Offer the tools of MCP servers
   flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself
   flightdeck device install --id build-box           Run it as a service from now on
-  flightdeck device status                           How the devices on this machine are doing")]
+  flightdeck device status                           How the devices on this machine are doing
+
+Exit codes: 0 it was told to stop; 2 a wrong setting; 4 the server cannot be reached or refuses
+it, with --max-retries; without that it tries again for ever.")]
 pub(crate) struct Device {
     #[command(subcommand)]
     pub(crate) command: Option<DeviceCommand>,
@@ -128,7 +132,7 @@ pub(crate) struct Device {
     /// The label of that task
     #[arg(long, value_name = "NAME", requires = "request")]
     pub(crate) task_name: Option<String>,
-    /// Show the tools and what the policy says of each, instead of connecting
+    /// Show the tools and what the policy says of each, instead of connecting; MCP servers are started to ask them
     #[arg(long, conflicts_with = "request")]
     pub(crate) dry_run: bool,
     /// With --dry-run: print JSON, one tool a line
@@ -143,19 +147,19 @@ pub(crate) enum DeviceCommand {
     Uninstall(DeviceUninstall),
 }
 
-/// Show how the devices on this machine are doing
+/// Show how your devices on this machine are doing
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flightdeck device status
   flightdeck device status --id build-box --json
-  sudo flightdeck --state-dir /var/lib/flightdeck-device device status     Of a system service
+  sudo flightdeck --state-dir /var/lib/flightdeck-device device status     A service of the machine
 
-Exit codes: 0 connected, all of those that are shown; 1 one of them is not, or there is none.")]
+Exit codes: 0 all that are shown are connected; 1 one of them is not, or there is none.")]
 pub(crate) struct DeviceStatus {
-    /// The device [default: all on this machine]
+    /// Only this device [default: all of yours on this machine]
     #[arg(long, visible_alias = "client-id", value_name = "ID")]
     pub(crate) id: Option<String>,
-    /// Where it writes how it is doing, if not in the state folder
+    /// The file that the device was told to write, if it has a --status-file
     #[arg(long, value_name = "FILE", env = "FLIGHTDECK_STATUS_FILE", hide_env_values = true)]
     pub(crate) status_file: Option<String>,
     /// Print JSON, one device a line
@@ -171,12 +175,15 @@ pub(crate) struct DeviceStatus {
   sudo flightdeck device install --exec shell --run-as builder
   flightdeck device install --print                  Only show the unit
 
-The key goes into a file that only its owner can read, not into the unit. Once more, with other flags,
-it replaces the service.")]
+It takes the flags of `flightdeck device`, and the service runs with them. The key goes into a
+file that only its owner can read, not into the unit. Install it again to change the flags.
+Nobody can be asked in a service: what the policy asks about is refused.
+A service of the machine does not read your settings file: name rules with --policy and MCP
+servers with --mcp.")]
 pub(crate) struct DeviceInstall {
     #[command(flatten)]
     pub(crate) scope: DeviceScope,
-    /// Whose rights the system service has; without it, those of a user of its own that owns nothing
+    /// The user that a service of the machine runs as [default: one of its own, that owns nothing]
     #[arg(long, value_name = "USER", conflicts_with = "user")]
     pub(crate) run_as: Option<String>,
     /// Print the unit, and change nothing
@@ -190,10 +197,13 @@ pub(crate) struct DeviceInstall {
 
 /// Stop the service that `install` made, and remove it
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck device uninstall
+  sudo flightdeck device uninstall --id build-box")]
 pub(crate) struct DeviceUninstall {
     #[command(flatten)]
     pub(crate) scope: DeviceScope,
-    /// Who the device says it is, if `install` was told
+    /// The --id that `install` was given, if any
     #[arg(long, visible_alias = "client-id", value_name = "ID", env = "FLIGHTDECK_DEVICE_ID")]
     pub(crate) id: Option<String>,
 }
@@ -201,10 +211,10 @@ pub(crate) struct DeviceUninstall {
 /// Whose service it is.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct DeviceScope {
-    /// A service of yours [default, unless you are root]
+    /// A service of yours: runs while you are logged in [default, unless you are root]
     #[arg(long, conflicts_with = "system")]
     pub(crate) user: bool,
-    /// A service of the machine [default for root]
+    /// A service of the machine: runs from its start on; wants root [default for root]
     #[arg(long)]
     pub(crate) system: bool,
 }

@@ -136,7 +136,10 @@ async fn a_device_that_is_told_to_stop_stops_what_it_runs() {
         device.signal(signal);
         assert_eq!(device.done().await.code, 0);
         let failed = waiting.done().await;
-        assert!(failed.code == 1 && failed.stderr.contains("the call was stopped"), "{failed:?}");
+        assert!(
+            failed.code == 1 && failed.stderr.contains("execute_command: stopped"),
+            "{failed:?}"
+        );
         until_gone(&slow).await;
     }
 }

@@ -69,7 +69,7 @@ fn limits(tools: &ToolSettings, policy: &PolicyFile) -> String {
     };
     let roots: Vec<_> = tools.roots.iter().map(|root| root.display().to_string()).collect();
     let roots = match roots.is_empty() {
-        true => "the home folder without its dot folders".to_owned(),
+        true => "the home folder without its dot files".to_owned(),
         false => roots.join(", "),
     };
     let (policy, roots) = (safe_line(&policy.summary()), safe_line(&roots));

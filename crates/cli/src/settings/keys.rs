@@ -186,12 +186,12 @@ keys! {
     }
 
     "device": DeviceKeys => DeviceValues {
-        /// Who this device says it is; the host name if empty.
+        /// The name under which this device is known to the server; the host name if empty.
         #[arg(visible_alias = "client-id", value_name = "ID")]
         id: String = String::new(), "FLIGHTDECK_DEVICE_ID";
-        /// `windows`, `linux` or `mobile`; this machine's own if empty.
+        /// What the server takes this machine for: `windows`, `linux` or `mobile`; what it is if empty.
         platform: String = String::new(), "FLIGHTDECK_PLATFORM";
-        /// How often in a row to try again before giving up.
+        /// How often in a row to try again before giving up. With it a final refusal, such as a wrong key, ends the device at once.
         #[arg(value_name = "N")]
         max_retries: Retries = Retries(None), "FLIGHTDECK_MAX_RETRIES";
         /// Time between heartbeats.
@@ -202,7 +202,7 @@ keys! {
         ping_interval: Seconds = Seconds(std::time::Duration::from_secs(20)), "FLIGHTDECK_DEVICE_PING_INTERVAL";
         /// What `execute_command` may run: `observe` (commands that only observe, without a shell), `shell` (everything) or `off`.
         exec: ExecMode = ExecMode::Observe, "FLIGHTDECK_EXEC";
-        /// Folders whose files may be read and, where the policy allows it, written; the home folder without its dot folders if empty. Separated by colons.
+        /// Folders whose files may be read and, where the policy allows it, written; the home folder without its dot files if empty. Separated by colons.
         #[arg(value_name = "FOLDERS")]
         root: Paths = Paths::default(), "FLIGHTDECK_ROOT";
         /// Files that list MCP servers: `{"mcpServers": …}` (JSON), UFO's `mcp.yaml`, or TOML with tables `[mcp.NAME]`. Separated by colons.
@@ -230,13 +230,13 @@ keys! {
         status_file: String = String::new(), "FLIGHTDECK_STATUS_FILE";
         /// Longest time for one command, whatever its caller asks for.
         max_command_time: Seconds = Seconds(tools().max_command_time), "FLIGHTDECK_MAX_COMMAND_TIME";
-        /// Most bytes that are kept of each output stream of a command.
+        /// Most bytes that are kept of each output stream of a command, and that one `read_file` returns.
         max_output_bytes: usize = tools().max_output_bytes, "FLIGHTDECK_MAX_OUTPUT_BYTES";
         /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
         max_memory_bytes: usize = 4 * 1024 * 1024 * 1024, "FLIGHTDECK_MAX_MEMORY_BYTES";
         /// Commands that run at the same time.
         parallel_commands: usize = 8, "FLIGHTDECK_PARALLEL_COMMANDS";
-        /// Commands that may run or wait.
+        /// Commands that may run or wait; further ones fail at once.
         max_commands: usize = 256, "FLIGHTDECK_MAX_COMMANDS";
         /// When the device is told to stop, how long running commands may take to finish before they are stopped.
         finish_time: Seconds = Seconds(std::time::Duration::from_secs(2)), "FLIGHTDECK_FINISH_TIME";

@@ -37,15 +37,16 @@ pub(super) struct Telling<'a> {
     news: Notify,
 }
 
-#[derive(Default)]
 struct Heard {
     lines: [Lines; 2],
-    last_text: Option<Instant>,
+    /// When the last text was told, or the child was started: of one that ends soon, nothing is told.
+    last_text: Instant,
 }
 
 impl<'a> Telling<'a> {
     pub(super) fn new(progress: &'a Progress) -> Self {
-        Self { progress, heard: Mutex::default(), news: Notify::new() }
+        let heard = Heard { lines: Default::default(), last_text: Instant::now() };
+        Self { progress, heard: Mutex::new(heard), news: Notify::new() }
     }
 
     /// Takes note of what a stream wrote.
@@ -56,7 +57,7 @@ impl<'a> Telling<'a> {
         }
     }
 
-    /// Tells for ever: the first line at once, then at most one text each [`PACE`].
+    /// Tells for ever, at most one text each [`PACE`].
     pub(super) async fn go_on(&self) -> Infallible {
         if !self.progress.is_wanted() {
             return future::pending().await;
@@ -64,9 +65,7 @@ impl<'a> Telling<'a> {
         loop {
             self.something_due().await;
             let last_text = self.heard().last_text;
-            if let Some(last_text) = last_text {
-                sleep_until(last_text + PACE).await;
-            }
+            sleep_until(last_text + PACE).await;
             let text = self.heard().take_text(Instant::now());
             if !text.is_empty() {
                 self.progress.tell(&text);
@@ -100,7 +99,7 @@ impl Heard {
         let lines: Vec<String> = self.lines.iter_mut().flat_map(|lines| lines.take(now)).collect();
         let text = newest(&lines.join("\n")).to_owned();
         if !text.is_empty() {
-            self.last_text = Some(now);
+            self.last_text = now;
         }
         text
     }
@@ -260,10 +259,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_line_is_told_at_once_and_the_next_ones_together() {
+    async fn lines_are_told_together_and_none_of_a_child_that_ends_soon() {
         let writes: [(u64, &[u8]); 4] = [(0, b"a\n"), (10, b"b\n"), (10, b"c\nd"), (500, b"!\n")];
         let texts = Listener::new().hears(&writes).await;
-        assert_eq!(texts, [text(0, "a"), text(250, "b\nc"), text(520, "d!")]);
+        assert_eq!(texts, [text(250, "a\nb\nc"), text(520, "d!")]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -296,7 +295,7 @@ mod tests {
         let writes: [(u64, &[u8]); 5] =
             [(0, b"\r 1%"), (10, b"\r 2%"), (10, b"\r 3%"), (300, b"\r100%"), (10, b"\nend\r\n")];
         let texts = Listener::new().hears(&writes).await;
-        let expected = [text(0, " 1%"), text(250, " 3%"), text(500, "100%\nend")];
+        let expected = [text(250, " 3%"), text(500, "100%\nend")];
         assert_eq!(texts, expected);
         let writes: [(u64, &[u8]); 3] = [(0, b"1%\r"), (300, b"2%\r"), (300, b"\r\n")];
         let texts = Listener::new().hears(&writes).await;

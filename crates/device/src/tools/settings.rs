@@ -28,11 +28,12 @@ pub enum Exec {
 pub struct ToolSettings {
     /// What `execute_command` may run.
     pub exec: Exec,
-    /// Folders whose files may be read; none means the user's home without its dot folders.
+    /// Folders whose files may be read, and written where the policy allows it; none means the user's home
+    /// without its dot files.
     pub roots: Vec<PathBuf>,
     /// Longest time for one command, whatever its caller asks for.
     pub max_command_time: Duration,
-    /// Most bytes that are kept of each output stream of a command.
+    /// Most bytes that are kept of each output stream of a command, and that one `read_file` returns.
     pub max_output_bytes: usize,
     /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
     pub max_memory_bytes: u64,

@@ -30,7 +30,7 @@ use crate::policy::PolicyFile;
 use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
 use crate::state::expand_home;
-use crate::{Code, Ended, Failure, block_on, interrupted};
+use crate::{Code, Ended, Failure, Interrupts, block_on};
 
 pub(crate) fn run(args: Args, global: Global) -> Ended {
     match args.command {
@@ -74,17 +74,18 @@ async fn run_device(args: Args, global: Global) -> Ended {
     })
     .map_err(anyhow::Error::from)?;
     let keeping = status.as_ref().map(|status| tokio::spawn(status.clone().keep(device.state())));
-    let stop = CancellationToken::new();
+    // One for both signals: between two of them the second would be lost.
+    let (mut interrupts, stop) = (Interrupts::listen(), CancellationToken::new());
     let running = device.run(stop.clone());
     tokio::pin!(running);
     let exit = tokio::select! {
         exit = &mut running => exit,
-        () = interrupted() => {
+        () = interrupts.next() => {
             say!("Stopping.");
             stop.cancel();
             tokio::select! {
                 exit = running => exit,
-                () = interrupted() => Exit::Stopped,
+                () = interrupts.next() => Exit::Stopped,
             }
         }
     };

@@ -10,8 +10,8 @@ use aip::Payload;
 use rmcp::ClientHandler;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
-    Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken, ServerResult,
-    SubscriptionFilter,
+    Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
+    ProtocolVersion, ServerResult, SubscriptionFilter,
 };
 use rmcp::service::{
     NotificationContext, Peer, PeerRequestOptions, RequestHandle, RoleClient, ServiceError,
@@ -25,6 +25,9 @@ use crate::tools::Call;
 
 /// The most tools of one server.
 const MAX_TOOLS: usize = 1000;
+
+/// The version in the greeting that every server answers with its own.
+const GREETED_AS: ProtocolVersion = ProtocolVersion::V_2025_11_25;
 
 /// What a server is told of whom it serves.
 const CLIENT_NAME: &str = "flightdeck";
@@ -79,9 +82,10 @@ impl Client {
     /// Asks to be told of changes, where the server wants to be asked. One that does not know the question
     /// tells without.
     pub(super) async fn subscribe(&self) -> Option<Subscription> {
-        let modern = self.peer.peer_info().is_some_and(|info| {
-            info.protocol_version >= rmcp::model::ProtocolVersion::NO_INITIALIZE
-        });
+        let modern = self
+            .peer
+            .peer_info()
+            .is_some_and(|info| info.protocol_version >= ProtocolVersion::NO_INITIALIZE);
         let filter = SubscriptionFilter::builder().tools_list_changed().build();
         if modern { self.peer.listen(filter).await.ok() } else { None }
     }
@@ -176,16 +180,19 @@ pub(super) fn explain(error: &ServiceError) -> String {
     match error {
         ServiceError::McpError(error) => error.message.to_string(),
         ServiceError::TransportSend(error) => chain(&*error.error),
-        error => error.to_string(),
+        error => without_address(&error.to_string()),
     }
 }
 
-/// An error with all that it is about.
+/// What stands before an address in an error of the HTTP client.
+const ADDRESS_BEGINS: &str = " for url (";
+
+/// An error with all that it is about, but for the server's address.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = without_address(&error.to_string());
     let mut next = error.source();
     while let Some(source) = next {
-        let cause = source.to_string();
+        let cause = without_address(&source.to_string());
         if !text.contains(&cause) {
             text.push_str(": ");
             text.push_str(&cause);
@@ -193,6 +200,14 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+/// An error's text without the address that the HTTP client adds to it, which may have a key in it.
+fn without_address(text: &str) -> String {
+    let Some((before, after)) = text.split_once(ADDRESS_BEGINS) else { return text.to_owned() };
+    // What follows the address is another error, or nothing.
+    let rest = after.split_once("): ").map(|(_, rest)| format!(": {rest}")).unwrap_or_default();
+    format!("{before}{}", without_address(&rest))
 }
 
 /// What becomes known of a connection beside the answers. Cheap to clone.
@@ -241,6 +256,7 @@ impl ClientHandler for Told {
     fn get_info(&self) -> ClientConfig {
         let implementation = Implementation::new(CLIENT_NAME, env!("CARGO_PKG_VERSION"));
         ClientConfig::new(ClientCapabilities::default(), implementation)
+            .with_protocol_version(GREETED_AS)
     }
 
     async fn on_progress(
@@ -269,4 +285,23 @@ fn line(params: &ProgressNotificationParam) -> String {
         line.push_str(&format!(": {message}"));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_a_key_does_not_show_in_an_error() {
+        for (text, shown) in [
+            (
+                "Client error: error sending request for url (http://h/?k=5ecret(1))",
+                "Client error: error sending request",
+            ),
+            ("a for url (http://h/5ecret): b for url (http://h/5ecret): c", "a: b: c"),
+            ("no address", "no address"),
+        ] {
+            assert_eq!(without_address(text), shown);
+        }
+    }
 }

@@ -102,6 +102,13 @@ async fn what_it_returns_arrives_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_knows_only_the_newer_greeting_is_greeted_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host("modern", folder.path());
+    assert_eq!(call(&host, "echo", json!({"a": 1})).await, Ok(json!({"a": 1})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_stays_the_same_from_call_to_call_and_ends_with_its_host() {
     let folder = tempfile::tempdir().unwrap();
     let host = host("good", folder.path());
