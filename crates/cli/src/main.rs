@@ -137,6 +137,11 @@ fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
             "--log {filter:?} is no filter: {error}; use one such as info or link=debug"
         )
     })?;
+    // The MCP library logs addresses and messages, which may hold keys; what matters of it is told otherwise.
+    let filter = match global.log.as_deref().is_some_and(|log| log.contains("rmcp")) {
+        true => filter,
+        false => filter.add_directive("rmcp=off".parse()?),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

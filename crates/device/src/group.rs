@@ -16,7 +16,10 @@ pub(crate) mod testing;
 use std::process::Command;
 
 #[cfg(target_os = "linux")]
-use crate::listing::{Status, highest_number};
+use std::ops::Range;
+
+#[cfg(target_os = "linux")]
+use crate::listing::{Status, highest_number, latest_number, numbers};
 use crate::{confine::Confinement, mark::Mark};
 
 #[cfg(unix)]
@@ -33,6 +36,10 @@ const YOUTH: std::time::Duration = std::time::Duration::from_millis(100);
 /// More process numbers than the system hands out during a group's youth.
 #[cfg(target_os = "linux")]
 const NUMBERS_IN_YOUTH: i32 = 8192;
+
+/// So many numbers are looked up one by one faster than all processes are listed.
+#[cfg(target_os = "linux")]
+const FEW_NUMBERS: usize = 32;
 
 /// Close-on-exec, in the flags that `/proc/self/fdinfo` shows.
 #[cfg(target_os = "linux")]
@@ -175,22 +182,22 @@ impl Group {
     /// the session. Costs some microseconds for each process looked at, so those that are surely
     /// no descendants are left out.
     fn strays(self) -> impl Iterator<Item = Pid> {
-        let floor = self.lowest_descendant();
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(move |id: &i32| *id >= floor)
-            .filter_map(Pid::from_raw)
-            .filter(move |process| self.has_stray(*process))
+        let numbers: Box<dyn Iterator<Item = i32>> = match self.numbers_since() {
+            Some(newer) if newer.len() <= FEW_NUMBERS => Box::new(newer),
+            Some(newer) => Box::new(numbers().filter(move |id| newer.contains(id))),
+            None => Box::new(numbers()),
+        };
+        numbers.filter_map(Pid::from_raw).filter(move |process| self.has_stray(*process))
     }
 
-    /// The lowest number a descendant may have. Numbers are handed out in order, up to a highest
-    /// one and then from the bottom again: only soon after its start, and with the highest one
-    /// far away, is a leader surely below its descendants.
-    fn lowest_descendant(self) -> i32 {
-        let young = self.since.is_some_and(|since| since.elapsed() < YOUTH);
-        let leader = self.leader.as_raw_pid();
-        if young && leader < highest_number() - NUMBERS_IN_YOUTH { leader } else { 0 }
+    /// The numbers that were handed out after the leader's, if that is known. They are handed out
+    /// in order, up to a highest one and then from the bottom again: only soon after its start is a
+    /// leader surely below its descendants, and only if the latest number still is above its own.
+    fn numbers_since(self) -> Option<Range<i32>> {
+        let is_young = self.since.is_some_and(|since| since.elapsed() < YOUTH);
+        let (leader, latest) = (self.leader.as_raw_pid(), latest_number()?);
+        let in_order = leader <= latest && highest_number() > NUMBERS_IN_YOUTH;
+        (is_young && in_order).then_some(leader + 1..latest + 1)
     }
 
     fn has_stray(self, process: Pid) -> bool {
@@ -399,10 +406,18 @@ mod tests {
 
     #[test]
     fn descendants_are_looked_for_above_their_leader_only_when_they_must_be_there() {
-        let lowest = |id: i32| Group::of_new(id.cast_unsigned()).unwrap().lowest_descendant();
-        assert_eq!(lowest(2), 2);
-        assert_eq!(lowest(highest_number() - 1), 0, "the next number may be a low one");
-        assert_eq!(Group::led_by(2).unwrap().lowest_descendant(), 0, "it may be old");
+        let mut child = shell("exec cat").stdin(Stdio::piped()).spawn().unwrap();
+        let id = i32::try_from(child.id()).unwrap();
+        // The latest number may have come round to the bottom meanwhile.
+        if let Some(newer) = Group::of_new(child.id()).unwrap().numbers_since() {
+            assert_eq!(newer.start, id + 1);
+            assert!(newer.end <= highest_number() + 1, "{newer:?}");
+        }
+        let highest = highest_number().cast_unsigned();
+        assert_eq!(Group::of_new(highest).unwrap().numbers_since(), None, "others have come since");
+        assert_eq!(Group::led_by(child.id()).unwrap().numbers_since(), None, "it may be old");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

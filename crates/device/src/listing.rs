@@ -8,10 +8,23 @@ use rustix::process::Pid;
 /// The number after which processes are numbered from the bottom again; 0 if that isn't known.
 pub(crate) fn highest_number() -> i32 {
     static FOUND: std::sync::OnceLock<i32> = std::sync::OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let found = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
-        found.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-    })
+    *FOUND.get_or_init(|| number("/proc/sys/kernel/pid_max").unwrap_or(0))
+}
+
+/// The number that was handed out last, to a process or a thread. `None` where the kernel doesn't tell.
+/// (Who is in a container is told of its own numbers here; `/proc/loadavg` may be somebody else's.)
+pub(crate) fn latest_number() -> Option<i32> {
+    number("/proc/sys/kernel/ns_last_pid")
+}
+
+fn number(path: &str) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The numbers of all processes.
+pub(crate) fn numbers() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// What the kernel's own listing says of a process. (The calls `getpgid` and `getsid` answer 0 for

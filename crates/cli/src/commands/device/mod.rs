@@ -60,6 +60,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let prompt = Prompt::at_terminal();
     settings.tools.policy = policy.policy;
     settings.tools.ask = prompt.clone().map(|prompt| prompt as Arc<dyn Ask>);
+    settings.tools.trust = target.trust_of_servers(&servers)?;
     settings.tools.servers = servers;
     settings.client = target.apply(settings.client);
     settings.request = args.request;
@@ -243,8 +244,8 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
 fn show_server(event: &ServerEvent) {
     let name = safe_line(&event.namespace);
     match &event.state {
-        ServerState::Up { tools } => {
-            say!("{DIM}MCP server '{name}' runs: {tools} tools{DIM:#}");
+        state @ ServerState::Up { .. } => {
+            say!("{DIM}MCP server '{name}' {state}{DIM:#}");
         }
         ServerState::Down { why, retry } => {
             let (why, wait) = (safe_line(why), human(*retry));

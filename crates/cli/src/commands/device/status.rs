@@ -107,10 +107,12 @@ fn shown(file: &Path, report: &Report, now: Timestamp) -> String {
     }
     let counts = state.counts;
     text.push_str(&format!(
-        "  since its start: connected {} times, answered {} commands, {} of them with a failure \
+        "  since its start: {} {}, {} {} answered, {} with a failure \
          (process {}, version {})\n",
         counts.connections,
+        if counts.connections == 1 { "connection" } else { "connections" },
         counts.commands,
+        if counts.commands == 1 { "command" } else { "commands" },
         counts.failed,
         report.pid,
         safe_line(&report.version)

@@ -3,7 +3,7 @@
 //! It must not know how the server was reached, nor what becomes of it when it dies.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aip::Payload;
@@ -134,7 +134,7 @@ impl Client {
         let _listening = self.told.listen(&handle, call.progress);
         let why = tokio::select! {
             answer = &mut handle.rx => {
-                let answer = answer.map_err(|_| CallError::Lost("it ended the connection".to_owned()))?;
+                let answer = answer.map_err(|_| CallError::Lost(self.told.why_it_ended()))?;
                 return read(answer, wraps);
             }
             () = call.stop.cancelled() => "stopped".to_owned(),
@@ -219,11 +219,22 @@ struct Unasked {
     changed: Notify,
     /// Told by our own calls: this connection is of no use any more.
     lost: Notify,
+    /// Why we ended it.
+    broken: OnceLock<String>,
     /// Who wants to hear of which call; an entry lives as long as its call.
     progress: Mutex<HashMap<ProgressToken, Progress>>,
 }
 
 impl Told {
+    /// Notes what the server did that the connection cannot go on after; the first such thing counts.
+    pub(super) fn break_off(&self, why: &str) {
+        self.0.broken.get_or_init(|| why.to_owned());
+    }
+
+    fn why_it_ended(&self) -> String {
+        self.0.broken.get().map_or("it ended the connection", String::as_str).to_owned()
+    }
+
     /// Passes on what the server tells of one call, until the answer is dropped.
     fn listen(
         &self,

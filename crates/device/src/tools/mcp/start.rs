@@ -74,18 +74,20 @@ async fn start_as(
     watchdog: Option<&Watchdog>,
 ) -> Result<Started, Failure> {
     let limit = limits.start_timeout;
+    let told = Told::default();
     let (program, connected) = match &settings.transport {
         Transport::Stdio { command, args, env, cwd } => {
             let confinement = &limits.confinement;
             let (program, transport) =
-                Program::start((command, args), env, cwd.as_deref(), confinement, watchdog)
+                Program::start((command, args), env, cwd.as_deref(), confinement, watchdog, &told)
                     .map_err(Failure::Other)?;
-            (Some(program), timeout(limit, connect(transport, lifecycle, origin, settings)).await)
+            let connecting = connect(transport, told, lifecycle, origin, settings);
+            (Some(program), timeout(limit, connecting).await)
         }
         Transport::Http { url, headers } => {
             let transport = http::transport(url, headers, limits.trust.as_ref());
-            let connecting =
-                connect(transport.map_err(Failure::Other)?, lifecycle, origin, settings);
+            let transport = transport.map_err(Failure::Other)?;
+            let connecting = connect(transport, told, lifecycle, origin, settings);
             (None, timeout(limit, connecting).await)
         }
     };
@@ -114,6 +116,7 @@ impl Failure {
 
 async fn connect<T, E, A>(
     transport: T,
+    told: Told,
     lifecycle: ClientLifecycleMode,
     origin: Origin,
     settings: &ServerSettings,
@@ -122,7 +125,6 @@ where
     T: IntoTransport<RoleClient, E, A>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let told = Told::default();
     let service = Box::pin(told.clone().serve_with_lifecycle(transport, lifecycle))
         .await
         .map_err(|error| explain(&error))?;

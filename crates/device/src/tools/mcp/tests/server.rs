@@ -25,6 +25,13 @@ pub(super) fn serve() {
         "garbage" => {
             raw(b"\xff\xfe\x00 no json \x1b[2J\n{\"jsonrpc\": \n[1,2\n{\"a\":1}\n42\n\n");
         }
+        "complains for ever" => {
+            thread::spawn(|| {
+                loop {
+                    complain("no line of this is of any use");
+                }
+            });
+        }
         "floods" => {
             thread::spawn(|| {
                 loop {
