@@ -33,6 +33,9 @@ use output::{RED, safe};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The threads of a command that mostly waits.
+const FEW_THREADS: usize = 2;
+
 /// How a command ends, as the shell sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Code(u8);
@@ -111,14 +114,29 @@ fn run(cli: Cli) -> Ended {
     }
 }
 
+/// Runs a command on a thread for each core.
 fn block_on(command: impl Future<Output = Ended>) -> Ended {
+    block_on_threads(cores(), command)
+}
+
+/// Runs a command that mostly waits. More threads would cost memory, and make each child process that it
+/// starts costlier: what threads keep for themselves is copied.
+fn block_on_few_threads(command: impl Future<Output = Ended>) -> Ended {
+    block_on_threads(cores().min(FEW_THREADS), command)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn block_on_threads(threads: usize, command: impl Future<Output = Ended>) -> Ended {
     // On one core a second thread would only be in the way.
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut builder = match cores {
+    let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = builder
+        .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|error| anyhow::Error::from(error).context("cannot start the runtime"))?;

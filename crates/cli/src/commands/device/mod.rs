@@ -30,11 +30,11 @@ use crate::policy::PolicyFile;
 use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
 use crate::state::expand_home;
-use crate::{Code, Ended, Failure, Interrupts, block_on};
+use crate::{Code, Ended, Failure, Interrupts, block_on_few_threads};
 
 pub(crate) fn run(args: Args, global: Global) -> Ended {
     match args.command {
-        None => block_on(run_device(args, global)),
+        None => block_on_few_threads(run_device(args, global)),
         Some(DeviceCommand::Status(args)) => status::run(&args, &global),
         Some(DeviceCommand::Install(args)) => install::install(*args, &global),
         Some(DeviceCommand::Uninstall(args)) => install::uninstall(&args, &global),
