@@ -23,6 +23,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Global};
@@ -116,27 +117,31 @@ fn run(cli: Cli) -> Ended {
 
 /// Runs a command on a thread for each core.
 fn block_on(command: impl Future<Output = Ended>) -> Ended {
-    block_on_threads(cores(), command)
+    block_on_runtime(&mut runtime(cores()), command)
 }
 
-/// Runs a command that mostly waits. More threads would cost memory, and make each child process that it
-/// starts costlier: what threads keep for themselves is copied.
+/// Runs a command that mostly waits. More threads would cost memory, and time whenever a child process is
+/// started, which copies what each thread keeps for itself.
 fn block_on_few_threads(command: impl Future<Output = Ended>) -> Ended {
-    block_on_threads(cores().min(FEW_THREADS), command)
+    block_on_runtime(&mut runtime(cores().min(FEW_THREADS)), command)
+}
+
+fn runtime(threads: usize) -> Builder {
+    // On one core a second thread would only be in the way.
+    if threads == 1 {
+        return Builder::new_current_thread();
+    }
+    let mut runtime = Builder::new_multi_thread();
+    runtime.worker_threads(threads);
+    runtime
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn block_on_threads(threads: usize, command: impl Future<Output = Ended>) -> Ended {
-    // On one core a second thread would only be in the way.
-    let mut builder = match threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = builder
-        .worker_threads(threads)
+fn block_on_runtime(runtime: &mut Builder, command: impl Future<Output = Ended>) -> Ended {
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|error| anyhow::Error::from(error).context("cannot start the runtime"))?;
