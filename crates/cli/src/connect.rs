@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use constellation::Constellation;
+use device::tools::mcp::{ServerSettings, Transport};
 use link::{ClientSettings, Exit, Proxy, ServerUrl, Trust};
 use secrecy::SecretString;
 
@@ -38,7 +39,7 @@ impl Target {
             && values.server.has_key();
         let on_command_line = is_on_command_line("--token") || in_url;
         if on_command_line {
-            eprintln!(
+            say!(
                 "warning: other users of this machine can see a key on the command line; \
                  use FLIGHTDECK_TOKEN or --token-file"
             );
@@ -47,7 +48,7 @@ impl Target {
             format!("{:?} is no server URL", without_query(values.server.exposed()))
         })?;
         let key = find_key(&values, &server, global)?;
-        let trust = tls::trust(&server, &values.ca_file)?;
+        let trust = server.is_tls().then(|| tls::trust(&values.ca_file)).transpose()?;
         let proxy = proxy::proxy_to(&server)?;
         Ok(Self { server, key, trust, proxy, values })
     }
@@ -60,6 +61,22 @@ impl Target {
             proxy: self.proxy.clone(),
             connect_timeout: self.connect_timeout(),
             ..settings
+        }
+    }
+
+    /// Whose certificates the MCP servers of a device may have, if any of them is behind TLS.
+    pub(crate) fn trust_of_servers(
+        &self,
+        servers: &[ServerSettings],
+    ) -> anyhow::Result<Option<Trust>> {
+        let is_tls = |server: &ServerSettings| match &server.transport {
+            Transport::Http { url, .. } => url.starts_with("https:"),
+            Transport::Stdio { .. } => false,
+        };
+        match &self.trust {
+            Some(trust) => Ok(Some(trust.clone())),
+            None if servers.iter().any(is_tls) => tls::trust(&self.values.ca_file).map(Some),
+            None => Ok(None),
         }
     }
 

@@ -3,13 +3,15 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the crate that prints")]
 
+#[macro_use]
+mod output;
+
 mod api;
 mod args;
 mod commands;
 mod connect;
 mod key_file;
 mod mcp;
-mod output;
 mod policy;
 mod prompt;
 mod proxy;
@@ -78,7 +80,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             let text = safe(&format!("{:#}", failure.error));
-            anstream::eprintln!("{RED}error:{RED:#} {text}");
+            say!("{RED}error:{RED:#} {text}");
             failure.code
         }
     };
@@ -147,6 +149,11 @@ fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
             "--log {filter:?} is no filter: {error}; use one such as info or link=debug"
         )
     })?;
+    // The MCP library logs addresses and messages, which may hold keys; what matters of it is told otherwise.
+    let filter = match global.log.as_deref().is_some_and(|log| log.contains("rmcp")) {
+        true => filter,
+        false => filter.add_directive("rmcp=off".parse()?),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

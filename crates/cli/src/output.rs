@@ -18,6 +18,15 @@ pub(crate) const CYAN: Style = AnsiColor::Cyan.on_default();
 /// How often the spinner turns.
 const TICK: Duration = Duration::from_millis(90);
 
+/// Says a line on standard error, as `eprintln!` does. When it cannot be said, since the disk with the log is
+/// full or whoever listened is gone, that is no reason to end, as it is for `eprintln!`.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _unsaid = writeln!(anstream::stderr(), $($text)*);
+    }};
+}
+
 /// Writes to standard output. Whoever closed it wants no more of it, which is no error.
 ///
 /// # Errors
@@ -193,8 +202,8 @@ impl Spinner {
     /// Prints a line on stderr above the spinner.
     pub(crate) fn line(&self, line: &str) {
         match &self.0 {
-            Some(bar) => bar.suspend(|| anstream::eprintln!("{line}")),
-            None => anstream::eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| say!("{line}")),
+            None => say!("{line}"),
         }
     }
 }

@@ -206,7 +206,7 @@ pub(crate) fn warn_of_readers(what: &str, path: &Path) {
         let strangers = if metadata.uid() == 0 { 0o007 } else { 0o077 };
         if mode & strangers != 0 {
             let path = path.display();
-            eprintln!(
+            say!(
                 "warning: other users of this machine can read the {what} {path} (mode {mode:o}); \
                  close it: chmod 600 {path}"
             );

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use link::{ServerUrl, Trust};
+use link::Trust;
 use server::Tls;
 
 use crate::state::{expand_home, warn_of_readers};
@@ -17,18 +17,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The largest file of certificates that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Whose certificates a client of `server` trusts, if it is behind TLS.
-pub(crate) fn trust(server: &ServerUrl, ca_file: &str) -> anyhow::Result<Option<Trust>> {
-    if !server.is_tls() {
-        return Ok(None);
-    }
+/// Whose certificates are trusted: the system's, and those of the file, if one is named.
+pub(crate) fn trust(ca_file: &str) -> anyhow::Result<Trust> {
     if ca_file.is_empty() {
-        return Ok(Some(Trust::system()?));
+        return Ok(Trust::system()?);
     }
     let path = expand_home(Path::new(ca_file));
     let named = || format!("--ca-file {}", path.display());
     let pem = read(&path).with_context(named)?;
-    Trust::system_and(&pem).map(Some).with_context(named)
+    Trust::system_and(&pem).with_context(named)
 }
 
 /// Where the server's certificate and key are.

@@ -328,6 +328,24 @@ async fn the_units_are_what_systemd_understands() {
     assert!(bad.code == 2 && bad.stderr.contains("there is no such folder"), "{bad:?}");
 }
 
+#[tokio::test]
+async fn a_service_of_the_machine_does_not_lose_its_owners_rules_in_silence() {
+    let home = Home::new();
+    let settings = home.path().join(".config/flightdeck");
+    fs::create_dir_all(&settings).unwrap();
+    let install = ["device", "install", "--print", "--system"];
+    fs::write(settings.join("policy.toml"), "[[rule]]\ntool = \"*\"\ndecision = \"deny\"\n")
+        .unwrap();
+    let refused = home.start(&install).done().await;
+    assert!(refused.code == 2 && refused.stderr.contains("there is a policy"), "{refused:?}");
+    fs::remove_file(settings.join("policy.toml")).unwrap();
+    fs::write(settings.join("config.toml"), "[mcp.fs]\ncommand = \"x\"\n").unwrap();
+    let refused = home.start(&install).done().await;
+    assert!(refused.code == 2 && refused.stderr.contains("lists MCP servers"), "{refused:?}");
+    let user = home.start(&["device", "install", "--print", "--user"]).done().await;
+    assert!(user.code == 0 && !user.stdout.contains("ProtectSystem"), "{user:?}");
+}
+
 /// Asks systemd about a unit, where its tools are.
 async fn verify(home: &Home, unit: &std::path::Path, scope: &[&str]) {
     let mut command = tokio::process::Command::new("systemd-analyze");

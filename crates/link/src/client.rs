@@ -11,12 +11,14 @@ use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage,
 };
 use secrecy::SecretString;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Connection, Event, Tap, Watch, now, timestamp};
 use crate::dial::{DialError, ServerUrl, Way, dial};
-use crate::outbox::{Outbox, OutboxLimits};
+use crate::outbox::{Alive, Outbox, OutboxLimits};
 use crate::proxy::Proxy;
+use crate::sleep::{LOOK_EVERY, PROOF_TIME, SleepWatch};
 use crate::socket::{Closed, Socket};
 use crate::tls::Trust;
 
@@ -143,8 +145,13 @@ pub enum Exit {
 enum End {
     Stopped,
     Dial(DialError),
-    Refused { text: String, code: CloseCode },
+    Refused {
+        text: String,
+        code: CloseCode,
+    },
     Closed(Closed),
+    /// It was found dead after the machine had slept: there is no reason to wait for the next try.
+    Slept(Closed),
 }
 
 impl End {
@@ -154,6 +161,7 @@ impl End {
             Self::Dial(error) => error.is_final(),
             Self::Refused { code, .. } => code.is_final(),
             Self::Closed(closed) => closed.code.is_final() && !closed.by_us,
+            Self::Slept(_) => false,
         }
     }
 
@@ -162,8 +170,41 @@ impl End {
             Self::Stopped => "stopped".to_owned(),
             Self::Dial(error) => error.to_string(),
             Self::Refused { text, .. } => format!("the server refused: {text}"),
-            Self::Closed(closed) => format!("the connection ended: {closed}"),
+            Self::Closed(closed) | Self::Slept(closed) => {
+                format!("the connection ended: {closed}")
+            }
         }
+    }
+
+    /// How the connection ended, if there was one.
+    const fn closed(&self) -> Option<&Closed> {
+        match self {
+            Self::Closed(closed) | Self::Slept(closed) => Some(closed),
+            _ => None,
+        }
+    }
+}
+
+/// What a client does beside reading and answering.
+struct Upkeep {
+    heartbeat_at: Instant,
+    /// When to look whether the machine slept.
+    look_at: Instant,
+    /// After a sleep: by when the server must have given a sign of life, and where it shows.
+    proof: Option<(Instant, oneshot::Receiver<Alive>)>,
+}
+
+impl Upkeep {
+    /// When something of it is due.
+    fn due(&self) -> Instant {
+        let due = self.heartbeat_at.min(self.look_at);
+        self.proof.as_ref().map_or(due, |(by, _)| due.min(*by))
+    }
+
+    /// Whether the server has given no sign of life in time after a sleep.
+    fn is_disproved(&mut self, now: Instant) -> bool {
+        let Some((_, mut alive)) = self.proof.take_if(|(by, _)| *by <= now) else { return false };
+        alive.try_recv().is_err()
     }
 }
 
@@ -172,13 +213,14 @@ pub struct Client<R> {
     settings: ClientSettings,
     role: R,
     backoff: Backoff,
+    sleep: SleepWatch,
 }
 
 impl<R: Role> Client<R> {
     /// A client that is not connected yet.
     pub fn new(settings: ClientSettings, role: R) -> Self {
         let backoff = Backoff::new(settings.backoff_base, settings.backoff_cap);
-        Self { settings, role, backoff }
+        Self { settings, role, backoff, sleep: SleepWatch::new() }
     }
 
     /// Runs until it is told to stop, is refused for good, or has tried often enough.
@@ -198,11 +240,27 @@ impl<R: Role> Client<R> {
             };
             self.role.handle_disconnected(&end.text(), Some(wait));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = self.rest(wait) => {}
                 () = stop.cancelled() => {
                     self.role.handle_disconnected("stopped", None);
                     return Exit::Stopped;
                 }
+            }
+        }
+    }
+
+    /// Waits for the next try, which comes at once when the machine wakes up from a sleep: what kept the
+    /// server away then says nothing about now.
+    async fn rest(&mut self, wait: Duration) {
+        let until = now() + wait;
+        loop {
+            let left = until.saturating_duration_since(now());
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+            if self.sleep.look().is_some() {
+                return self.backoff.reset();
+            }
+            if now() >= until {
+                return;
             }
         }
     }
@@ -214,11 +272,16 @@ impl<R: Role> Client<R> {
             None if end.is_final() => {
                 Ok(self.settings.final_retry.mul_f64(1.0 + FINAL_RETRY_JITTER * fastrand::f64()))
             }
-            None => Ok(self.backoff.next_wait(fastrand::f64())),
+            None => Ok(self.next_wait(end)),
             Some(_) if end.is_final() => Err(Exit::Refused(end.text())),
             Some(limit) if tries > limit => Err(Exit::GaveUp { tries, last: end.text() }),
-            Some(_) => Ok(self.backoff.next_wait(fastrand::f64())),
+            Some(_) => Ok(self.next_wait(end)),
         }
+    }
+
+    fn next_wait(&mut self, end: &End) -> Duration {
+        let wait = self.backoff.next_wait(fastrand::f64());
+        if let End::Slept(_) = end { Duration::ZERO } else { wait }
     }
 
     async fn connect_once(&mut self, stop: &CancellationToken) -> End {
@@ -258,16 +321,15 @@ impl<R: Role> Client<R> {
             }
         }
         let end = self.serve(&mut connection, stop).await;
-        match end {
-            End::Stopped => self.stop(connection).await,
-            End::Closed(closed) => {
-                // The goodbye may take its time; the next connection need not wait for it.
-                let (code, reason) = (closed.code, closed.reason.clone());
-                tokio::spawn(async move { connection.close(code, &reason).await });
-                End::Closed(closed)
-            }
-            end => end,
+        if let End::Stopped = end {
+            return self.stop(connection).await;
         }
+        if let Some(closed) = end.closed() {
+            // The goodbye may take its time; the next connection need not wait for it.
+            let (code, reason) = (closed.code, closed.reason.clone());
+            tokio::spawn(async move { connection.close(code, &reason).await });
+        }
+        end
     }
 
     async fn stop(&mut self, connection: Connection<ServerMessage>) -> End {
@@ -300,25 +362,32 @@ impl<R: Role> Client<R> {
         connection: &mut Connection<ServerMessage>,
         stop: &CancellationToken,
     ) -> End {
-        let mut heartbeat_at = now() + self.settings.heartbeat_interval;
+        let mut upkeep = Upkeep {
+            heartbeat_at: now() + self.settings.heartbeat_interval,
+            look_at: now() + LOOK_EVERY,
+            proof: None,
+        };
         loop {
             let event = tokio::select! {
-                event = connection.next_event(Some(heartbeat_at)) => event,
+                event = connection.next_event(Some(upkeep.due())) => event,
                 () = stop.cancelled() => return End::Stopped,
             };
             match event {
                 Event::Closed(closed) => return End::Closed(closed),
-                event => self.handle_event(connection, event, &mut heartbeat_at),
+                Event::Due => self.keep_up(connection, &mut upkeep),
+                event => self.handle_event(event),
+            }
+            if upkeep.is_disproved(now()) {
+                return End::Slept(Closed {
+                    code: CloseCode::NO_LIFE,
+                    reason: "no sign of life after this machine slept".to_owned(),
+                    by_us: true,
+                });
             }
         }
     }
 
-    fn handle_event(
-        &mut self,
-        connection: &mut Connection<ServerMessage>,
-        event: Event<ServerMessage>,
-        heartbeat_at: &mut Instant,
-    ) {
+    fn handle_event(&mut self, event: Event<ServerMessage>) {
         match event {
             Event::Message(message) => self.role.handle_message(message),
             Event::Unreadable(error, about) => self.role.handle_unreadable(&error, &about),
@@ -326,11 +395,27 @@ impl<R: Role> Client<R> {
                 let error = DecodeError::Invalid("a binary frame".to_owned());
                 self.role.handle_unreadable(&error, &About::default());
             }
-            Event::Due => {
-                *heartbeat_at = now() + self.settings.heartbeat_interval;
-                connection.reply(&self.heartbeat());
+            Event::Due | Event::Closed(_) => {}
+        }
+    }
+
+    /// Does what is due: a heartbeat, or a look whether the machine slept, after which the server is
+    /// asked for a sign of life.
+    fn keep_up(&mut self, connection: &mut Connection<ServerMessage>, upkeep: &mut Upkeep) {
+        let now = now();
+        if upkeep.heartbeat_at <= now {
+            upkeep.heartbeat_at = now + self.settings.heartbeat_interval;
+            connection.reply(&self.heartbeat());
+        }
+        if upkeep.look_at <= now {
+            upkeep.look_at = now + LOOK_EVERY;
+            if let Some(slept) = self.sleep.look() {
+                tracing::info!(
+                    slept_s = slept.as_secs(),
+                    "this machine slept; is the server there?"
+                );
+                upkeep.proof = Some((now + PROOF_TIME, connection.outbox().probe()));
             }
-            Event::Closed(_) => {}
         }
     }
 
@@ -373,3 +458,6 @@ pub fn error_report(
         ..ClientMessage::new(ClientMessageType::Error, client_type)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: &Demo) -> Ended {
     let demo = start(args.json).await?;
     let say = |text: &str| {
         if !args.json {
-            anstream::eprintln!("{text}");
+            say!("{text}");
         }
     };
     say(&format!("{BOLD}Flightdeck demo{BOLD:#}: server, device and task on this machine"));

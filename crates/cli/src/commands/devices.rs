@@ -20,7 +20,7 @@ pub(crate) async fn run(args: Devices, global: Global) -> Ended {
             print_line(&serde_json::to_string(device).unwrap_or_default())?;
         }
     } else if devices.is_empty() {
-        eprintln!("No device is online. Make this machine one: flightdeck device");
+        say!("No device is online. Make this machine one: flightdeck device");
     } else {
         print(&table(HEADINGS, &devices.iter().map(row).collect::<Vec<_>>()))?;
     }

@@ -15,7 +15,7 @@ const HEADINGS: [&str; 4] = ["NAMESPACE", "TOOL", "TYPE", "POLICY"];
 pub(crate) async fn run(settings: &DeviceSettings, policy: &PolicyFile, as_json: bool) -> Ended {
     let overview = Overview::of(&settings.tools).await.map_err(anyhow::Error::from)?;
     for warning in &overview.warnings {
-        eprintln!("warning: {}", safe_line(warning));
+        say!("warning: {}", safe_line(warning));
     }
     if as_json {
         for tool in &overview.tools {

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
             Ok(code)
         }
         () = interrupted() => {
-            eprintln!("Cancelled.");
+            say!("Cancelled.");
             say_goodbye(constellation).await;
             Ok(Code::CANCELLED)
         }

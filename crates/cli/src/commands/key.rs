@@ -59,7 +59,7 @@ fn create(args: CreateKey, folder: &StateFolder) -> anyhow::Result<()> {
         Ok(())
     })?;
     print_line(key.expose_secret())?;
-    eprintln!("Keep it now: it is not shown again. Its holder gives it as FLIGHTDECK_TOKEN.");
+    say!("Keep it now: it is not shown again. Its holder gives it as FLIGHTDECK_TOKEN.");
     Ok(())
 }
 
@@ -70,7 +70,7 @@ fn list(json: bool, folder: &StateFolder) -> anyhow::Result<()> {
             print_line(&as_json(key))?;
         }
     } else if keys.is_empty() {
-        eprintln!("No key was created. Create one: flightdeck key create --name N --role device");
+        say!("No key was created. Create one: flightdeck key create --name N --role device");
     } else {
         print(&table(HEADINGS, &keys.iter().map(row).collect::<Vec<_>>()))?;
     }
@@ -110,6 +110,6 @@ fn revoke(name: &str, folder: &StateFolder) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    eprintln!("Revoked. A running server closes its connections within a second.");
+    say!("Revoked. A running server closes its connections within a second.");
     Ok(())
 }

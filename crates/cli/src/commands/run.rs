@@ -29,7 +29,7 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
     let outcome = tokio::select! {
         outcome = watch(task, args.json) => outcome,
         () = interrupted() => {
-            eprintln!("Cancelled.");
+            say!("Cancelled.");
             say_goodbye(constellation).await;
             return Ok(Code::CANCELLED);
         }
@@ -59,7 +59,7 @@ async fn watch(task: Task, json: bool) -> Outcome {
     if json {
         return follow(task, |event| {
             if let Some(event) = event_json(event) {
-                eprintln!("{event}");
+                say!("{event}");
             }
         })
         .await;
@@ -100,9 +100,9 @@ fn print_outcome(outcome: &Outcome, json: bool) -> anyhow::Result<()> {
         ));
     }
     if outcome.completed {
-        anstream::eprintln!("{GREEN}completed{GREEN:#}");
+        say!("{GREEN}completed{GREEN:#}");
     } else {
-        anstream::eprintln!("{RED}failed{RED:#}: {}", why(outcome));
+        say!("{RED}failed{RED:#}: {}", why(outcome));
     }
     if let Some(value) = value(outcome) {
         // A text is printed as it is, anything else as JSON, so that it pipes.

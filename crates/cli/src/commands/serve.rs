@@ -22,7 +22,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
     let values = args.server.resolve(file.server);
     if is_on_command_line("--api-key") {
-        eprintln!(
+        say!(
             "warning: other users of this machine can see a key on the command line; \
              use FLIGHTDECK_API_KEY"
         );
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
         () = &mut serving => {}
         () = interrupts.next() => {
             let grace = values.shutdown_grace;
-            eprintln!("Stopping: running commands have {grace} s to finish; Ctrl-C again stops at once.");
+            say!("Stopping: running commands have {grace} s to finish; Ctrl-C again stops at once.");
             stop.cancel();
             tokio::select! {
                 () = serving => {}
@@ -309,31 +309,24 @@ fn url(scheme: &str, host: &str, port: u16) -> String {
 /// Says where the server is and what to type next.
 fn greet(place: &Place, key: &Key, folder: &StateFolder) {
     let (version, scheme, address) = (env!("CARGO_PKG_VERSION"), place.scheme(), place.address);
-    anstream::eprintln!(
-        "{BOLD}Flightdeck {version}{BOLD:#} listens on {CYAN}{scheme}://{address}/ws{CYAN:#}"
-    );
+    say!("{BOLD}Flightdeck {version}{BOLD:#} listens on {CYAN}{scheme}://{address}/ws{CYAN:#}");
     if key.is_generated {
         let made = if key.is_new { "generated just now" } else { "kept" };
         let path = folder.key_path();
-        anstream::eprintln!(
-            "The key is {made} in {}; `flightdeck key show` prints it.",
-            path.display()
-        );
+        say!("The key is {made} in {}; `flightdeck key show` prints it.", path.display());
     } else {
-        anstream::eprintln!(
-            "The key is the one that was given; clients need it in FLIGHTDECK_TOKEN."
-        );
+        say!("The key is the one that was given; clients need it in FLIGHTDECK_TOKEN.");
     }
     let (local, finds_key) = place.local();
-    anstream::eprintln!("\nOn this machine, in two more terminals:");
+    say!("\nOn this machine, in two more terminals:");
     if !(key.is_generated && finds_key) {
-        anstream::eprintln!("  {BOLD}{}{BOLD:#}", key.export());
+        say!("  {BOLD}{}{BOLD:#}", key.export());
     }
-    anstream::eprintln!("  {BOLD}flightdeck device{local}{BOLD:#}");
+    say!("  {BOLD}flightdeck device{local}{BOLD:#}");
     let id = device::info::host_name();
-    anstream::eprintln!("  {BOLD}flightdeck exec{local} --on {id} -- df -h{BOLD:#}");
+    say!("  {BOLD}flightdeck exec{local} --on {id} -- df -h{BOLD:#}");
     greet_others(place, key);
-    anstream::eprintln!();
+    say!();
 }
 
 fn greet_others(place: &Place, key: &Key) {
@@ -344,16 +337,14 @@ fn greet_others(place: &Place, key: &Key) {
             Some(_) => "",
             None => " --tls-cert FILE --tls-key FILE",
         };
-        anstream::eprintln!(
+        say!(
             "\n{DIM}Other machines cannot reach {ip}: start with --host {all}{tls} to let them \
              in.{DIM:#}"
         );
         return;
     }
     if place.certificate.is_none() {
-        anstream::eprintln!(
-            "\n{RED}without TLS{RED:#}: whoever is on the way to this server can read the key"
-        );
+        say!("\n{RED}without TLS{RED:#}: whoever is on the way to this server can read the key");
     }
     let remote = place.remote();
     let copy = match &place.certificate {
@@ -362,7 +353,7 @@ fn greet_others(place: &Place, key: &Key) {
         }
         _ => String::new(),
     };
-    anstream::eprintln!("\nOn another machine (what $(…) stands for, type here to see it{copy}):");
-    anstream::eprintln!("  {BOLD}{}{BOLD:#}", key.export());
-    anstream::eprintln!("  {BOLD}flightdeck device{remote}{BOLD:#}");
+    say!("\nOn another machine (what $(…) stands for, type here to see it{copy}):");
+    say!("  {BOLD}{}{BOLD:#}", key.export());
+    say!("  {BOLD}flightdeck device{remote}{BOLD:#}");
 }

@@ -6,7 +6,7 @@ mod question;
 mod terminal;
 
 use std::collections::HashSet;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,11 +63,11 @@ impl Prompt {
     pub(crate) fn above(&self, print: impl FnOnce()) {
         let waiting = lock(&self.waiting);
         if waiting.is_some() {
-            eprintln!();
+            say!();
         }
         print();
         if let Some(line) = *waiting {
-            eprint!("{line}");
+            begin(line);
         }
     }
 
@@ -133,13 +133,18 @@ impl<'a> Open<'a> {
     }
 
     fn say(&self, text: &str) {
-        anstream::eprintln!("{text}");
+        say!("{text}");
     }
 
     fn wait_at(&self, line: &'static str) {
         *lock(&self.prompt.waiting) = Some(line);
-        eprint!("{line}");
+        begin(line);
     }
+}
+
+/// Says the beginning of a line, behind which the owner types. A terminal that is gone is no reason to end.
+fn begin(line: &str) {
+    let _unsaid = std::io::stderr().write_all(line.as_bytes());
 }
 
 impl Drop for Open<'_> {
@@ -165,7 +170,7 @@ impl Drop for Unasked<'_> {
         if let Some(question) = self.question {
             let name = name(question);
             self.prompt.above(|| {
-                anstream::eprintln!(
+                say!(
                     "{BOLD}refused without asking{BOLD:#}: {name}; its time was over, or its task was stopped"
                 );
             });

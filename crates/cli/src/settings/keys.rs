@@ -196,6 +196,10 @@ keys! {
         max_retries: Retries = Retries(None), "FLIGHTDECK_MAX_RETRIES";
         /// Time between heartbeats.
         heartbeat_interval: Seconds = Seconds(std::time::Duration::from_secs(120)), "FLIGHTDECK_HEARTBEAT_INTERVAL";
+        /// Silence after which the server counts as gone.
+        liveness_timeout: Seconds = Seconds(std::time::Duration::from_secs(180)), "FLIGHTDECK_DEVICE_LIVENESS_TIMEOUT";
+        /// Time between pings.
+        ping_interval: Seconds = Seconds(std::time::Duration::from_secs(20)), "FLIGHTDECK_DEVICE_PING_INTERVAL";
         /// What `execute_command` may run: `observe` (commands that only observe, without a shell), `shell` (everything) or `off`.
         exec: ExecMode = ExecMode::Observe, "FLIGHTDECK_EXEC";
         /// Folders whose files may be read and, where the policy allows it, written; the home folder without its dot files if empty. Separated by colons.

@@ -94,6 +94,23 @@ impl Process {
         self.stderr.text()
     }
 
+    /// A line on memory of its status: `VmRSS` is all it holds, `RssAnon` all but files. In bytes.
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|found| found.starts_with(&format!("{line}:"))).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// How long it has kept a core busy.
+    pub(crate) fn busy(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // The name before it may hold anything, brackets too.
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        let ticks = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_secs(1) * u32::try_from(ticks.sum::<u64>()).unwrap()
+            / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
+    }
+
     /// Waits until it has said this on stderr so many times.
     pub(crate) async fn says_times(&mut self, what: &str, times: usize) {
         if tokio::time::timeout(PATIENCE, self.stderr.says(what, times)).await != Ok(true) {
@@ -308,9 +325,7 @@ impl Server {
 
     /// How much memory it holds, in bytes.
     pub(crate) fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        self.process.memory("VmRSS")
     }
 }
 

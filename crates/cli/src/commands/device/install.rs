@@ -12,7 +12,8 @@ use super::unit::{self, Scope, Unit};
 use crate::args::{DeviceInstall, DeviceScope, DeviceUninstall, Global};
 use crate::connect::find_key;
 use crate::output::{print, safe};
-use crate::settings::{ClientValues, DeviceValues, ExecMode, File};
+use crate::policy::PolicyFile;
+use crate::settings::{ClientValues, DeviceKeys, DeviceValues, ExecMode, File};
 use crate::state::{StateFolder, expand_home, home, replace_private_file};
 use crate::{Code, Ended};
 
@@ -51,11 +52,13 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
     let place = Place::new(args.scope, id.as_deref(), global)?;
     let mut given = [args.device.given(), args.client.given()].concat();
     if place.is_system && global.config.is_none() {
+        check_left_behind(&file, &args.device)?;
         // The service has another home, where it would not find this file.
         let in_file = [file.device.given(), file.client.given()].concat();
         let are_flags: Vec<_> = given.iter().map(|(key, _)| *key).collect();
         given.extend(in_file.into_iter().filter(|(key, _)| !are_flags.contains(key)));
     }
+    let listed = file.mcp;
     let device = args.device.resolve(file.device);
     let client = args.client.resolve(file.client);
     let server = client.server.exposed().parse().context("--server")?;
@@ -67,7 +70,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
         args: flags(&given, &server.to_string(), place.own_state(global), global)?,
         environment_file: place.environment.clone(),
         roots: device.root.0.iter().map(|root| absolute(root)).collect::<Result<_, _>>()?,
-        is_confined: is_confined(&device),
+        is_confined: is_confined(&device, &listed),
     };
     if unit.args.iter().any(|arg| arg.contains(char::is_control)) {
         return Err(anyhow::anyhow!("a unit cannot hold flags with control characters").into());
@@ -77,7 +80,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
         return Ok(Code::COMPLETED);
     }
     place.write(&unit.text(), &environment(&client, &server, global)?)?;
-    eprintln!("Wrote {} and {}", place.unit.display(), place.environment.display());
+    say!("Wrote {} and {}", place.unit.display(), place.environment.display());
     place.start()
 }
 
@@ -164,9 +167,9 @@ impl Place {
         self.systemctl(&[&["daemon-reload"], &["enable", &self.name], &["restart", &self.name]])?;
         let user = if self.is_system { "" } else { "--user " };
         let name = &self.name;
-        eprintln!("See how it is doing: systemctl {user}status {name}, flightdeck device status");
+        say!("See how it is doing: systemctl {user}status {name}, flightdeck device status");
         if !self.is_system {
-            eprintln!("To have it run while you are not logged in: loginctl enable-linger");
+            say!("To have it run while you are not logged in: loginctl enable-linger");
         }
         Ok(Code::COMPLETED)
     }
@@ -179,7 +182,7 @@ impl Place {
                     let cannot = format!("cannot remove {}{}", path.display(), self.hint());
                     return Err(anyhow::Error::from(error).context(cannot).into());
                 }
-                _ => eprintln!("Removed {}", path.display()),
+                _ => say!("Removed {}", path.display()),
             }
         }
         self.systemctl(&[&["daemon-reload"]])?;
@@ -191,13 +194,13 @@ impl Place {
         let scope: &[&str] = if self.is_system { &[] } else { &["--user"] };
         let is_running = Path::new("/run/systemd/system").is_dir();
         if !is_running {
-            eprintln!("systemd does not run here. Where it does:");
+            say!("systemd does not run here. Where it does:");
         }
         for call in calls {
             let words = [scope, call].concat();
             let shown = format!("systemctl {}", words.join(" "));
             if !is_running {
-                eprintln!("  {shown}");
+                say!("  {shown}");
                 continue;
             }
             let status = Command::new("systemctl").args(&words).status();
@@ -255,7 +258,7 @@ fn environment(
 ) -> anyhow::Result<String> {
     let key = find_key(client, server, global)?;
     if key.is_none() {
-        eprintln!("warning: no key was given (--token-file FILE); most servers want one");
+        say!("warning: no key was given (--token-file FILE); most servers want one");
     }
     let key = key.map(|key| ("FLIGHTDECK_TOKEN", key.expose_secret().to_owned()));
     let proxies = PROXIES.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));
@@ -266,9 +269,30 @@ fn environment(
     Ok(variables.iter().map(|(name, value)| unit::variable(name, value)).collect())
 }
 
+/// Refuses what a service with another home would do without in silence: MCP servers of the owner's own
+/// settings file, and the policy beside it.
+fn check_left_behind(file: &File, given: &DeviceKeys) -> anyhow::Result<()> {
+    let remedy = "a service of the machine does not find it there: put it where the service may read it, \
+                  such as below /etc/flightdeck, and name it with";
+    if let Some(path) = file.path.as_ref().filter(|_| !file.mcp.is_empty()) {
+        bail!(
+            "the settings file {} lists MCP servers, and {remedy} --config or --mcp",
+            path.display()
+        );
+    }
+    let named = given.policy.as_ref().or(file.device.policy.as_ref());
+    if named.is_none_or(String::is_empty)
+        && let Some(policy) = PolicyFile::load("", None)?.path
+    {
+        bail!("there is a policy, {}, and {remedy} --policy", policy.display());
+    }
+    Ok(())
+}
+
 /// Whether nothing that the device runs is meant to write outside its roots.
-fn is_confined(device: &DeviceValues) -> bool {
-    device.sandbox || (device.exec != ExecMode::Shell && device.mcp.0.is_empty())
+fn is_confined(device: &DeviceValues, listed: &toml::Table) -> bool {
+    let has_servers = !device.mcp.0.is_empty() || !listed.is_empty();
+    device.sandbox || (device.exec != ExecMode::Shell && !has_servers)
 }
 
 fn user_units() -> anyhow::Result<PathBuf> {

@@ -16,6 +16,7 @@ use device::tools::ToolSettings;
 use device::tools::mcp::{ServerEvent, ServerSettings, ServerState};
 use device::watchdog::Watchdog;
 use device::{Device, DeviceEvent, DeviceSettings, Exec, Features};
+use link::connection::Watch;
 use link::{ClientSettings, Exit, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
@@ -54,11 +55,12 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let target = Target::new(args.client, &global)?;
     let mut settings = settings(&values, &target.server)?;
     if policy.path.is_some() {
-        anstream::eprintln!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));
+        say!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));
     }
     let prompt = Prompt::at_terminal();
     settings.tools.policy = policy.policy;
     settings.tools.ask = prompt.clone().map(|prompt| prompt as Arc<dyn Ask>);
+    settings.tools.trust = target.trust_of_servers(&servers)?;
     settings.tools.servers = servers;
     settings.client = target.apply(settings.client);
     settings.request = args.request;
@@ -80,7 +82,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let exit = tokio::select! {
         exit = &mut running => exit,
         () = interrupts.next() => {
-            eprintln!("Stopping.");
+            say!("Stopping.");
             stop.cancel();
             tokio::select! {
                 exit = running => exit,
@@ -113,6 +115,14 @@ pub(crate) fn settings(
     if values.heartbeat_interval.0.is_zero() {
         return Err(anyhow::anyhow!("heartbeat_interval must be more than 0").into());
     }
+    let (ping_every, timeout) = (values.ping_interval.0, values.liveness_timeout.0);
+    if ping_every.is_zero() || ping_every >= timeout {
+        return Err(anyhow::anyhow!(
+            "ping_interval must be more than 0 and less than liveness_timeout: a server that is never \
+             pinged in time counts as gone"
+        )
+        .into());
+    }
     let roots: Vec<_> = values.root.0.iter().map(|root| expand_home(root)).collect();
     for root in &roots {
         if !root.is_dir() {
@@ -129,6 +139,7 @@ pub(crate) fn settings(
     Ok(DeviceSettings {
         client: ClientSettings {
             heartbeat_interval: values.heartbeat_interval.0,
+            watch: Watch { ping_every, timeout },
             max_retries: values.max_retries.0,
             ..ClientSettings::device(server.clone())
         },
@@ -169,7 +180,7 @@ fn mcp_servers(
     let files = values.mcp.0.iter().cloned().map(Source::File);
     let listed = mcp::read(settings.into_iter().chain(files), &|name| std::env::var(name).ok());
     for problem in listed.problems {
-        anstream::eprintln!("{RED}warning:{RED:#} {problem}");
+        say!("{RED}warning:{RED:#} {problem}");
     }
     listed.servers
 }
@@ -205,30 +216,27 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
                 Exec::Shell => "any command",
                 Exec::Off => "no commands",
             };
-            anstream::eprintln!(
-                "{GREEN}connected{GREEN:#} to {server} as '{}', runs {may}",
-                safe_line(id)
-            );
+            say!("{GREEN}connected{GREEN:#} to {server} as '{}', runs {may}", safe_line(id));
         }
         DeviceEvent::Disconnected { why, retry: Some(wait) } => {
             let (why, wait) = (safe_line(why), human(*wait));
-            anstream::eprintln!("{RED}not connected{RED:#}: {why}; trying again in {wait}");
+            say!("{RED}not connected{RED:#}: {why}; trying again in {wait}");
             if why.contains("already registered") {
-                anstream::eprintln!("  another device has this id: choose one with --id");
+                say!("  another device has this id: choose one with --id");
             }
             if let Some(hint) = trust_hint(&why) {
-                anstream::eprintln!("  {hint}");
+                say!("  {hint}");
             }
         }
         // The reason comes with the exit.
         DeviceEvent::Disconnected { retry: None, .. } => {}
         DeviceEvent::TaskAccepted(session) => {
-            anstream::eprintln!("{DIM}task accepted: {session}{DIM:#}");
+            say!("{DIM}task accepted: {session}{DIM:#}");
         }
         DeviceEvent::TaskEnded(end) => show_outcome(end),
         DeviceEvent::McpServer(event) => show_server(event),
         DeviceEvent::ServerError(error) => {
-            anstream::eprintln!("{RED}the server reports{RED:#}: {}", safe_line(error));
+            say!("{RED}the server reports{RED:#}: {}", safe_line(error));
         }
     }
 }
@@ -236,14 +244,12 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
 fn show_server(event: &ServerEvent) {
     let name = safe_line(&event.namespace);
     match &event.state {
-        ServerState::Up { tools } => {
-            anstream::eprintln!("{DIM}MCP server '{name}' runs: {tools} tools{DIM:#}");
+        state @ ServerState::Up { .. } => {
+            say!("{DIM}MCP server '{name}' {state}{DIM:#}");
         }
         ServerState::Down { why, retry } => {
             let (why, wait) = (safe_line(why), human(*retry));
-            anstream::eprintln!(
-                "{RED}MCP server '{name}' does not run{RED:#}: {why}; trying again in {wait}"
-            );
+            say!("{RED}MCP server '{name}' does not run{RED:#}: {why}; trying again in {wait}");
         }
         ServerState::Starting | ServerState::Stopped => {}
     }
@@ -251,10 +257,10 @@ fn show_server(event: &ServerEvent) {
 
 fn show_outcome(end: &ServerMessage) {
     let error = end.error.as_deref().map(|error| format!(": {}", safe_line(error)));
-    anstream::eprintln!("task {}{}", end.status, error.unwrap_or_default());
+    say!("task {}{}", end.status, error.unwrap_or_default());
     if let Some(result) = &end.result
         && let Err(error) = print_line(&safe(result.as_str()))
     {
-        anstream::eprintln!("{RED}error:{RED:#} {error:#}");
+        say!("{RED}error:{RED:#} {error:#}");
     }
 }

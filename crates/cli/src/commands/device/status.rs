@@ -20,7 +20,7 @@ pub(super) fn run(args: &DeviceStatus, global: &Global) -> Ended {
     if found.is_empty() {
         let which = args.id.as_ref().map_or_else(String::new, |id| format!(" '{}'", safe_line(id)));
         let flag = args.id.as_ref().map_or_else(String::new, |id| format!(" --id {}", quoted(id)));
-        eprintln!(
+        say!(
             "No device{which} of yours runs on this machine. Start one: flightdeck device{flag}\n\
              One that is a service of the machine: sudo flightdeck --state-dir \
              /var/lib/flightdeck-device device status"
@@ -107,10 +107,12 @@ fn shown(file: &Path, report: &Report, now: Timestamp) -> String {
     }
     let counts = state.counts;
     text.push_str(&format!(
-        "  since its start: connected {} times, answered {} commands, {} of them with a failure \
+        "  since its start: {} {}, {} {} answered, {} with a failure \
          (process {}, version {})\n",
         counts.connections,
+        if counts.connections == 1 { "connection" } else { "connections" },
         counts.commands,
+        if counts.commands == 1 { "command" } else { "commands" },
         counts.failed,
         report.pid,
         safe_line(&report.version)

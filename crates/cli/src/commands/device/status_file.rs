@@ -94,7 +94,7 @@ impl StatusFile {
                 is_closed: Arc::default(),
             }),
             Err(error) => {
-                eprintln!("warning: `flightdeck device status` will not tell of it: {error:#}");
+                say!("warning: `flightdeck device status` will not tell of it: {error:#}");
                 None
             }
         }

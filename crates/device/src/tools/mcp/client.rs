@@ -3,15 +3,15 @@
 //! It must not know how the server was reached, nor what becomes of it when it dies.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aip::Payload;
 use rmcp::ClientHandler;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
-    Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken, ServerResult,
-    SubscriptionFilter,
+    Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
+    ProtocolVersion, ServerResult, SubscriptionFilter,
 };
 use rmcp::service::{
     NotificationContext, Peer, PeerRequestOptions, RequestHandle, RoleClient, ServiceError,
@@ -25,6 +25,9 @@ use crate::tools::Call;
 
 /// The most tools of one server.
 const MAX_TOOLS: usize = 1000;
+
+/// The version in the greeting that every server answers with its own.
+const GREETED_AS: ProtocolVersion = ProtocolVersion::V_2025_11_25;
 
 /// What a server is told of whom it serves.
 const CLIENT_NAME: &str = "flightdeck";
@@ -79,9 +82,10 @@ impl Client {
     /// Asks to be told of changes, where the server wants to be asked. One that does not know the question
     /// tells without.
     pub(super) async fn subscribe(&self) -> Option<Subscription> {
-        let modern = self.peer.peer_info().is_some_and(|info| {
-            info.protocol_version >= rmcp::model::ProtocolVersion::NO_INITIALIZE
-        });
+        let modern = self
+            .peer
+            .peer_info()
+            .is_some_and(|info| info.protocol_version >= ProtocolVersion::NO_INITIALIZE);
         let filter = SubscriptionFilter::builder().tools_list_changed().build();
         if modern { self.peer.listen(filter).await.ok() } else { None }
     }
@@ -130,7 +134,7 @@ impl Client {
         let _listening = self.told.listen(&handle, call.progress);
         let why = tokio::select! {
             answer = &mut handle.rx => {
-                let answer = answer.map_err(|_| CallError::Lost("it ended the connection".to_owned()))?;
+                let answer = answer.map_err(|_| CallError::Lost(self.told.why_it_ended()))?;
                 return read(answer, wraps);
             }
             () = call.stop.cancelled() => "stopped".to_owned(),
@@ -176,16 +180,19 @@ pub(super) fn explain(error: &ServiceError) -> String {
     match error {
         ServiceError::McpError(error) => error.message.to_string(),
         ServiceError::TransportSend(error) => chain(&*error.error),
-        error => error.to_string(),
+        error => without_address(&error.to_string()),
     }
 }
 
-/// An error with all that it is about.
+/// What stands before an address in an error of the HTTP client.
+const ADDRESS_BEGINS: &str = " for url (";
+
+/// An error with all that it is about, but for the server's address.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = without_address(&error.to_string());
     let mut next = error.source();
     while let Some(source) = next {
-        let cause = source.to_string();
+        let cause = without_address(&source.to_string());
         if !text.contains(&cause) {
             text.push_str(": ");
             text.push_str(&cause);
@@ -193,6 +200,14 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+/// An error's text without the address that the HTTP client adds to it, which may have a key in it.
+fn without_address(text: &str) -> String {
+    let Some((before, after)) = text.split_once(ADDRESS_BEGINS) else { return text.to_owned() };
+    // What follows the address is another error, or nothing.
+    let rest = after.split_once("): ").map(|(_, rest)| format!(": {rest}")).unwrap_or_default();
+    format!("{before}{}", without_address(&rest))
 }
 
 /// What becomes known of a connection beside the answers. Cheap to clone.
@@ -204,11 +219,22 @@ struct Unasked {
     changed: Notify,
     /// Told by our own calls: this connection is of no use any more.
     lost: Notify,
+    /// Why we ended it.
+    broken: OnceLock<String>,
     /// Who wants to hear of which call; an entry lives as long as its call.
     progress: Mutex<HashMap<ProgressToken, Progress>>,
 }
 
 impl Told {
+    /// Notes what the server did that the connection cannot go on after; the first such thing counts.
+    pub(super) fn break_off(&self, why: &str) {
+        self.0.broken.get_or_init(|| why.to_owned());
+    }
+
+    fn why_it_ended(&self) -> String {
+        self.0.broken.get().map_or("it ended the connection", String::as_str).to_owned()
+    }
+
     /// Passes on what the server tells of one call, until the answer is dropped.
     fn listen(
         &self,
@@ -241,6 +267,7 @@ impl ClientHandler for Told {
     fn get_info(&self) -> ClientConfig {
         let implementation = Implementation::new(CLIENT_NAME, env!("CARGO_PKG_VERSION"));
         ClientConfig::new(ClientCapabilities::default(), implementation)
+            .with_protocol_version(GREETED_AS)
     }
 
     async fn on_progress(
@@ -269,4 +296,23 @@ fn line(params: &ProgressNotificationParam) -> String {
         line.push_str(&format!(": {message}"));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_a_key_does_not_show_in_an_error() {
+        for (text, shown) in [
+            (
+                "Client error: error sending request for url (http://h/?k=5ecret(1))",
+                "Client error: error sending request",
+            ),
+            ("a for url (http://h/5ecret): b for url (http://h/5ecret): c", "a: b: c"),
+            ("no address", "no address"),
+        ] {
+            assert_eq!(without_address(text), shown);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Tools that other programs offer, through the Model Context Protocol.
 //!
-//! [`Host`] has one [`Server`] for each that the owner has listed, kept for the device's
+//! `Host` has one `Server` for each that the owner has listed, kept for the device's
 //! life. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two ways to; `client.rs` is a
 //! connection that stands, `result.rs` what a call returned.
 

@@ -19,12 +19,6 @@ use super::{client, http};
 use crate::tools::catalog::Origin;
 use crate::watchdog::Watchdog;
 
-/// The versions that are tried first; a server that knows none of them is greeted in the older way.
-const PREFERRED: [ProtocolVersion; 1] = [ProtocolVersion::V_2026_07_28];
-
-/// The version of the older greeting, which every server answers with its own.
-const OLDER: ProtocolVersion = ProtocolVersion::V_2025_11_25;
-
 /// The longest name of a tool, in bytes.
 const MAX_NAME_BYTES: usize = 256;
 
@@ -42,7 +36,16 @@ pub(super) struct Started {
 
 type Service = RunningService<RoleClient, Told>;
 
-/// Starts a server and lists its tools, all within its time limit.
+/// Why a server did not start.
+enum Failure {
+    /// It refuses the greeting that every older server knows: it may know the newer one.
+    Greeting(String),
+    Other(String),
+}
+
+/// Starts a server and lists its tools, each try within its time limit. It is greeted as all servers know it
+/// (`initialize`), and if it refuses that, anew as only newer ones do (`server/discover`). The other way
+/// round, an older server that is slow to start would answer the newer greeting too late, which ends it.
 ///
 /// # Errors
 /// Why it did not start, for its owner.
@@ -52,55 +55,81 @@ pub(super) async fn start(
     limits: &Limits,
     watchdog: Option<&Watchdog>,
 ) -> Result<Started, String> {
+    let newer =
+        ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::NO_INITIALIZE] };
+    let tried = start_as(ClientLifecycleMode::Initialize, origin, settings, limits, watchdog).await;
+    let refusal = match tried {
+        Ok(started) => return Ok(started),
+        Err(Failure::Other(why)) => return Err(why),
+        Err(Failure::Greeting(why)) => why,
+    };
+    start_as(newer, origin, settings, limits, watchdog).await.map_err(|_| refusal)
+}
+
+async fn start_as(
+    lifecycle: ClientLifecycleMode,
+    origin: Origin,
+    settings: &ServerSettings,
+    limits: &Limits,
+    watchdog: Option<&Watchdog>,
+) -> Result<Started, Failure> {
     let limit = limits.start_timeout;
+    let told = Told::default();
     let (program, connected) = match &settings.transport {
         Transport::Stdio { command, args, env, cwd } => {
-            let (program, transport) = Program::start(
-                (command, args),
-                env,
-                cwd.as_deref(),
-                &limits.confinement,
-                watchdog,
-            )?;
-            (Some(program), timeout(limit, connect(transport, origin, settings)).await)
+            let confinement = &limits.confinement;
+            let (program, transport) =
+                Program::start((command, args), env, cwd.as_deref(), confinement, watchdog, &told)
+                    .map_err(Failure::Other)?;
+            let connecting = connect(transport, told, lifecycle, origin, settings);
+            (Some(program), timeout(limit, connecting).await)
         }
         Transport::Http { url, headers } => {
-            let transport = http::transport(url, headers, limits.trust.as_ref())?;
-            (None, timeout(limit, connect(transport, origin, settings)).await)
+            let transport = http::transport(url, headers, limits.trust.as_ref());
+            let transport = transport.map_err(Failure::Other)?;
+            let connecting = connect(transport, told, lifecycle, origin, settings);
+            (None, timeout(limit, connecting).await)
         }
     };
-    let why = match connected {
+    let failure = match connected {
         Ok(Ok((client, service, tools))) => {
             return Ok(Started { client, tools, service, program });
         }
-        Ok(Err(why)) => why,
-        Err(_) => format!("it did not start within {} s", limit.as_secs_f64()),
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::Other(format!("it did not start within {} s", limit.as_secs_f64())),
     };
     Err(match program {
-        Some(program) => format!("{why} ({})", program.end().await),
-        None => why,
+        Some(program) => failure.with(&program.end().await),
+        None => failure,
     })
+}
+
+impl Failure {
+    /// The same with how a child process ended.
+    fn with(self, how: &str) -> Self {
+        match self {
+            Self::Greeting(why) => Self::Greeting(format!("{why} ({how})")),
+            Self::Other(why) => Self::Other(format!("{why} ({how})")),
+        }
+    }
 }
 
 async fn connect<T, E, A>(
     transport: T,
+    told: Told,
+    lifecycle: ClientLifecycleMode,
     origin: Origin,
     settings: &ServerSettings,
-) -> Result<(Client, Service, Vec<Listed>), String>
+) -> Result<(Client, Service, Vec<Listed>), Failure>
 where
     T: IntoTransport<RoleClient, E, A>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let told = Told::default();
-    let lifecycle = ClientLifecycleMode::Auto {
-        preferred_versions: PREFERRED.to_vec(),
-        legacy_version: Some(OLDER),
-    };
     let service = Box::pin(told.clone().serve_with_lifecycle(transport, lifecycle))
         .await
         .map_err(|error| explain(&error))?;
     let client = Client::new(service.peer().clone(), told);
-    let tools = list(&client, origin, settings).await?;
+    let tools = list(&client, origin, settings).await.map_err(Failure::Other)?;
     Ok((client, service, tools))
 }
 
@@ -149,11 +178,10 @@ impl Started {
     }
 }
 
-fn explain(error: &ClientInitializeError) -> String {
-    match error {
-        ClientInitializeError::LegacyFallbackFailed { fallback, .. } => explain(fallback),
+fn explain(error: &ClientInitializeError) -> Failure {
+    let text = match error {
         ClientInitializeError::JsonRpcError(error) => {
-            format!("it refuses the connection: {}", error.message)
+            return Failure::Greeting(format!("it refuses the connection: {}", error.message));
         }
         ClientInitializeError::TransportError { error, .. }
             if http::is_an_answer(&*error.error) =>
@@ -166,8 +194,9 @@ fn explain(error: &ClientInitializeError) -> String {
         ClientInitializeError::ConnectionClosed(_) => "it ended before it had started".to_owned(),
         ClientInitializeError::ExpectedInitResponse(_)
         | ClientInitializeError::ExpectedInitResult(_) => {
-            "what answers is no MCP server".to_owned()
+            return Failure::Greeting("what answers is no MCP server".to_owned());
         }
         error => client::chain(error),
-    }
+    };
+    Failure::Other(text)
 }

@@ -18,6 +18,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::client::Told;
 use crate::confine::Confinement;
 use crate::group::{Tie, set_apart};
 use crate::mark::Mark;
@@ -56,6 +57,7 @@ impl Program {
         cwd: Option<&Path>,
         confinement: &Confinement,
         watchdog: Option<&Watchdog>,
+        told: &Told,
     ) -> Result<(Self, Stdio3), String> {
         let program = find(command);
         let mut command_line = std::process::Command::new(&program);
@@ -75,8 +77,8 @@ impl Program {
             return Err(format!("'{command}' was started without its pipes"));
         };
         let last_words = LastWords::default();
-        let transport = AsyncRwTransport::new(Bounded::new(stdout, last_words.clone()), stdin)
-            .with_max_line_length(MAX_LINE_BYTES);
+        let stdout = Bounded::new(stdout, last_words.clone(), told.clone());
+        let transport = AsyncRwTransport::new(stdout, stdin).with_max_line_length(MAX_LINE_BYTES);
         let stderr = child.stderr.take();
         let listener = stderr.map(|stderr| tokio::spawn(last_words.clone().listen(stderr)));
         Ok((Self { session, child, last_words, listener }, transport))
@@ -171,11 +173,12 @@ pub(super) struct Bounded<R> {
     stream: R,
     line: usize,
     last_words: LastWords,
+    told: Told,
 }
 
 impl<R> Bounded<R> {
-    fn new(stream: R, last_words: LastWords) -> Self {
-        Self { stream, line: 0, last_words }
+    fn new(stream: R, last_words: LastWords, told: Told) -> Self {
+        Self { stream, line: 0, last_words, told }
     }
 
     /// Counts what came into the lines it belongs to.
@@ -191,6 +194,7 @@ impl<R> Bounded<R> {
         }
         let error = format!("it wrote a message of more than {MAX_LINE_BYTES} bytes");
         self.last_words.push(error.as_bytes());
+        self.told.break_off(&error);
         Err(io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
@@ -214,7 +218,7 @@ mod tests {
     #[test]
     fn only_a_line_that_is_too_long_is_an_error() {
         let half = vec![b'x'; MAX_LINE_BYTES / 2];
-        let mut stream = Bounded::new(io::empty(), LastWords::default());
+        let mut stream = Bounded::new(io::empty(), LastWords::default(), Told::default());
         for _ in 0..3 {
             stream.count(&half).unwrap();
             stream.count(b"\n").unwrap();

@@ -102,6 +102,13 @@ async fn what_it_returns_arrives_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_knows_only_the_newer_greeting_is_greeted_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host("modern", folder.path());
+    assert_eq!(call(&host, "echo", json!({"a": 1})).await, Ok(json!({"a": 1})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_stays_the_same_from_call_to_call_and_ends_with_its_host() {
     let folder = tempfile::tempdir().unwrap();
     let host = host("good", folder.path());
@@ -125,7 +132,7 @@ async fn a_server_gets_nothing_of_the_devices_environment_but_a_short_list_and_i
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_and_floods_on_its_output_disturb_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    for manners in ["garbage", "floods"] {
+    for manners in ["garbage", "floods", "complains for ever"] {
         let host = host(manners, folder.path());
         for _ in 0..20 {
             assert_eq!(
@@ -153,6 +160,10 @@ async fn a_server_that_dies_in_a_call_fails_the_call_and_comes_back() {
     until(&host, |state| matches!(state, ServerState::Up { .. })).await;
     let after = call(&host, "pid", json!({})).await.unwrap();
     assert_ne!(before, after);
+    // The news of that loss does not end the new one.
+    for _ in 0..20 {
+        assert_eq!(call(&host, "pid", json!({})).await.unwrap(), after);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,7 +259,8 @@ async fn a_message_beyond_every_limit_ends_the_server_with_a_reason_and_not_the_
     let folder = tempfile::tempdir().unwrap();
     let host = host("good", folder.path());
     let error = call(&host, "huge", json!({"bytes": 140 << 20})).await.unwrap_err();
-    assert!(error.contains("lost in the middle"), "{error}");
+    let told = "lost in the middle of the call (it wrote a message of more than 134217728 bytes)";
+    assert!(error.contains(told), "{error}");
     let down = until(&host, |state| matches!(state, ServerState::Down { .. })).await;
     let ServerState::Down { why, .. } = down else { unreachable!() };
     assert!(why.contains("a message of more than 134217728 bytes"), "{why}");

@@ -25,6 +25,13 @@ pub(super) fn serve() {
         "garbage" => {
             raw(b"\xff\xfe\x00 no json \x1b[2J\n{\"jsonrpc\": \n[1,2\n{\"a\":1}\n42\n\n");
         }
+        "complains for ever" => {
+            thread::spawn(|| {
+                loop {
+                    complain("no line of this is of any use");
+                }
+            });
+        }
         "floods" => {
             thread::spawn(|| {
                 loop {
@@ -41,6 +48,13 @@ pub(super) fn serve() {
         let (method, params) = (message["method"].as_str().unwrap_or(""), &message["params"]);
         let id = message["id"].clone();
         match method {
+            "initialize" if manners == "modern" => say(&json!({"jsonrpc": "2.0", "id": id,
+                "error": {"code": -32601, "message": "no such method"}})),
+            "server/discover" if manners == "modern" => answer(
+                &id,
+                &json!({"supportedVersions": ["2026-07-28"], "resultType": "complete",
+                        "capabilities": {"tools": {}}, "ttlMs": 0, "cacheScope": "private"}),
+            ),
             "initialize" => answer(&id, &initialized(params)),
             "tools/list" if manners == "lists for ever" => {
                 answer(&id, &json!({"tools": [tool("x")], "nextCursor": "more"}));

@@ -1,0 +1,93 @@
+//! The network: a black hole, which swallows everything and tells nobody.
+
+use std::time::Duration;
+
+use super::common::process::{until_gone, until_running};
+use super::common::{Home, Process, Server, long_sleep, plan};
+use super::proxy::Proxy;
+
+/// The most that the network carries at once, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// A device behind a network that can be broken.
+struct Remote {
+    server: Server,
+    network: Proxy,
+    device: Process,
+    _home: Home,
+}
+
+impl Remote {
+    async fn start(server_args: &[&str], args: &[&str]) -> Self {
+        let (server, home) = (Server::start_with(server_args).await, Home::new());
+        let network = Proxy::start(server.port, PIECE, Duration::ZERO).await;
+        let url = format!("ws://127.0.0.1:{}/ws", network.port);
+        let all = [&["device", "--id", "box", "--exec", "shell", "--server", &url], args].concat();
+        let mut command = home.command(&all);
+        let mut device = Process::start(command.env("FLIGHTDECK_TOKEN", server.key()));
+        device.says("connected to").await;
+        Self { server, network, device, _home: home }
+    }
+
+    async fn runs(&self) {
+        let done = self.server.run(&["exec", "--on", "box", "--", "echo", "here"]).await;
+        assert_eq!((done.code, done.stdout.as_str()), (0, "here\n"), "{}", done.stderr);
+    }
+
+    /// Swallows everything for a while, in which a command ends.
+    async fn lives_through(&mut self, hole: Duration) {
+        let go = Home::new();
+        let file = go.path().join("go");
+        let line = format!("until [ -e {} ]; do sleep 0.05; done; echo done", file.display());
+        let mut requester = self.server.raw_constellation("g").await;
+        let session = requester.submit("box", &plan(&line)).await;
+        requester.expect_ack(&session).await;
+        until_running("sleep 0.05").await;
+        self.network.swallow();
+        std::fs::write(&file, "").unwrap();
+        requester.alive_while(tokio::time::sleep(hole)).await;
+        self.network.heal();
+        let end = requester.expect_end(&session, "completed").await;
+        assert_eq!(end["result"][0]["result"][0][0]["result"]["stdout"], "done\n");
+        assert_eq!(self.device.stderr().matches("connected to").count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_black_hole_that_ends_in_time_costs_nothing() {
+    Remote::start(&[], &[]).await.lives_through(Duration::from_secs(3)).await;
+}
+
+/// With the settings that everybody has.
+#[tokio::test]
+#[ignore = "it takes more than a minute"]
+async fn a_black_hole_of_a_minute_costs_nothing() {
+    Remote::start(&[], &[]).await.lives_through(Duration::from_secs(60)).await;
+}
+
+#[tokio::test]
+async fn a_black_hole_that_lasts_is_noticed_and_the_device_comes_back_after_it() {
+    let watch = ["--liveness-timeout", "3", "--ping-interval", "0.5"];
+    let mut remote =
+        Remote::start(&watch, &[&watch[..], &["--connect-timeout", "1"]].concat()).await;
+    let slow = long_sleep();
+    let mut requester = remote.server.raw_constellation("g").await;
+    let session = requester.submit("box", &plan(&slow)).await;
+    requester.expect_ack(&session).await;
+    until_running(&slow).await;
+    remote.network.swallow();
+    // Both ends find out by themselves.
+    let end = requester.expect_end(&session, "failed").await;
+    assert!(end["error"].as_str().unwrap().contains("disconnected ('box')"), "{end}");
+    let noticing = async {
+        remote.device.says("no sign of life for 3 s").await;
+        until_gone(&slow).await;
+        // No way there is a reason to try again, not to give up.
+        remote.device.says_times("trying again in", 2).await;
+    };
+    requester.alive_while(noticing).await;
+    requester.close().await;
+    remote.network.heal();
+    remote.device.says_times("connected to", 2).await;
+    remote.runs().await;
+}

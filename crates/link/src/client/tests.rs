@@ -1,0 +1,132 @@
+//! What a client does when its machine sleeps. The time asleep is the test's; the wire is in memory.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aip::ResponseId;
+use aip::machine::confirm;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::memory::{KillSwitch, pair};
+
+/// A device that does nothing.
+struct Idle(ClientId);
+
+impl Role for Idle {
+    fn identity(&self) -> (&ClientId, ClientType) {
+        (&self.0, ClientType::Device)
+    }
+
+    fn register(&mut self) -> ClientMessage {
+        ClientMessage::new(ClientMessageType::Register, ClientType::Device)
+    }
+
+    fn handle_connected(&mut self, _: &Arc<Outbox>, _: Option<&Confirmed>) {}
+
+    fn handle_message(&mut self, _: ServerMessage) {}
+
+    fn handle_unreadable(&mut self, _: &DecodeError, _: &About) {}
+
+    fn handle_disconnected(&mut self, _: &str, _: Option<Duration>) {}
+}
+
+/// The seconds that the machine has slept in all.
+#[derive(Clone, Default)]
+struct Asleep(Arc<AtomicU64>);
+
+impl Asleep {
+    fn sleep(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+/// A device whose machine sleeps when the test says so.
+fn client(asleep: &Asleep) -> Client<Idle> {
+    let settings = ClientSettings::device(ServerUrl::default());
+    let asleep = asleep.0.clone();
+    let clock = move || Duration::from_secs(asleep.load(Ordering::Relaxed));
+    let sleep = SleepWatch::with_clock(Box::new(clock));
+    Client { sleep, ..Client::new(settings, Idle(ClientId::new("d").unwrap())) }
+}
+
+/// Runs a device on a connection with a server that confirms it, and after that answers pings only.
+fn connected(asleep: &Asleep) -> (JoinHandle<(Client<Idle>, End)>, KillSwitch, CancellationToken) {
+    let (near, far, switch) = pair();
+    let (mut client, stop) = (client(asleep), CancellationToken::new());
+    let watch = client.settings.watch;
+    tokio::spawn(async move {
+        let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+        let mut server = Connection::<ClientMessage>::new(far, outbox, watch, None);
+        while !matches!(server.next_event(None).await, Event::Closed(_)) {
+            let id = ResponseId::new("r").unwrap();
+            server.reply(&confirm(id, timestamp(), None));
+        }
+    });
+    let stopped = stop.clone();
+    let running = tokio::spawn(async move {
+        let end = client.run_on(near, &stopped).await;
+        (client, end)
+    });
+    (running, switch, stop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_died_while_the_machine_slept_is_replaced_at_once() {
+    let asleep = Asleep::default();
+    let (running, switch, _stop) = connected(&asleep);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    switch.swallow();
+    asleep.sleep(3600);
+    let woke = now();
+    let (mut client, end) = running.await.unwrap();
+    let took = now() - woke;
+    assert!(took <= LOOK_EVERY + PROOF_TIME, "{took:?}");
+    assert!(end.text().contains("no sign of life after this machine slept"), "{}", end.text());
+    assert_eq!(client.next_try(&end), Ok(Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_outlived_the_sleep_stays() {
+    let asleep = Asleep::default();
+    let (running, _switch, stop) = connected(&asleep);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        asleep.sleep(60);
+    }
+    tokio::time::sleep(PROOF_TIME * 2).await;
+    assert!(!running.is_finished());
+    stop.cancel();
+    assert!(matches!(running.await.unwrap().1, End::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_on_a_machine_that_is_awake_is_given_its_time() {
+    let (running, switch, _stop) = connected(&Asleep::default());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let start = now();
+    switch.swallow();
+    let (_, end) = running.await.unwrap();
+    assert!((now() - start).as_secs() > 150, "{:?}", now() - start);
+    assert!(matches!(end, End::Closed(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_the_next_try_ends_when_the_machine_wakes_up() {
+    let asleep = Asleep::default();
+    let mut client = client(&asleep);
+    for _ in 0..20 {
+        client.backoff.next_wait(1.0);
+    }
+    let start = now();
+    let waking = async {
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        asleep.sleep(3600);
+    };
+    tokio::join!(client.rest(Duration::from_secs(300)), waking);
+    assert_eq!((now() - start).as_secs(), 15);
+    assert_eq!(client.backoff.attempts(), 0, "what was tried before the sleep does not count");
+
+    let start = now();
+    client.rest(Duration::from_secs(61)).await;
+    assert_eq!((now() - start).as_secs(), 61, "without a sleep it is as long as it is");
+}
