@@ -363,14 +363,26 @@ mod tests {
             let _released = hang.lock().unwrap().recv();
         });
         let mut facts = Facts::with(&subject(Features::Auto), vec![fails, put(7), hangs, put(9)]);
-        for _ in 0..3 {
-            facts.refresh_within(Duration::from_millis(300)).await;
-            assert_eq!((facts.known().cpu_count, facts.known().device_id.as_str()), (7, "desk"));
+        // On a busy machine the first look may take longer than it may, and goes on in the next.
+        for _ in 0..100 {
+            facts.refresh_within(Duration::from_millis(100)).await;
+            if facts.known().cpu_count == 7 {
+                break;
+            }
         }
-        assert_eq!(starts.try_iter().count(), 1, "who hangs is not joined by others");
+        facts.refresh_within(Duration::from_millis(100)).await;
+        assert_eq!((facts.known().cpu_count, facts.known().device_id.as_str()), (7, "desk"));
+        starts.recv_timeout(Duration::from_secs(30)).unwrap();
+        facts.refresh_within(Duration::from_millis(100)).await;
+        assert_eq!(starts.try_iter().count(), 0, "who hangs is not joined by others");
         drop(release);
-        facts.refresh().await;
-        assert_eq!(facts.known().cpu_count, 9);
+        for _ in 0..100 {
+            facts.refresh_within(Duration::from_millis(100)).await;
+            if facts.known().cpu_count == 9 {
+                return;
+            }
+        }
+        panic!("what comes behind it is never found");
     }
 
     #[test]
