@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aip::codec::{MAX_MESSAGE_BYTES, Wire};
-use aip::message::{Output, Status};
+use aip::message::{MAX_RESULTS, Output, Status};
 use aip::{
     ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, Payload,
     ServerMessage, SessionId,
@@ -24,8 +24,14 @@ use crate::tools::{Call, Caller, Toolbox};
 /// Least time between two messages of progress of one command.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
+/// The most lines of one message of progress. Who tells bounds their length.
+const MAX_PROGRESS_LINES: usize = 1000;
+
 /// The longest error of a result, in bytes. Servers keep no more of it.
 const MAX_ERROR_BYTES: usize = 63 * 1024;
+
+/// What an action before its turn is told when those before it fill the answer.
+const NO_ROOM: &str = "Not run: the results before it fill the message";
 
 /// Room in a message beside the results.
 const ENVELOPE_BYTES: usize = 64 * 1024;
@@ -94,6 +100,12 @@ impl Executor {
         answered: impl FnOnce() + Send + 'static,
     ) {
         let (executor, outbox) = (self.clone(), outbox.clone());
+        if actions(&command).len() > MAX_RESULTS {
+            // One result says it for all: the others count as missing.
+            let error = format!("A COMMAND has at most {MAX_RESULTS} actions");
+            executor.answer(&command, vec![ActionResult::failure(None, error)], &outbox);
+            return answered();
+        }
         let added = self.lock().add(command.session_id.clone(), self.0.capacity);
         let (number, stop) = match added {
             Ok(added) => added,
@@ -179,13 +191,17 @@ impl Executor {
             root_name: command.root_name.clone(),
             session_id: command.session_id.clone(),
         };
-        let (mut results, mut failed) = (Vec::with_capacity(actions.len()), false);
+        let (mut results, mut failed) = (Vec::new(), false);
+        let mut room = MAX_MESSAGE_BYTES - ENVELOPE_BYTES;
         for action in actions {
             let result = match failed {
                 true => ActionResult::skipped(action.call_id.clone()),
+                // They wait in memory for the last one.
+                false if room == 0 => ActionResult::failure(action.call_id.clone(), NO_ROOM),
                 false => self.call(action, &caller, stop, progress).await,
             };
             failed |= result.status == aip::ResultStatus::Failure;
+            room = room.saturating_sub(result.bytes());
             results.push(result);
         }
         results
@@ -221,7 +237,8 @@ impl Executor {
                 return;
             }
             *last = Some(Instant::now());
-            let output = Output { lines: text.lines().map(str::to_owned).collect() };
+            let lines = text.lines().take(MAX_PROGRESS_LINES).map(str::to_owned);
+            let output = Output { lines: lines.collect() };
             let message = ClientMessage {
                 status: Status::Continue,
                 client_id: Some(client_id.clone()),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::policy::Decision;
 
 /// What stands between the parts of a name: `action::Files::read_file`.
-const SEPARATOR: &str = "::";
+pub(super) const SEPARATOR: &str = "::";
 
 /// The most tools that are named to whoever asks for one that is not there.
 const MAX_NAMED: usize = 50;

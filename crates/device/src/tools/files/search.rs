@@ -13,6 +13,9 @@ use super::folder::{Folder, Kind, split};
 use super::list::names;
 use super::{Reach, Watch, failed};
 
+/// The longest glob or regular expression, in bytes.
+const MAX_PATTERN: usize = 4096;
+
 /// Most matches that are told.
 pub(super) const MAX_MATCHES: usize = 500;
 
@@ -111,13 +114,23 @@ pub(super) fn search_files(
     Ok(search.result(limit))
 }
 
+/// What is read of a pattern takes much more room than its text, before any limit of the library counts.
+fn check_length(what: &str, text: &str) -> Result<(), String> {
+    if text.len() <= MAX_PATTERN {
+        return Ok(());
+    }
+    Err(format!("Bad arguments: {what} is longer than {MAX_PATTERN} bytes"))
+}
+
 fn pattern(text: &str) -> Result<Pattern, String> {
+    check_length("pattern", text)?;
     let glob = GlobBuilder::new(text).literal_separator(true).build();
     let glob = glob.map_err(|error| format!("Bad arguments: pattern: {error}"))?.compile_matcher();
     Ok(Pattern { glob, is_path: text.contains('/') })
 }
 
 fn expression(text: &str) -> Result<Regex, String> {
+    check_length("content", text)?;
     let regex = RegexBuilder::new(text).size_limit(MAX_EXPRESSION).build();
     regex.map_err(|error| format!("Bad arguments: content: {error}"))
 }

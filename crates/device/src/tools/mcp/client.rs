@@ -23,6 +23,12 @@ use super::{http, result};
 use crate::progress::Progress;
 use crate::tools::Call;
 
+/// Longest wait for a server to take the news that a call is cancelled.
+const CANCEL_TIME: Duration = Duration::from_secs(5);
+
+/// The longest message of progress that is told, in bytes.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
 /// The most tools of one server.
 const MAX_TOOLS: usize = 1000;
 
@@ -129,7 +135,10 @@ impl Client {
         let params = CallToolRequestParams::new(tool_name.to_owned()).with_arguments(arguments);
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
         let options = PeerRequestOptions::no_options();
-        let sent = self.peer.send_cancellable_request(request, options).await;
+        let sent = tokio::select! {
+            sent = self.peer.send_cancellable_request(request, options) => sent,
+            () = call.stop.cancelled() => return Err(CallError::Failed("stopped".to_owned())),
+        };
         let mut handle = sent.map_err(|error| CallError::Lost(explain(&error)))?;
         let _listening = self.told.listen(&handle, call.progress);
         let why = tokio::select! {
@@ -142,9 +151,16 @@ impl Client {
                 format!("Timed out after {} s and was told to stop", limit.as_secs_f64())
             }
         };
-        // Whether or not it can be told: nobody waits for it any more.
-        let _told = handle.cancel(Some(why.clone())).await;
-        Err(CallError::Failed(why))
+        // Nobody waits for it any more. A server that does not even take the news is of no use.
+        match tokio::time::timeout(CANCEL_TIME, handle.cancel(Some(why.clone()))).await {
+            Ok(_told_or_not) => Err(CallError::Failed(why)),
+            Err(_) => {
+                self.told.0.lost.notify_one();
+                Err(CallError::Failed(format!(
+                    "{why}; its MCP server reads nothing and is started again"
+                )))
+            }
+        }
     }
 }
 
@@ -293,7 +309,9 @@ fn line(params: &ProgressNotificationParam) -> String {
         line.push_str(&format!(" of {total}"));
     }
     if let Some(message) = &params.message {
-        line.push_str(&format!(": {message}"));
+        let end = (0..=MAX_MESSAGE_BYTES.min(message.len())).rev();
+        let end = end.into_iter().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        line.push_str(&format!(": {}", &message[..end]));
     }
     line
 }

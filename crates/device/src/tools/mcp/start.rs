@@ -16,7 +16,7 @@ use super::server::Limits;
 use super::settings::{ServerSettings, Transport};
 use super::stdio::Program;
 use super::{client, http};
-use crate::tools::catalog::Origin;
+use crate::tools::catalog::{Origin, SEPARATOR};
 use crate::watchdog::Watchdog;
 
 /// The longest name of a tool, in bytes.
@@ -143,13 +143,17 @@ pub(super) async fn list(
         client.list().await?.into_iter().partition(|tool| is_name(&tool.name));
     if !strange.is_empty() {
         let (server, tools) = (&settings.namespace, strange.len());
-        tracing::warn!(%server, tools, "tools are left out: their names are empty, too long, or no text");
+        tracing::warn!(%server, tools, "tools are left out: their names are empty, too long, or have control characters or :: in them");
     }
     Ok(tools.into_iter().map(|tool| Listed::new(tool, settings, origin)).collect())
 }
 
+/// Whether a tool may be called so. What separates a namespace from a name must not be in one: the tool
+/// could pass for another namespace's.
 fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
+    (1..=MAX_NAME_BYTES).contains(&name.len())
+        && !name.contains(char::is_control)
+        && !name.contains(SEPARATOR)
 }
 
 impl Started {

@@ -147,3 +147,15 @@ async fn a_search_on_its_way_stops_when_it_is_told_to() {
     });
     assert_eq!(result.unwrap_err(), "stopped");
 }
+
+#[tokio::test]
+async fn a_pattern_of_any_length_takes_no_memory_and_breaks_nothing() {
+    let tree = Tree::new();
+    for (key, part) in [("content", "\\w"), ("pattern", "[!a]"), ("pattern", "*")] {
+        let error =
+            tree.call("search_files", json!({key: part.repeat(900_000)})).await.unwrap_err();
+        assert!(error.contains("is longer than 4096 bytes"), "{error}");
+        let longest = part.repeat(4096 / part.len());
+        let _found_or_not = tree.call("search_files", json!({key: longest})).await;
+    }
+}

@@ -236,6 +236,28 @@ async fn a_call_that_is_stopped_or_takes_too_long_is_cancelled_at_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_reads_nothing_holds_up_no_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { call_timeout: Duration::from_millis(200), ..limits() };
+    let host = start(&[settings("odd", "deaf", folder.path())], &limits);
+    let more_than_a_pipe_holds = json!({"text": "x".repeat(1 << 20)});
+    for _ in 0..2 {
+        let error = call(&host, "echo", more_than_a_pipe_holds.clone()).await.unwrap_err();
+        assert!(error.contains("Timed out after 0.2 s"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_cannot_pass_for_another_namespaces() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host("good", folder.path());
+    timeout(PATIENCE, host.settled()).await.unwrap();
+    let tools = host.tools(&Caller::default());
+    assert!(!tools.iter().any(|tool| tool.info.tool_name.contains("Files")));
+    assert!(!tools.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tools_that_come_later_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let host = host("good", folder.path());

@@ -42,7 +42,18 @@ pub(super) fn serve() {
         }
         _ => {}
     }
-    let mut tools = vec!["echo", "fail", "die", "huge", "slow", "pid", "env", "grow", "nothing"];
+    let mut tools = vec![
+        "Files::read_file",
+        "echo",
+        "fail",
+        "die",
+        "huge",
+        "slow",
+        "pid",
+        "env",
+        "grow",
+        "nothing",
+    ];
     for line in stdin().lock().lines().map_while(Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         let (method, params) = (message["method"].as_str().unwrap_or(""), &message["params"]);
@@ -62,6 +73,11 @@ pub(super) fn serve() {
             "tools/list" => {
                 let list: Vec<_> = tools.iter().map(|name| tool(name)).collect();
                 answer(&id, &json!({"tools": list}));
+                if manners == "deaf" {
+                    loop {
+                        thread::park();
+                    }
+                }
             }
             "tools/call" => call(&id, params, &mut tools),
             "notifications/cancelled" => {
