@@ -101,6 +101,11 @@ impl Client {
         self.told.0.changed.notified().await;
     }
 
+    /// Why the connection could not go on, if the server has done something that it cannot go on after.
+    pub(super) fn why_broken_off(&self) -> Option<String> {
+        self.told.why_broken_off()
+    }
+
     /// Waits until a call has found that the server cannot be reached any more.
     pub(super) async fn lost(&self) {
         self.told.0.lost.notified().await;
@@ -247,8 +252,13 @@ impl Told {
         self.0.broken.get_or_init(|| why.to_owned());
     }
 
+    /// What that was, if there was such a thing.
+    pub(super) fn why_broken_off(&self) -> Option<String> {
+        self.0.broken.get().cloned()
+    }
+
     fn why_it_ended(&self) -> String {
-        self.0.broken.get().map_or("it ended the connection", String::as_str).to_owned()
+        self.why_broken_off().unwrap_or_else(|| "it ended the connection".to_owned())
     }
 
     /// Passes on what the server tells of one call, until the answer is dropped.

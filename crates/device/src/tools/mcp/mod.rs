@@ -4,6 +4,7 @@
 //! life. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two ways to; `client.rs` is a
 //! connection that stands, `result.rs` what a call returned.
 
+mod asked;
 mod client;
 mod http;
 mod listing;

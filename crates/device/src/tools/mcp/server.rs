@@ -341,7 +341,11 @@ impl Inner {
         };
         let (came, how) = started.until(end).await;
         let why = came.unwrap_or(Some("it ended"))?;
-        Some(how.map_or_else(|| why.to_owned(), |how| format!("{why} ({how})")))
+        let why = client.why_broken_off().unwrap_or_else(|| why.to_owned());
+        Some(match how {
+            Some(how) => format!("{why} ({how})"),
+            None => why,
+        })
     }
 
     fn up(&self, client: &Client, tools: Vec<Listed>) {

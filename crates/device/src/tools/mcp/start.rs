@@ -10,6 +10,7 @@ use rmcp::service::{
 use rmcp::transport::IntoTransport;
 use tokio::time::timeout;
 
+use super::asked::Asked;
 use super::client::{Client, Told};
 use super::listing::Listed;
 use super::server::Limits;
@@ -125,11 +126,14 @@ where
     T: IntoTransport<RoleClient, E, A>,
     E: std::error::Error + Send + Sync + 'static,
 {
+    let transport = Asked::new(transport.into_transport(), told.clone());
     let service = Box::pin(told.clone().serve_with_lifecycle(transport, lifecycle))
         .await
-        .map_err(|error| explain(&error))?;
+        .map_err(|error| told.why_broken_off().map_or_else(|| explain(&error), Failure::Other))?;
     let client = Client::new(service.peer().clone(), told);
-    let tools = list(&client, origin, settings).await.map_err(Failure::Other)?;
+    let tools = list(&client, origin, settings)
+        .await
+        .map_err(|why| Failure::Other(client.why_broken_off().unwrap_or(why)))?;
     Ok((client, service, tools))
 }
 

@@ -248,6 +248,15 @@ async fn a_server_that_reads_nothing_holds_up_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_and_takes_no_answer_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = host("asks", folder.path());
+    let down = until(&host, |state| matches!(state, ServerState::Down { .. })).await;
+    let ServerState::Down { why, .. } = down else { unreachable!() };
+    assert!(why.contains("without taking the answers"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tool_cannot_pass_for_another_namespaces() {
     let folder = tempfile::tempdir().unwrap();
     let host = host("good", folder.path());

@@ -32,6 +32,13 @@ pub(super) fn serve() {
                 }
             });
         }
+        "asks" => {
+            thread::spawn(|| {
+                for id in 0.. {
+                    say(&json!({"jsonrpc": "2.0", "id": format!("q{id}"), "method": "ping"}));
+                }
+            });
+        }
         "floods" => {
             thread::spawn(|| {
                 loop {
@@ -73,7 +80,7 @@ pub(super) fn serve() {
             "tools/list" => {
                 let list: Vec<_> = tools.iter().map(|name| tool(name)).collect();
                 answer(&id, &json!({"tools": list}));
-                if manners == "deaf" {
+                if matches!(manners.as_str(), "deaf" | "asks") {
                     loop {
                         thread::park();
                     }
