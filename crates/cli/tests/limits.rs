@@ -13,6 +13,10 @@ use device::confine::Confinement;
 async fn a_sandboxed_device_writes_below_its_root_only_or_does_not_start() {
     // Not where temporary files are: those may be written.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    if folder.path().starts_with(std::env::temp_dir()) {
+        // What is built below the folder for temporary files has no outside to try.
+        return;
+    }
     let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
     fs::create_dir(&root).unwrap();
     let limits = ["--exec", "shell", "--sandbox", "--root", root.to_str().unwrap()];

@@ -31,7 +31,7 @@ pub(crate) struct Prompt {
     /// What was answered with `always`.
     always: StdMutex<HashSet<Kind>>,
     /// The line that waits for an answer.
-    waiting: StdMutex<Option<&'static str>>,
+    waiting: StdMutex<Option<String>>,
 }
 
 /// What `always` holds for: a rule that asks about something else asks again.
@@ -66,7 +66,7 @@ impl Prompt {
             say!();
         }
         print();
-        if let Some(line) = *waiting {
+        if let Some(line) = waiting.as_deref() {
             begin(line);
         }
     }
@@ -136,9 +136,9 @@ impl<'a> Open<'a> {
         say!("{text}");
     }
 
-    fn wait_at(&self, line: &'static str) {
+    fn wait_at(&self, line: String) {
+        begin(&line);
         *lock(&self.prompt.waiting) = Some(line);
-        begin(line);
     }
 }
 

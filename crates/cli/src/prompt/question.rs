@@ -55,13 +55,12 @@ impl<'a> Text<'a> {
         text
     }
 
-    /// The line that waits for an answer.
-    pub(super) fn options(&self) -> &'static str {
-        if self.is_cut {
-            "Allow? [y]es, [n]o, [a]lways this tool until the device stops; not all is shown, [v]iew it: "
-        } else {
-            "Allow? [y]es, [n]o, [a]lways this tool until the device stops: "
-        }
+    /// The line that waits for an answer. It names the tool again: arguments may be long, and look like
+    /// another question.
+    pub(super) fn options(&self) -> String {
+        let name = name(self.question);
+        let view = if self.is_cut { "; not all is shown, [v]iew it" } else { "" };
+        format!("Allow {name}? [y]es, [n]o, [a]lways this tool until the device stops{view}: ")
     }
 
     /// The next piece of the whole.

@@ -23,6 +23,9 @@ use crate::watchdog::Watchdog;
 /// The longest name of a tool, in bytes.
 const MAX_NAME_BYTES: usize = 256;
 
+/// The largest description of a tool with its schemas, in bytes.
+const MAX_TOOL_BYTES: usize = 1024 * 1024;
+
 /// Longest wait for the library to put a connection away.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
@@ -144,12 +147,17 @@ pub(super) async fn list(
     settings: &ServerSettings,
 ) -> Result<Vec<Listed>, String> {
     let (tools, strange): (Vec<_>, Vec<_>) =
-        client.list().await?.into_iter().partition(|tool| is_name(&tool.name));
+        client.list().await?.into_iter().partition(|tool| is_name(&tool.name) && is_small(tool));
     if !strange.is_empty() {
         let (server, tools) = (&settings.namespace, strange.len());
-        tracing::warn!(%server, tools, "tools are left out: their names are empty, too long, or have control characters or :: in them");
+        tracing::warn!(%server, tools, "tools are left out: their names are empty, too long, or have control characters or :: in them, or they are too large");
     }
     Ok(tools.into_iter().map(|tool| Listed::new(tool, settings, origin)).collect())
+}
+
+/// Whether a tool leaves room for the others in the list of all.
+fn is_small(tool: &rmcp::model::Tool) -> bool {
+    serde_json::to_vec(tool).is_ok_and(|text| text.len() <= MAX_TOOL_BYTES)
 }
 
 /// Whether a tool may be called so. What separates a namespace from a name must not be in one: the tool
