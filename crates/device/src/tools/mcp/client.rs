@@ -52,8 +52,10 @@ pub(super) enum CallError {
     Failed(String),
     /// What came was no answer. Other calls of this connection are as before.
     Unanswered(String),
-    /// The server cannot be reached any more.
+    /// The server cannot be reached any more; the call was sent.
     Lost(String),
+    /// The server could not be reached any more; the call was not sent.
+    NotSent(String),
 }
 
 impl Client {
@@ -123,7 +125,7 @@ impl Client {
         limit: Duration,
     ) -> Result<Payload, CallError> {
         let called = self.try_call(tool_name, wraps, call, limit).await;
-        if matches!(called, Err(CallError::Lost(_))) {
+        if matches!(called, Err(CallError::Lost(_) | CallError::NotSent(_))) {
             self.told.0.lost.notify_one();
         }
         called
@@ -144,7 +146,7 @@ impl Client {
             sent = self.peer.send_cancellable_request(request, options) => sent,
             () = call.stop.cancelled() => return Err(CallError::Failed("stopped".to_owned())),
         };
-        let mut handle = sent.map_err(|error| CallError::Lost(explain(&error)))?;
+        let mut handle = sent.map_err(|_| CallError::NotSent(self.told.why_it_ended()))?;
         let _listening = self.told.listen(&handle, call.progress);
         let why = tokio::select! {
             answer = &mut handle.rx => {
@@ -172,7 +174,7 @@ impl Client {
 fn read(answer: Result<ServerResult, ServiceError>, wraps: bool) -> Result<Payload, CallError> {
     let read = match answer.map_err(|error| call_error(&error))? {
         ServerResult::CallToolResult(result) => result::returned(result, wraps),
-        ServerResult::CustomResult(result) => result::carried(&result.0),
+        ServerResult::CustomResult(result) => result::of_unknown_kind(result.0),
         ServerResult::InputRequiredResult(_) => {
             Err("The tool asks back for input, which nobody here can give".to_owned())
         }

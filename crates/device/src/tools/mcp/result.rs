@@ -4,8 +4,11 @@ use aip::Payload;
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::Value;
 
+/// What is told of a failure without a text.
+const NO_REASON: &str = "The tool failed and did not say why";
+
 /// The value that a tool returned: its structured content, else its text, else the content blocks
-/// themselves, else `null`. `wraps` says that this tool's structured content stands in `{"result": …}`.
+/// themselves. `wraps` says that this tool's structured content stands in `{"result": …}`.
 ///
 /// # Errors
 /// What the tool says went wrong.
@@ -22,8 +25,23 @@ pub(super) fn returned(result: CallToolResult, wraps: bool) -> Result<Payload, S
     carried(&value)
 }
 
-/// What came back from a tool whose result has none of the known forms.
-pub(super) fn carried(value: &Value) -> Result<Payload, String> {
+/// The same of a result with blocks of kinds that the library does not know.
+///
+/// # Errors
+/// What the tool says went wrong.
+pub(super) fn of_unknown_kind(result: Value) -> Result<Payload, String> {
+    let Value::Object(mut result) = result else { return carried(&result) };
+    let content = result.remove("content");
+    if result.get("isError") == Some(&Value::Bool(true)) {
+        return Err(content.map_or_else(|| NO_REASON.to_owned(), |content| content.to_string()));
+    }
+    match result.remove("structuredContent").or(content) {
+        Some(value) => carried(&value),
+        None => carried(&Value::Object(result)),
+    }
+}
+
+fn carried(value: &Value) -> Result<Payload, String> {
     Payload::from_value(value).map_err(|error| error.to_string())
 }
 
@@ -43,10 +61,8 @@ fn unwrapped(value: Value) -> Value {
 }
 
 fn content(blocks: Vec<ContentBlock>) -> Result<Value, String> {
-    if blocks.is_empty() {
-        return Ok(Value::Null);
-    }
-    match joined_text(&blocks) {
+    let text = if blocks.is_empty() { None } else { joined_text(&blocks) };
+    match text {
         Some(text) => Ok(Value::String(text)),
         None => serde_json::to_value(blocks).map_err(|error| error.to_string()),
     }
@@ -70,7 +86,10 @@ fn failure(result: &CallToolResult) -> String {
     match (&result.structured_content, text.is_empty()) {
         (_, false) => text,
         (Some(value), true) => value.to_string(),
-        (None, true) => "The tool failed and did not say why".to_owned(),
+        (None, true) if !result.content.is_empty() => {
+            serde_json::to_string(&result.content).unwrap_or_else(|_| NO_REASON.to_owned())
+        }
+        (None, true) => NO_REASON.to_owned(),
     }
 }
 
@@ -109,12 +128,12 @@ mod tests {
     }
 
     #[test]
-    fn text_is_a_string_and_nothing_is_null() {
+    fn text_is_a_string_and_no_content_an_empty_list() {
         let text =
             json!({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
         assert_eq!(read(text, false), Ok(json!("a\nb")));
         assert_eq!(read(json!({"content": [{"type": "text", "text": ""}]}), false), Ok(json!("")));
-        assert_eq!(read(json!({"content": []}), false), Ok(json!(null)));
+        assert_eq!(read(json!({"content": []}), false), Ok(json!([])));
     }
 
     #[test]
@@ -122,6 +141,17 @@ mod tests {
         let blocks = json!([{"type": "text", "text": "here:"},
                             {"type": "image", "data": "aGk=", "mimeType": "image/png"}]);
         assert_eq!(read(json!({"content": blocks}), false), Ok(blocks));
+    }
+
+    #[test]
+    fn blocks_of_unknown_kinds_arrive_as_they_came() {
+        let blocks = json!([{"type": "hologram", "data": 1}]);
+        let read = |result: Value| of_unknown_kind(result).map(|payload| payload.parse().unwrap());
+        assert_eq!(read(json!({"content": blocks})), Ok(blocks.clone()));
+        assert_eq!(read(json!({"content": blocks, "structuredContent": 0})), Ok(json!(0)));
+        assert!(
+            read(json!({"content": blocks, "isError": true})).unwrap_err().contains("hologram")
+        );
     }
 
     #[test]

@@ -204,6 +204,10 @@ impl Server {
             CallError::Failed(why) => why,
             CallError::Unanswered(why) => unknown("did not answer as it should", &why),
             CallError::Lost(why) => unknown("was lost in the middle of the call", &why),
+            CallError::NotSent(why) => format!(
+                "The MCP server '{}' has just been lost ({why}) and is started again; the tool did not run",
+                inner.settings.namespace
+            ),
         })
     }
 
