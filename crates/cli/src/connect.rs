@@ -1,12 +1,13 @@
 //! How the commands find their server: its address and its key, from wherever they were given.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use constellation::Constellation;
 use device::tools::mcp::{ServerSettings, Transport};
-use link::{ClientSettings, Exit, Proxy, ServerUrl, Trust};
+use link::{ClientSettings, Exit, Proxy, ServerUrl, TokenSource, Trust};
 use secrecy::SecretString;
 
 use crate::Failure;
@@ -23,6 +24,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) struct Target {
     pub(crate) server: ServerUrl,
     pub(crate) key: Option<SecretString>,
+    /// Reads it anew, where it lies in a file: a server on this machine makes it at its first start.
+    source: Option<TokenSource>,
     /// Whose certificates are trusted, if the server is behind TLS.
     pub(crate) trust: Option<Trust>,
     /// The HTTP proxy on the way to the server, if any.
@@ -48,15 +51,17 @@ impl Target {
             format!("{:?} is no server URL", without_query(values.server.exposed()))
         })?;
         let key = find_key(&values, &server, global)?;
+        let source = key_source(&values, &server, global);
         let trust = server.is_tls().then(|| tls::trust(&values.ca_file)).transpose()?;
         let proxy = proxy::proxy_to(&server)?;
-        Ok(Self { server, key, trust, proxy, values })
+        Ok(Self { server, key, source, trust, proxy, values })
     }
 
     /// The settings of a client of this server.
     pub(crate) fn apply(&self, settings: ClientSettings) -> ClientSettings {
         ClientSettings {
             token: self.key.clone(),
+            token_source: self.source.clone(),
             trust: self.trust.clone(),
             proxy: self.proxy.clone(),
             connect_timeout: self.connect_timeout(),
@@ -129,6 +134,22 @@ pub(crate) fn trust_hint(text: &str) -> Option<&'static str> {
 /// Says goodbye to the server, which need not answer: whatever there was to show has been shown.
 pub(crate) async fn say_goodbye(constellation: Constellation) {
     let _answered = tokio::time::timeout(GOODBYE, constellation.close()).await;
+}
+
+/// What reads the key again, where [`find_key`] takes it from a file.
+fn key_source(values: &ClientValues, server: &ServerUrl, global: &Global) -> Option<TokenSource> {
+    if values.token.secret().is_some() {
+        return None;
+    }
+    if !values.token_file.is_empty() {
+        let path = expand_home(Path::new(&values.token_file));
+        return Some(Arc::new(move || read_key(&path).ok()));
+    }
+    if server.token().is_some() || !server.is_loopback() {
+        return None;
+    }
+    let folder = StateFolder::new(global.state_dir.clone()).ok()?;
+    Some(Arc::new(move || folder.key().ok().flatten()))
 }
 
 /// The key: given, in a file, in the URL, or for a server on this machine the generated one.

@@ -9,8 +9,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
-use common::process::{AT_ONCE, until_gone, until_running};
-use common::{Done, Home, Peer, Process, PythonServer, long_sleep, unique, until};
+use common::process::{AT_ONCE, state_dir, until_gone, until_running};
+use common::{Done, Home, Peer, Process, PythonServer, Server, long_sleep, unique, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -326,6 +326,20 @@ async fn the_units_are_what_systemd_understands() {
     let bad =
         home.start(&["device", "install", "--print", "--root", "/no/such/folder"]).done().await;
     assert!(bad.code == 2 && bad.stderr.contains("there is no such folder"), "{bad:?}");
+}
+
+#[tokio::test]
+async fn a_device_that_starts_before_the_first_start_of_its_server_gets_in() {
+    // A server makes its key at its first start.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let home = std::sync::Arc::new(Home::new());
+    let at = format!("ws://127.0.0.1:{port}");
+    let state = state_dir(&home);
+    let mut device =
+        home.start(&["--state-dir", &state, "device", "--id", "early", "--server", &at]);
+    device.says("not connected").await;
+    let _server = Server::start_in(home, port, &[]).await;
+    device.says("connected to").await;
 }
 
 #[tokio::test]

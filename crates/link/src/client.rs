@@ -29,6 +29,9 @@ const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// back in the same instant.
 const FINAL_RETRY_JITTER: f64 = 0.1;
 
+/// Gives a key, if there is one.
+pub type TokenSource = Arc<dyn Fn() -> Option<SecretString> + Send + Sync>;
+
 /// How a client connects, stays connected and comes back.
 #[derive(Clone)]
 pub struct ClientSettings {
@@ -36,6 +39,9 @@ pub struct ClientSettings {
     pub server: ServerUrl,
     /// The key, if the server wants one.
     pub token: Option<SecretString>,
+    /// Gives the key as it is now, at each try: one that lies in a file may come later than the client, or
+    /// change. Where it gives none, [`Self::token`] counts. Must not take long.
+    pub token_source: Option<TokenSource>,
     /// Whose certificates are trusted; a server behind TLS needs it.
     pub trust: Option<Trust>,
     /// The HTTP proxy to go through, if any.
@@ -68,6 +74,7 @@ impl ClientSettings {
         Self {
             server,
             token: None,
+            token_source: None,
             trust: None,
             proxy: None,
             heartbeat_interval: Duration::from_secs(120),
@@ -286,9 +293,10 @@ impl<R: Role> Client<R> {
 
     async fn connect_once(&mut self, stop: &CancellationToken) -> End {
         let settings = &self.settings;
+        let token = settings.token_source.as_ref().and_then(|source| source());
         let way = Way {
             server: &settings.server,
-            token: settings.token.as_ref(),
+            token: token.as_ref().or(settings.token.as_ref()),
             trust: settings.trust.as_ref(),
             proxy: settings.proxy.as_ref(),
         };

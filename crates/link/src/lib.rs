@@ -22,7 +22,7 @@ mod tcp;
 pub mod tls;
 mod transport;
 
-pub use client::{Client, ClientSettings, Exit, Role};
+pub use client::{Client, ClientSettings, Exit, Role, TokenSource};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
 pub use outbox::{Alive, Bound, Outbox, OutboxLimits, Overflow};
