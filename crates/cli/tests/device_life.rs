@@ -329,6 +329,15 @@ async fn the_units_are_what_systemd_understands() {
 }
 
 #[tokio::test]
+async fn a_service_of_a_user_may_write_where_the_device_does() {
+    let home = Home::new();
+    let unit = home.start(&["device", "install", "--print", "--user"]).done().await.stdout;
+    let writable = unit.lines().find(|line| line.starts_with("ReadWritePaths=")).unwrap();
+    let own = format!("=-{} ", home.path().display());
+    assert!(writable.contains(&own), "{writable}");
+}
+
+#[tokio::test]
 async fn a_device_that_starts_before_the_first_start_of_its_server_gets_in() {
     // A server makes its key at its first start.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -69,7 +69,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
         program: std::env::current_exe().context("cannot find this program")?,
         args: flags(&given, &server.to_string(), place.own_state(global), global)?,
         environment_file: place.environment.clone(),
-        roots: device.root.0.iter().map(|root| absolute(root)).collect::<Result<_, _>>()?,
+        roots: roots(&device, place.is_system)?,
         is_confined: is_confined(&device, &listed),
     };
     if unit.args.iter().any(|arg| arg.contains(char::is_control)) {
@@ -287,6 +287,16 @@ fn check_left_behind(file: &File, given: &DeviceKeys) -> anyhow::Result<()> {
         bail!("there is a policy, {}, and {remedy} --policy", policy.display());
     }
     Ok(())
+}
+
+/// What the device may write: its roots, or where it has none the home folder of its user.
+fn roots(device: &DeviceValues, is_system: bool) -> anyhow::Result<Vec<PathBuf>> {
+    match (device.root.0.is_empty(), is_system) {
+        // The home of a service of the machine is its own.
+        (true, true) => Ok(Vec::new()),
+        (true, false) => Ok(home().into_iter().collect()),
+        (false, _) => device.root.0.iter().map(|root| absolute(root)).collect(),
+    }
 }
 
 /// Whether nothing that the device runs is meant to write outside its roots.
