@@ -12,6 +12,7 @@ use futures_util::{StreamExt, stream};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::http::no_such_method;
 use super::*;
 
 /// Where another server listens, to whom nothing may be sent.
@@ -31,11 +32,7 @@ async fn handle(State(elsewhere): State<Elsewhere>, Json(message): Json<Value>) 
             manners => return wrong(manners, &elsewhere),
         },
         _ if message["id"].is_null() => return StatusCode::ACCEPTED.into_response(),
-        _ => {
-            return Json(json!({"jsonrpc": "2.0", "id": message["id"],
-                "error": {"code": -32601, "message": "no such method"}}))
-            .into_response();
-        }
+        _ => return no_such_method(&message["id"]),
     };
     Json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result})).into_response()
 }

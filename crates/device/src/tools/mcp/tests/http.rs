@@ -40,13 +40,15 @@ async fn handle(
         "tools/list" => json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}),
         "tools/call" => json!({"content": [], "structuredContent": params["arguments"]}),
         _ if message["id"].is_null() => return StatusCode::ACCEPTED.into_response(),
-        _ => {
-            return Json(json!({"jsonrpc": "2.0", "id": message["id"],
-                "error": {"code": -32601, "message": "no such method"}}))
-            .into_response();
-        }
+        _ => return no_such_method(&message["id"]),
     };
     Json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result})).into_response()
+}
+
+/// What a server says to a message that it does not know.
+pub(super) fn no_such_method(id: &Value) -> Response {
+    let error = json!({"code": -32601, "message": "no such method"});
+    Json(json!({"jsonrpc": "2.0", "id": id, "error": error})).into_response()
 }
 
 /// Serves at this port, or any that is free.
