@@ -7,6 +7,7 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
+use common::process::Typing;
 use common::{Done, Home, Process, Server, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -155,15 +156,32 @@ async fn until_busy_with(server: &Server, tasks: usize) {
     within("the start of all tasks", busy).await;
 }
 
+/// A device whose owner is asked one question, while a second one waits for its turn.
+struct Two {
+    device: Process,
+    typing: Typing,
+    first: Process,
+    second: Process,
+    _server: Server,
+    _home: Home,
+}
+
+impl Two {
+    async fn questions() -> Self {
+        let server = Server::start_with(&["--sessions-per-device", "2"]).await;
+        let home = home_with(ASKS);
+        let (mut device, typing) = server.device_at_terminal(&home, "box", &[]).await;
+        let first = echo(&server, "first");
+        device.says(WAITS).await;
+        let second = echo(&server, "second");
+        until_busy_with(&server, 2).await;
+        Self { device, typing, first, second, _server: server, _home: home }
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_comes_too_late_is_not_given_to_the_next_question() {
-    let server = Server::start_with(&["--sessions-per-device", "2"]).await;
-    let home = home_with(ASKS);
-    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
-    let first = echo(&server, "first");
-    device.says(WAITS).await;
-    let second = echo(&server, "second");
-    until_busy_with(&server, 2).await;
+    let Two { mut device, mut typing, first, second, _server, _home } = Two::questions().await;
     first.signal(Signal::INT);
     device.says("taken back").await;
     typing.write("y\n").await;
@@ -174,13 +192,7 @@ async fn an_answer_that_comes_too_late_is_not_given_to_the_next_question() {
 
 #[tokio::test]
 async fn a_call_that_is_stopped_before_its_turn_disturbs_no_other() {
-    let server = Server::start_with(&["--sessions-per-device", "2"]).await;
-    let home = home_with(ASKS);
-    let (mut device, mut typing) = server.device_at_terminal(&home, "box", &[]).await;
-    let first = echo(&server, "first");
-    device.says(WAITS).await;
-    let second = echo(&server, "second");
-    until_busy_with(&server, 2).await;
+    let Two { mut device, mut typing, first, second, _server, _home } = Two::questions().await;
     second.signal(Signal::INT);
     device.says("refused without asking: BashExecutor.execute_command").await;
     device.says_times(WAITS, 2).await;
