@@ -23,7 +23,7 @@ pub(super) fn checked(
         Operands::Words { kind, least, most } => {
             let given = Given::parse(command, words, place)?;
             let operands = given.words(kind, least, most, place)?;
-            Ok([given.written(), operands].concat())
+            Ok([given.written(place.bounds.hides_dots()), operands].concat())
         }
         Operands::Paths { accept, absent } => {
             let given = Given::parse(command, words, place)?;
@@ -148,8 +148,12 @@ impl Given {
         self.options.iter().find(|option| includes(names, &option.name))
     }
 
-    fn written(&self) -> Vec<String> {
-        self.options.iter().flat_map(|option| option.written(self.command)).collect()
+    /// Writes the options; where dot files are hidden, without those that would show them.
+    fn written(&self, hides: bool) -> Vec<String> {
+        let is_kept =
+            |option: &&GivenOption| !(hides && includes(self.command.reveals, &option.name));
+        let kept = self.options.iter().filter(is_kept);
+        kept.flat_map(|option| option.written(self.command)).collect()
     }
 
     fn words(
@@ -208,37 +212,24 @@ impl Given {
         absent: Absent,
         place: &Place<'_>,
     ) -> Result<Vec<String>, Refusal> {
-        let walk = self.walk();
-        let added = match walk {
-            Some(walk) => self.added(walk, place)?,
-            None => vec![],
-        };
+        let (walk, hides) = (self.walk(), place.bounds.hides_dots());
+        let hiding = walk.filter(|_| hides).map_or(&[][..], |walk| walk.hides);
+        let added = [walk.map_or(&[][..], |walk| walk.adds), hiding].concat();
+        let added = added.into_iter().map(str::to_owned).collect::<Vec<_>>();
         let paths = self.or_here(paths, absent)?;
         let resolved =
             paths.iter().map(|path| entry(self.command, path, accept, walk.is_some(), place));
         let resolved = resolved.collect::<Result<Vec<_>, _>>()?;
         if first.is_empty() && resolved.is_empty() {
-            return Ok([self.written(), added].concat());
+            return Ok([self.written(hides), added].concat());
         }
-        Ok([self.written(), added, vec!["--".to_owned()], first, resolved].concat())
+        Ok([self.written(hides), added, vec!["--".to_owned()], first, resolved].concat())
     }
 
     /// Tells how the command walks, if these options make it.
     fn walk(&self) -> Option<&'static Walk> {
         let walk = self.command.walk.as_ref();
         walk.filter(|walk| walk.options.is_empty() || self.one_of(walk.options).is_some())
-    }
-
-    fn added(&self, walk: &Walk, place: &Place<'_>) -> Result<Vec<String>, Refusal> {
-        let hides = place.bounds.hides_dots();
-        if let (true, Some(option)) = (hides, self.one_of(walk.reveals)) {
-            return Err(Refusal::Reveals {
-                command: self.command.name,
-                option: option.name.clone(),
-            });
-        }
-        let hiding = if hides { walk.hides } else { &[] };
-        Ok(walk.adds.iter().chain(hiding).map(|option| (*option).to_owned()).collect())
     }
 
     fn or_here(&self, paths: &[String], absent: Absent) -> Result<Vec<String>, Refusal> {

@@ -17,6 +17,9 @@ pub(super) struct Command {
     pub(super) rewrites: &'static [(&'static str, &'static str)],
     pub(super) operands: Operands,
     pub(super) walk: Option<Walk>,
+    /// Options that show dot files. Where those may not be seen they are left out, since there is nothing
+    /// to show; what asks for them out of habit (`ls -la`) still gets the rest.
+    pub(super) reveals: &'static str,
 }
 
 /// Whether an option takes a value.
@@ -106,8 +109,6 @@ pub(super) struct Walk {
     pub(super) adds: &'static [&'static str],
     /// What to add last to keep it out of dot folders.
     pub(super) hides: &'static [&'static str],
-    /// Options that would let it into dot folders.
-    pub(super) reveals: &'static str,
 }
 
 impl Command {
@@ -144,6 +145,7 @@ const PLAIN: Command = Command {
     rewrites: &[],
     operands: Operands::Words { kind: Kind::Text, least: 0, most: 0 },
     walk: None,
+    reveals: "",
 };
 
 const READS_FILES: Operands = Operands::Paths { accept: Accept::Files, absent: Absent::Input };
@@ -199,7 +201,7 @@ pub(super) const COMMANDS: &[Command] = &[
             ("--exclude", Takes::A(Kind::Text)),
         ],
         operands: Operands::Paths { accept: Accept::Entries, absent: Absent::Here },
-        walk: Some(Walk { options: "", adds: &[], hides: &["--exclude=.*"], reveals: "" }),
+        walk: Some(Walk { options: "", adds: &[], hides: &["--exclude=.*"] }),
         ..PLAIN
     },
     Command { name: "echo", operands: Operands::Verbatim, ..PLAIN },
@@ -253,7 +255,6 @@ pub(super) const COMMANDS: &[Command] = &[
             adds: &["--devices=skip"],
             // The last of contradicting options counts, so that no --include can undo these.
             hides: &["--exclude=.*", "--exclude-dir=.*"],
-            reveals: "",
         }),
         ..PLAIN
     },
@@ -294,12 +295,8 @@ pub(super) const COMMANDS: &[Command] = &[
             ("--time-style", Takes::A(Kind::OneOf(&["full-iso", "long-iso", "iso", "locale"]))),
         ],
         operands: Operands::Paths { accept: Accept::Entries, absent: Absent::Here },
-        walk: Some(Walk {
-            options: "-R --recursive",
-            adds: &[],
-            hides: &[],
-            reveals: "-a --all -A --almost-all",
-        }),
+        walk: Some(Walk { options: "-R --recursive", adds: &[], hides: &[] }),
+        reveals: "-a --all -A --almost-all",
         ..PLAIN
     },
     Command { name: "nproc", flags: "--all", ..PLAIN },

@@ -58,12 +58,6 @@ pub enum Refusal {
     IsSpecial { command: &'static str, path: String },
     #[error("`{command}` would walk through the whole system from `/`; name a folder further down")]
     WholeSystem { command: &'static str },
-    #[error(
-        "{} of `{command}` together with recursion would go into dot folders, which may not be \
-         read here; leave one of the two out",
-        quote(.option)
-    )]
-    Reveals { command: &'static str, option: String },
     #[error("{} is not a folder that exists", quote(.0))]
     NoFolder(String),
     #[error("the parentheses of the `find` expression do not match")]

@@ -160,7 +160,8 @@ fn readers_get_resolved_paths() {
         ("wc -l notes.txt", &["-l", "--", "{H}/notes.txt"]),
         ("sha256sum notes.txt", &["--", "{H}/notes.txt"]),
         ("stat -c '%s %n' fifo src", &["-c", "%s %n", "--", "{H}/fifo", "{H}/src"]),
-        ("ls -la", &["-l", "-a", "--", "{H}"]),
+        ("ls -la", &["-l", "--", "{H}"]),
+        ("ls -A --recursive src", &["--recursive", "--", "{H}/src"]),
         ("ls -R src", &["-R", "--", "{H}/src"]),
         ("ls --color=never -I '*.rs' src", &["--color=never", "-I", "*.rs", "--", "{H}/src"]),
         ("du -sh src", &["-s", "-h", "--exclude=.*", "--", "{H}/src"]),
@@ -194,6 +195,7 @@ fn owners_roots_show_dot_files() {
     let cases: &[(&str, &[&str])] = &[
         ("cat .env", &["--", "{H}/.env"]),
         ("ls -aR", &["-a", "-R", "--", "{H}"]),
+        ("ls -la src", &["-l", "-a", "--", "{H}/src"]),
         ("du", &["--", "{H}"]),
         ("grep -r x", &["-r", "--devices=skip", "--", "x", "{H}"]),
         ("find", &["{H}"]),
@@ -578,8 +580,6 @@ fn what_could_block_is_refused() {
         ("tail fifo", "wait for ever"),
         ("cat src", "is a folder; `cat` reads files"),
         ("grep x src", "unless it is given -r"),
-        ("ls -Ra", "dot folders"),
-        ("ls -A --recursive src", "dot folders"),
     ] {
         tree.refuses(&tree.by_default(), line, reason);
     }
@@ -700,6 +700,10 @@ fn runs_do_not_reveal_dot_files() {
         "ls -R",
         "ls -lR src",
         "ls -RU -1",
+        "ls -a",
+        "ls -lA src",
+        "ls --all --recursive",
+        "ls -aR --almost-all src/deep",
     ] {
         let output = tree.run(&observe, line);
         for secret in ["SECRET", "id_rsa", "config", "key\n", "/.", ".hidden", ".env", "inner"] {
