@@ -88,7 +88,7 @@ fn read(text: &str) -> Result<Vec<Rule>, String> {
         let hint = hint(error.message()).unwrap_or_default();
         format!("{}{hint}", error.to_string().trim_end())
     })?;
-    Ok(file.rule.into_iter().map(Rule::from).collect())
+    Ok(file.rule.into_iter().map(|Clear(rule)| rule).collect())
 }
 
 /// What to do about an error of the TOML reader.
@@ -111,7 +111,21 @@ fn hint(message: &str) -> Option<String> {
 #[serde(deny_unknown_fields)]
 struct Written {
     #[serde(default)]
-    rule: Vec<WrittenRule>,
+    rule: Vec<Clear>,
+}
+
+/// A rule of which it is clear what it is about.
+#[derive(Deserialize)]
+#[serde(try_from = "WrittenRule")]
+struct Clear(Rule);
+
+impl TryFrom<WrittenRule> for Clear {
+    type Error = String;
+
+    fn try_from(written: WrittenRule) -> Result<Self, String> {
+        let rule = Rule::from(written);
+        rule.unclear().map_or(Ok(Self(rule)), Err)
+    }
 }
 
 /// One rule as it stands in the file.
@@ -189,7 +203,7 @@ impl TryFrom<String> for ToolPattern {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
-        if pattern.contains(['.', '*']) {
+        if pattern.contains(['.', '*']) || pattern.contains("::") {
             return Ok(Self(pattern));
         }
         Err(format!(
@@ -268,6 +282,9 @@ mod tests {
         assert_eq!((rules[0].decision, rules[1].decision), (Decision::Deny, Decision::Ask));
         assert!(rules[1].name.is_none() && rules[1].arguments.is_empty());
         assert!(super::read("").unwrap().is_empty());
+        let clear = "[[rule]]\ntool = \"a::b\"\ndecision = \"allow\"\n\
+                     [[rule]]\ntool = \"a.b.c\"\ndecision = \"deny\"\n";
+        assert_eq!(super::read(clear).unwrap().len(), 2);
     }
 
     #[test]
@@ -299,6 +316,7 @@ mod tests {
                 "one pattern",
             ),
             ("[[rule]]\ntool = \"*\"\ntool = \"*\"\ndecision = \"ask\"\n", 3, "duplicate key"),
+            ("[[rule]]\ntool = \"a.b.c\"\ndecision = \"allow\"\n", 1, "or \"a.b::c\""),
             ("[[rule\n", 1, "line 1"),
         ] {
             let error = error(text);

@@ -81,9 +81,12 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The tool's name with its namespace.
+/// The tool's name with its namespace. A dot in either must not make it look like one of another server.
 pub(super) fn name(question: &Question) -> String {
-    format!("{}.{}", short(&question.namespace), short(&question.tool_name))
+    let (namespace, tool_name) = (short(&question.namespace), short(&question.tool_name));
+    let has_dot = namespace.contains('.') || tool_name.contains('.');
+    let between = if has_dot { "::" } else { "." };
+    format!("{namespace}{between}{tool_name}")
 }
 
 /// A name on one line. One that is too long says so.
@@ -184,6 +187,17 @@ mod tests {
         assert!(text.contains(r"Bash\u{202e}Executor.xxx"), "{text}");
         assert!(text.contains("x[5 more bytes] run?"), "{text}");
         assert!(text.contains(r"(rule: no\nkeys\u{1b}[2J; task: –)"), "{text}");
+    }
+
+    #[test]
+    fn a_dot_in_a_name_does_not_make_it_look_like_a_tool_of_another_server() {
+        let tool = |namespace: &str, tool_name: &str| {
+            let (namespace, tool_name) = (namespace.to_owned(), tool_name.to_owned());
+            name(&Question { namespace, tool_name, ..question("{}") })
+        };
+        assert_eq!(tool("Files", "write_file"), "Files.write_file");
+        assert_eq!(tool("docs", "sub.write"), "docs::sub.write");
+        assert_eq!(tool("docs.sub", "write"), "docs.sub::write");
     }
 
     #[test]

@@ -149,8 +149,8 @@ impl Policy {
         let stricter =
             |tool| self.rules.iter().filter(outweighs).find(|other| other.is_about(tool));
         let mut winners = tools.iter().filter(|tool| rule.is_about(tool)).map(stricter);
-        let winner = &winners.next()??.name;
-        let why = || format!("{}: it never decides, since {winner} is stricter", rule.name);
+        let winner = &winners.next()??.label;
+        let why = || format!("{}: it never decides, since {winner} is stricter", rule.label);
         winners.all(|winner| winner.is_some()).then(why)
     }
 

@@ -12,7 +12,7 @@ use super::{Decision, Verdict};
 pub struct Rule {
     /// What it is called where it decides; its number if none.
     pub name: Option<String>,
-    /// A pattern on `NAMESPACE.TOOL`.
+    /// A pattern on `NAMESPACE.TOOL`, or one on each, `NAMESPACE::TOOL`; see [`Rule::unclear`].
     pub tool: String,
     /// Which kind of tool it is about; both if none.
     pub tool_type: Option<ToolType>,
@@ -24,12 +24,72 @@ pub struct Rule {
     pub decision: Decision,
 }
 
+impl Rule {
+    /// Why it allows nothing, in words with the remedy: which dot ends the namespace is not said. `None` for
+    /// a rule that is clear, and for one that does not allow.
+    #[must_use]
+    pub fn unclear(&self) -> Option<String> {
+        let tools = Tools::new(&self.tool);
+        if self.decision != Decision::Allow || !tools.is_unclear() {
+            return None;
+        }
+        let (tool, (short, in_short)) = (&self.tool, self.tool.split_once('.')?);
+        let (long, in_long) = self.tool.rsplit_once('.')?;
+        Some(format!(
+            "\"{tool}\" may be a tool of \"{short}\" or of \"{long}\"; a rule that allows has to say \
+             which: write \"{short}::{in_short}\" or \"{long}::{in_long}\""
+        ))
+    }
+}
+
+/// Which tools a rule is about. Namespaces and tools may have dots in their names, and an MCP server names
+/// its tools as it likes: `docs.sub.*` may be all tools of `docs.sub`, or some of `docs`. What restricts
+/// holds for both; what allows has to say which, by a single dot or by `::`.
+#[derive(Debug)]
+struct Tools {
+    /// Held against the whole name, whichever dot ends the namespace.
+    whole: WildMatch,
+    /// Held against the namespace and the tool, where the owner said which is which.
+    parts: Option<(WildMatch, WildMatch)>,
+    dots: usize,
+}
+
+impl Tools {
+    fn new(pattern: &str) -> Self {
+        let dots = pattern.matches('.').count();
+        // No namespace has `::` in its name.
+        let one_dot = || pattern.split_once('.').filter(|_| dots == 1);
+        let parts = pattern.split_once("::").or_else(one_dot);
+        let parts = parts.map(|(space, tool)| (WildMatch::new(space), WildMatch::new(tool)));
+        Self { whole: WildMatch::new(pattern), parts, dots }
+    }
+
+    fn is_unclear(&self) -> bool {
+        self.parts.is_none() && self.dots > 1
+    }
+
+    /// Whether a tool is meant: for what allows surely, for what restricts perhaps.
+    fn hold(&self, namespace: &str, tool_name: &str, decision: Decision) -> bool {
+        let is_whole = || self.whole.matches(&format!("{namespace}.{tool_name}"));
+        let is_part = self
+            .parts
+            .as_ref()
+            .map(|(space, tool)| space.matches(namespace) && tool.matches(tool_name));
+        match decision {
+            Decision::Allow => is_part.unwrap_or_else(|| !self.is_unclear() && is_whole()),
+            Decision::Ask | Decision::Deny => is_part == Some(true) || is_whole(),
+        }
+    }
+}
+
 /// A rule that is ready to judge.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) name: String,
+    /// The same with its number, which no other rule has.
+    pub(super) label: String,
     pub(super) decision: Decision,
-    tool: WildMatch,
+    tools: Tools,
     tool_type: Option<ToolType>,
     arguments: Vec<(String, WildMatch)>,
 }
@@ -37,10 +97,15 @@ pub(super) struct Ready {
 impl Ready {
     pub(super) fn new(number: usize, rule: Rule) -> Self {
         let pattern = |(name, pattern): (String, String)| (name, WildMatch::new(&pattern));
+        let numbered = format!("rule {number}");
         Self {
-            name: rule.name.unwrap_or_else(|| format!("rule {number}")),
+            label: match &rule.name {
+                Some(name) => format!("{numbered} \"{name}\""),
+                None => numbered.clone(),
+            },
+            name: rule.name.unwrap_or(numbered),
             decision: rule.decision,
-            tool: WildMatch::new(&rule.tool),
+            tools: Tools::new(&rule.tool),
             tool_type: rule.tool_type,
             arguments: rule.arguments.into_iter().map(pattern).collect(),
         }
@@ -53,7 +118,7 @@ impl Ready {
     /// Whether it is about this tool at all.
     pub(super) fn concerns(&self, namespace: &str, tool_name: &str, tool_type: ToolType) -> bool {
         self.tool_type.is_none_or(|wanted| wanted == tool_type)
-            && self.tool.matches(&format!("{namespace}.{tool_name}"))
+            && self.tools.hold(namespace, tool_name, self.decision)
     }
 
     /// The same of a tool as it is listed.
@@ -78,11 +143,12 @@ impl Ready {
         if concerned.is_empty() {
             let of_type = self.tool_type.map(|kind| format!(" of type {}", kind.as_str()));
             let of_type = of_type.unwrap_or_default();
-            return Some(format!("{}: no tool here is \"{}\"{of_type}", self.name, self.tool));
+            let (label, pattern) = (&self.label, &self.tools.whole);
+            return Some(format!("{label}: no tool here is \"{pattern}\"{of_type}"));
         }
         let unknown = |name: &&String| !concerned.iter().any(|tool| may_take(tool, name));
         let name = self.arguments.iter().map(|(name, _)| name).find(unknown)?;
-        Some(format!("{}: no tool it is about takes an argument \"{name}\"", self.name))
+        Some(format!("{}: no tool it is about takes an argument \"{name}\"", self.label))
     }
 }
 

@@ -258,18 +258,91 @@ fn a_rule_that_can_never_fit_is_told() {
     assert_eq!(idle(deny("Files.*", "path")), None);
     assert_eq!(idle(deny("Files.*", "options.deep")), None);
     let wrong = idle(deny("File.*", "path")).unwrap();
-    assert_eq!(wrong, "deny: no tool here is \"File.*\"");
+    assert_eq!(wrong, "rule 1 \"deny\": no tool here is \"File.*\"");
     let wrong = idle(deny("Files.*", "pth")).unwrap();
-    assert_eq!(wrong, "deny: no tool it is about takes an argument \"pth\"");
+    assert_eq!(wrong, "rule 1 \"deny\": no tool it is about takes an argument \"pth\"");
     let actions =
         Rule { tool_type: Some(ToolType::Action), ..rule("Files.*", &[], Decision::Deny) };
-    assert_eq!(idle(actions).unwrap(), "deny: no tool here is \"Files.*\" of type action");
+    let wrong = idle(actions).unwrap();
+    assert_eq!(wrong, "rule 1 \"deny\": no tool here is \"Files.*\" of type action");
     let [allow, ask, deny] = Decision::ALL.map(|decision| rule("Files.*", &[], decision));
     let policy = Policy::new([allow, ask, deny]);
     let all = policy.idle_rules(std::slice::from_ref(&tool));
     let since = [
-        "allow: it never decides, since ask is stricter",
-        "ask: it never decides, since deny is stricter",
+        "rule 1 \"allow\": it never decides, since rule 2 \"ask\" is stricter",
+        "rule 2 \"ask\": it never decides, since rule 3 \"deny\" is stricter",
     ];
     assert_eq!(all, since);
+}
+
+#[test]
+fn two_rules_of_one_name_are_told_apart_where_they_never_decide() {
+    let twice = |tool| Rule { name: Some("mine".to_owned()), ..rule(tool, &[], Decision::Deny) };
+    let nameless = Rule { name: None, ..rule("c.*", &[], Decision::Ask) };
+    let idle = Policy::new([twice("a.*"), twice("b.*"), nameless]).idle_rules(&[]);
+    let expected = [
+        r#"rule 1 "mine": no tool here is "a.*""#,
+        r#"rule 2 "mine": no tool here is "b.*""#,
+        r#"rule 3: no tool here is "c.*""#,
+    ];
+    assert_eq!(idle, expected);
+}
+
+/// Whether a rule for tools that are called so speaks of this one.
+fn speaks(decision: Decision, pattern: &str, (namespace, tool_name): (&str, &str)) -> bool {
+    let subject = Subject {
+        namespace,
+        tool_name,
+        tool_type: ToolType::Action,
+        parameters: None,
+        usual: Decision::Ask,
+    };
+    Policy::new([rule(pattern, &[], decision)]).judge(&subject).rule != DEFAULT_RULE
+}
+
+#[test]
+fn what_denies_or_asks_fits_however_a_name_with_dots_is_read() {
+    for decision in [Decision::Deny, Decision::Ask] {
+        for pattern in ["docs.sub.*", "docs.sub.write", "docs*write", "*.write", "*"] {
+            assert!(speaks(decision, pattern, ("docs.sub", "write")), "{pattern}");
+            assert!(speaks(decision, pattern, ("docs", "sub.write")), "{pattern}");
+        }
+        assert!(speaks(decision, "docs.*", ("docs.sub", "write")));
+        assert!(speaks(decision, "a.b::c", ("a", "b::c")), "a tool may have :: in its name");
+        assert!(!speaks(decision, "docs.sub::*", ("docs", "sub.write")), "it says which");
+    }
+}
+
+#[test]
+fn no_tool_is_allowed_by_a_name_that_makes_it_look_like_one_of_another_server() {
+    let allows = |pattern, tool| speaks(Decision::Allow, pattern, tool);
+    let (of_docs, of_sub) = (("docs", "sub.write"), ("docs.sub", "write"));
+    for (pattern, fits_docs, fits_sub) in [
+        ("docs.*", true, false),
+        ("docs::sub.*", true, false),
+        ("docs::sub.write", true, false),
+        ("docs.sub::*", false, true),
+        ("*.write", false, true),
+        ("*::sub.write", true, false),
+        ("*", true, true),
+        ("docs*", true, true),
+        // It does not say which.
+        ("docs.sub.*", false, false),
+        ("docs.sub.write", false, false),
+    ] {
+        assert_eq!(allows(pattern, of_docs), fits_docs, "{pattern}");
+        assert_eq!(allows(pattern, of_sub), fits_sub, "{pattern}");
+    }
+    assert!(allows("Files.read", ("Files", "read")) && allows("Files::read", ("Files", "read")));
+}
+
+#[test]
+fn a_rule_that_allows_and_does_not_say_what_is_told_with_the_remedy() {
+    let unclear = |tool, decision| rule(tool, &[], decision).unclear();
+    let told = unclear("a.b.c*", Decision::Allow).unwrap();
+    assert!(told.contains(r#""a::b.c*""#) && told.contains(r#""a.b::c*""#), "{told}");
+    assert_eq!(unclear("a.b.c*", Decision::Deny), None);
+    for clear in ["a.b", "*", "a.b::c", "a::b.c"] {
+        assert_eq!(unclear(clear, Decision::Allow), None, "{clear}");
+    }
 }
