@@ -282,6 +282,53 @@ async fn a_dry_run_shows_each_tool_and_what_the_policy_says_of_it() {
     assert_eq!((&tool["decision"], &tool["rule"]), (&json!("allow"), &json!("default")));
 }
 
+/// An MCP server with one tool, which it says only observes.
+const STRANGER: &str = r#"while read -r line; do
+    id=$(printf %s "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    case $line in
+    *'"initialize"'*) result='{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},
+        "serverInfo":{"name":"s","version":"1"}}' ;;
+    *tools/list*) result='{"tools":[{"name":"look","inputSchema":{"type":"object"},
+        "annotations":{"readOnlyHint":true}}]}' ;;
+    *) continue ;;
+    esac
+    printf '{"jsonrpc":"2.0","id":%s,"result":%s}' "$id" "$result" | tr -d '\n'
+    echo
+done"#;
+
+#[tokio::test]
+async fn a_dry_run_shows_what_the_policy_believes_and_not_only_what_a_server_says() {
+    let rule = "[[rule]]\ntool = \"s.*\"\ntool_type = \"data_collection\"\ndecision = \"deny\"\n";
+    let home = home_with(rule);
+    let list = home.path().join("mcp.json");
+    let server = json!({"command": "sh", "args": ["-c", STRANGER], "trusted": false});
+    fs::write(&list, json!({"mcpServers": {"s": server}}).to_string()).unwrap();
+    let args = ["device", "--dry-run", "--mcp", list.to_str().unwrap()];
+    let done = home.start(&args).done().await;
+    let row = done.stdout.lines().find(|line| line.contains("look")).unwrap_or_default();
+    assert!(row.contains("action (it says data_collection)"), "{done:?}");
+    assert!(row.ends_with("ask (default)"), "{done:?}");
+    let idle = "rule 1: no tool here is \"s.*\" of type data_collection";
+    assert!(done.stderr.contains(idle), "{done:?}");
+
+    let done = home.start(&[&args[..], &["--json"]].concat()).done().await;
+    let row = done.stdout.lines().find(|line| line.contains("look")).unwrap_or_default();
+    let tool: Value = serde_json::from_str(row).unwrap();
+    let types = (&tool["tool_type"], &tool["believed_type"]);
+    assert_eq!(types, (&json!("data_collection"), &json!("action")));
+}
+
+#[tokio::test]
+async fn what_this_machine_lacks_may_be_switched_off_and_ruled_out() {
+    let rule = "[[rule]]\ntool = \"Screen.*\"\ndecision = \"deny\"\n";
+    let home = home_with(rule);
+    let disable = "Screen,Screen.screenshot,screenshot,execute_command,Scren";
+    let args = ["device", "--dry-run", "--exec", "off", "--disable", disable];
+    let done = home.start(&args).done().await;
+    let warnings: Vec<_> = done.stderr.lines().collect();
+    assert_eq!(warnings, ["warning: disable: no tool here is \"Scren\""], "{done:?}");
+}
+
 #[tokio::test]
 async fn a_device_does_not_start_with_a_policy_that_is_not_valid() {
     let home = home_with("[[rule]]\ntool = \"*\"\ndecision = \"alow\"\n");

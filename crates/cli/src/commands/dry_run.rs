@@ -30,8 +30,14 @@ pub(crate) async fn run(settings: &DeviceSettings, policy: &PolicyFile, as_json:
 
 fn row(tool: &ToolView) -> [String; 4] {
     let says = if tool.is_disabled { "disabled".to_owned() } else { says(tool) };
-    let cells = [&tool.namespace, &tool.tool_name, tool.tool_type.as_str(), &says];
-    cells.map(safe_line)
+    let cells = [&tool.namespace, &tool.tool_name, &tool_type(tool), &says];
+    cells.map(|cell| safe_line(cell))
+}
+
+/// What the policy takes it for, and what its server says where that is not believed.
+fn tool_type(tool: &ToolView) -> String {
+    let (believed, said) = (tool.believed.as_str(), tool.tool_type.as_str());
+    if believed == said { said.to_owned() } else { format!("{believed} (it says {said})") }
 }
 
 /// What the policy says of a tool, in words.
@@ -52,6 +58,7 @@ fn json_line(tool: &ToolView) -> Value {
         "namespace": tool.namespace,
         "tool_name": tool.tool_name,
         "tool_type": tool.tool_type,
+        "believed_type": tool.believed,
         "disabled": tool.is_disabled,
         "unless": tool.outlook.unless.iter().map(verdict).collect::<Vec<_>>(),
     });
