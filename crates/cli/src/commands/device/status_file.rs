@@ -203,10 +203,10 @@ pub(super) fn file_word(id: &str) -> String {
     format!("{}-{hash:016x}", word.collect::<String>())
 }
 
-/// Whether a process is there, and the one that is meant.
+/// Whether a process is there and alive, and the one that is meant.
 fn is_process(pid: u32, start: Option<u64>) -> bool {
-    if let (Some(start), Some(found)) = (start, process_start(pid)) {
-        return start == found;
+    if let Some(found) = Listed::of(pid) {
+        return !found.is_dead && start.is_none_or(|start| start == found.start);
     }
     #[cfg(unix)]
     {
@@ -219,12 +219,27 @@ fn is_process(pid: u32, start: Option<u64>) -> bool {
     true
 }
 
-/// When a process was started, in the kernel's own count.
 fn process_start(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, brackets too.
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    Listed::of(pid).map(|listed| listed.start)
+}
+
+/// What the kernel lists of a process, where it does.
+struct Listed {
+    /// It has ended, but whoever started it has not taken notice yet.
+    is_dead: bool,
+    /// When it was started, in the kernel's own count.
+    start: u64,
+}
+
+impl Listed {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before it may hold anything, brackets too.
+        let (_, after_name) = stat.rsplit_once(')')?;
+        let mut fields = after_name.split_whitespace();
+        let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
+        Some(Self { is_dead, start: fields.nth(18)?.parse().ok()? })
+    }
 }
 
 #[cfg(test)]
@@ -249,5 +264,21 @@ mod tests {
         assert!(start.is_some() && is_process(pid, start));
         assert!(!is_process(pid, start.map(|start| start + 1)));
         assert!(!is_process(u32::MAX, start));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_that_is_dead_but_not_yet_taken_away_is_gone() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id();
+        let start = process_start(pid);
+        assert!(start.is_some() && is_process(pid, start));
+        child.kill().unwrap();
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        while !stat().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        assert!(!is_process(pid, start) && !is_process(pid, None));
+        child.wait().unwrap();
     }
 }
