@@ -10,6 +10,7 @@ mod api;
 mod args;
 mod commands;
 mod connect;
+mod held;
 mod key_file;
 mod mcp;
 mod policy;
@@ -157,7 +158,7 @@ fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(|| held::Log)
         .init();
     Ok(())
 }

@@ -18,13 +18,12 @@ pub(crate) const CYAN: Style = AnsiColor::Cyan.on_default();
 /// How often the spinner turns.
 const TICK: Duration = Duration::from_millis(90);
 
-/// Says a line on standard error, as `eprintln!` does. When it cannot be said, since the disk with the log is
-/// full or whoever listened is gone, that is no reason to end, as it is for `eprintln!`.
+/// Says a line on standard error, as `eprintln!` does; while a question stands there, once that is over. When
+/// it cannot be said, since the disk with the log is full or whoever listened is gone, that is no reason to
+/// end, as it is for `eprintln!`.
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _unsaid = writeln!(anstream::stderr(), $($text)*);
-    }};
+    () => { $crate::held::say(format_args!("")) };
+    ($($text:tt)*) => { $crate::held::say(format_args!($($text)*)) };
 }
 
 /// Writes to standard output. Whoever closed it wants no more of it, which is no error.

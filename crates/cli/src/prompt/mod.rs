@@ -1,12 +1,13 @@
 //! Asks the owner on the terminal, one question at a time.
 //!
 //! Only what is typed while a question stands there answers it, and what it shows is a stranger's text.
+//! Whatever else there is to say [waits](crate::held) until it is over.
 
 mod question;
 mod terminal;
 
 use std::collections::HashSet;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use self::question::{Text, name};
 use self::terminal::Terminal;
+use crate::held;
 use crate::output::{BOLD, DIM};
 
 /// After a question was taken back, how long the next one waits: an answer that was on its way to the
@@ -30,8 +32,6 @@ pub(crate) struct Prompt {
     turn: Mutex<Option<Instant>>,
     /// What was answered with `always`.
     always: StdMutex<HashSet<Kind>>,
-    /// The line that waits for an answer.
-    waiting: StdMutex<Option<String>>,
 }
 
 /// What `always` holds for: a rule that asks about something else asks again.
@@ -59,25 +59,13 @@ impl Prompt {
         is_terminal.then(Arc::default)
     }
 
-    /// Prints something else; a question that waits for its answer goes on below it.
-    pub(crate) fn above(&self, print: impl FnOnce()) {
-        let waiting = lock(&self.waiting);
-        if waiting.is_some() {
-            say!();
-        }
-        print();
-        if let Some(line) = waiting.as_deref() {
-            begin(line);
-        }
-    }
-
     async fn put(&self, question: &Question) -> Answer {
-        let mut unasked = Unasked { prompt: self, question: Some(question) };
+        let mut unasked = Unasked(Some(question));
         let turn = self.turn.lock().await;
         if let Some(taken_back) = *turn {
             tokio::time::sleep_until(taken_back + LATE_ANSWER).await;
         }
-        unasked.question = None;
+        unasked.0 = None;
         if lock(&self.always).contains(&Kind::of(question)) {
             return Answer::Yes;
         }
@@ -103,6 +91,7 @@ struct Open<'a> {
 
 impl<'a> Open<'a> {
     fn new(prompt: &'a Prompt, turn: MutexGuard<'a, Option<Instant>>) -> Self {
+        held::hold();
         Self { prompt, turn, is_over: false }
     }
 
@@ -110,9 +99,8 @@ impl<'a> Open<'a> {
         let mut text = Text::new(question);
         self.say(&text.brief());
         let answer = loop {
-            self.wait_at(text.options());
+            held::put(text.options().as_bytes());
             let line = terminal.line().await;
-            *lock(&self.prompt.waiting) = None;
             match line.as_deref().map(typed) {
                 Some(Typed::Yes) => break Answer::Yes,
                 Some(Typed::No) => break Answer::No,
@@ -132,48 +120,33 @@ impl<'a> Open<'a> {
         answer
     }
 
+    /// Says a line at once.
     fn say(&self, text: &str) {
-        say!("{text}");
+        held::put(format!("{text}\n").as_bytes());
     }
-
-    fn wait_at(&self, line: String) {
-        begin(&line);
-        *lock(&self.prompt.waiting) = Some(line);
-    }
-}
-
-/// Says the beginning of a line, behind which the owner types. A terminal that is gone is no reason to end.
-fn begin(line: &str) {
-    let _unsaid = std::io::stderr().write_all(line.as_bytes());
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        *lock(&self.prompt.waiting) = None;
         if !self.is_over {
             *self.turn = Some(Instant::now());
             self.say(&format!(
                 "\n{BOLD}taken back{BOLD:#}: no answer in time, or the task was stopped; refused"
             ));
         }
+        held::release();
     }
 }
 
 /// A question that waits for its turn; dropped before, the owner is told that there was one.
-struct Unasked<'a> {
-    prompt: &'a Prompt,
-    question: Option<&'a Question>,
-}
+struct Unasked<'a>(Option<&'a Question>);
 
 impl Drop for Unasked<'_> {
     fn drop(&mut self) {
-        if let Some(question) = self.question {
-            let name = name(question);
-            self.prompt.above(|| {
-                say!(
-                    "{BOLD}refused without asking{BOLD:#}: {name}; its time was over, or its task was stopped"
-                );
-            });
+        if let Some(name) = self.0.map(name) {
+            say!(
+                "{BOLD}refused without asking{BOLD:#}: {name}; its time was over, or its task was stopped"
+            );
         }
     }
 }

@@ -24,6 +24,7 @@ use self::status_file::StatusFile;
 use crate::args::{Device as Args, DeviceCommand, Global};
 use crate::commands::dry_run;
 use crate::connect::{Target, trust_hint};
+use crate::held;
 use crate::mcp::{self, Source};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::policy::PolicyFile;
@@ -57,9 +58,8 @@ async fn run_device(args: Args, global: Global) -> Ended {
     if policy.path.is_some() {
         say!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));
     }
-    let prompt = Prompt::at_terminal();
     settings.tools.policy = policy.policy;
-    settings.tools.ask = prompt.clone().map(|prompt| prompt as Arc<dyn Ask>);
+    settings.tools.ask = Prompt::at_terminal().map(|prompt| prompt as Arc<dyn Ask>);
     settings.tools.trust = target.trust_of_servers(&servers)?;
     settings.tools.servers = servers;
     settings.client = target.apply(settings.client);
@@ -70,8 +70,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let server = target.server.clone();
     let status = StatusFile::open(&values.status_file, &global, &id, &server);
     let device = Device::new(settings, watchdog(), move |event| {
-        let show = || show(&event, id.as_str(), exec, &server);
-        prompt.as_ref().map_or_else(show, |prompt| prompt.above(show));
+        show(&event, id.as_str(), exec, &server);
     })
     .map_err(anyhow::Error::from)?;
     let keeping = status.as_ref().map(|status| tokio::spawn(status.clone().keep(device.state())));
@@ -82,6 +81,8 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let exit = tokio::select! {
         exit = &mut running => exit,
         () = interrupts.next() => {
+            // What stands on the terminal is not what its owner is about any more.
+            held::interrupt();
             say!("Stopping.");
             stop.cancel();
             tokio::select! {
@@ -90,6 +91,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
             }
         }
     };
+    held::interrupt();
     if let Some((keeping, status)) = keeping.zip(status) {
         keeping.abort();
         status.close(&exit);
