@@ -266,78 +266,6 @@ async fn a_device_goes_on_where_its_status_cannot_be_written() {
 }
 
 #[tokio::test]
-async fn a_service_is_installed_without_its_key_and_removed_again() {
-    let home = Home::new();
-    fs::create_dir(home.path().join("data")).unwrap();
-    let command = |args: &[&str]| {
-        let mut command = home.command(&[&["device"], args].concat());
-        Process::start(
-            command.env("FLIGHTDECK_TOKEN", "hunter2").env("HTTPS_PROXY", "http://u:pa55@p:1"),
-        )
-    };
-    let args =
-        ["install", "--user", "--id", "my box", "--server", "wss://h/ws?token=x", "--root", "data"];
-    let done = command(&args).done().await;
-    assert_eq!(done.code, 0, "{done:?}");
-    let units = home.path().join(".config/systemd/user");
-    let unit = fs::read_dir(&units).unwrap().next().unwrap().unwrap().path();
-    let text = fs::read_to_string(&unit).unwrap();
-    let root = home.path().join("data");
-    for line in
-        [r#""--id=my box""#, "--server=wss://h:443/ws", &format!("--root={}", root.display())]
-    {
-        assert!(text.contains(line), "{line} in {text}");
-    }
-    assert!(
-        !text.contains("hunter2") && !text.contains("token") && !text.contains("pa55"),
-        "{text}"
-    );
-    let secrets = text.split("EnvironmentFile=").nth(1).unwrap().lines().next().unwrap();
-    let held = fs::read_to_string(secrets).unwrap();
-    assert!(held.contains("FLIGHTDECK_TOKEN=\"hunter2\"") && held.contains("pa55"), "{held}");
-    assert_eq!(fs::metadata(secrets).unwrap().permissions().mode() & 0o777, 0o600);
-    verify(&home, &unit, &["--user"]).await;
-
-    assert_eq!(command(&["uninstall", "--user", "--id", "my box"]).done().await.code, 0);
-    assert!(!unit.exists() && !std::path::Path::new(secrets).exists());
-    let again = command(&["uninstall", "--user", "--id", "my box"]).done().await;
-    assert!(again.code == 2 && again.stderr.contains("there is no service"), "{again:?}");
-}
-
-#[tokio::test]
-async fn the_units_are_what_systemd_understands() {
-    let home = Home::new();
-    let unit = home.path().join("flightdeck-device-d.service");
-    for more in [
-        &["--system"][..],
-        &["--system", "--exec", "shell", "--run-as", "root"],
-        &["--system", "--exec", "shell", "--sandbox", "--root", "/tmp"],
-        &["--user", "--exec", "shell"],
-    ] {
-        let done = home
-            .start(&[&["device", "install", "--print", "--id", "d"], more].concat())
-            .done()
-            .await;
-        assert_eq!(done.code, 0, "{done:?}");
-        fs::write(&unit, &done.stdout).unwrap();
-        let scope: &[&str] = if more[0] == "--user" { &["--user"] } else { &[] };
-        verify(&home, &unit, scope).await;
-    }
-    let bad =
-        home.start(&["device", "install", "--print", "--root", "/no/such/folder"]).done().await;
-    assert!(bad.code == 2 && bad.stderr.contains("there is no such folder"), "{bad:?}");
-}
-
-#[tokio::test]
-async fn a_service_of_a_user_may_write_where_the_device_does() {
-    let home = Home::new();
-    let unit = home.start(&["device", "install", "--print", "--user"]).done().await.stdout;
-    let writable = unit.lines().find(|line| line.starts_with("ReadWritePaths=")).unwrap();
-    let own = format!("=-{} ", home.path().display());
-    assert!(writable.contains(&own), "{writable}");
-}
-
-#[tokio::test]
 async fn a_device_that_starts_before_the_first_start_of_its_server_gets_in() {
     // A server makes its key at its first start.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -349,36 +277,4 @@ async fn a_device_that_starts_before_the_first_start_of_its_server_gets_in() {
     device.says("not connected").await;
     let _server = Server::start_in(home, port, &[]).await;
     device.says("connected to").await;
-}
-
-#[tokio::test]
-async fn a_service_of_the_machine_does_not_lose_its_owners_rules_in_silence() {
-    let home = Home::new();
-    let settings = home.path().join(".config/flightdeck");
-    fs::create_dir_all(&settings).unwrap();
-    let install = ["device", "install", "--print", "--system"];
-    fs::write(settings.join("policy.toml"), "[[rule]]\ntool = \"*\"\ndecision = \"deny\"\n")
-        .unwrap();
-    let refused = home.start(&install).done().await;
-    assert!(refused.code == 2 && refused.stderr.contains("there is a policy"), "{refused:?}");
-    fs::remove_file(settings.join("policy.toml")).unwrap();
-    fs::write(settings.join("config.toml"), "[mcp.fs]\ncommand = \"x\"\n").unwrap();
-    let refused = home.start(&install).done().await;
-    assert!(refused.code == 2 && refused.stderr.contains("lists MCP servers"), "{refused:?}");
-    let user = home.start(&["device", "install", "--print", "--user"]).done().await;
-    assert!(user.code == 0 && !user.stdout.contains("ProtectSystem"), "{user:?}");
-}
-
-/// Asks systemd about a unit, where its tools are.
-async fn verify(home: &Home, unit: &std::path::Path, scope: &[&str]) {
-    let mut command = tokio::process::Command::new("systemd-analyze");
-    command.env("XDG_RUNTIME_DIR", home.path()).arg("verify").args(scope).arg(unit);
-    match command.output().await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        output => {
-            let output = output.unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success() && !said.contains("flightdeck-device"), "{said}");
-        }
-    }
 }

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
+use super::checks::{self, Files};
 use super::status_file::file_word;
 use super::unit::{self, Scope, Unit};
 use crate::args::{DeviceInstall, DeviceScope, DeviceUninstall, Global};
 use crate::connect::find_key;
 use crate::output::{print, safe};
 use crate::policy::PolicyFile;
-use crate::settings::{ClientValues, DeviceKeys, DeviceValues, ExecMode, File};
+use crate::settings::{DeviceKeys, DeviceValues, ExecMode, File};
 use crate::state::{StateFolder, expand_home, home, replace_private_file};
 use crate::{Code, Ended};
 
@@ -24,7 +25,7 @@ const PATHS: [&str; 6] = ["root", "mcp", "policy", "ca_file", "status_file", "to
 const SECRETS: [&str; 2] = ["token", "token_file"];
 
 /// What a device behind a proxy needs too.
-const PROXIES: [&str; 8] = [
+pub(super) const PROXIES: [&str; 8] = [
     "HTTPS_PROXY",
     "https_proxy",
     "HTTP_PROXY",
@@ -50,27 +51,29 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
     let id = args.device.id.clone().filter(|id| !id.is_empty());
     let place = Place::new(args.scope, id.as_deref(), global)?;
-    let mut given = [args.device.given(), args.client.given()].concat();
-    if place.is_system && global.config.is_none() {
-        check_left_behind(&file, &args.device)?;
-        // The service has another home, where it would not find this file.
-        let in_file = [file.device.given(), file.client.given()].concat();
-        let are_flags: Vec<_> = given.iter().map(|(key, _)| *key).collect();
-        given.extend(in_file.into_iter().filter(|(key, _)| !are_flags.contains(key)));
-    }
-    let listed = file.mcp;
+    let given = given(&place, &file, &args, global)?;
+    let listed = file.path.zip(Some(file.mcp));
     let device = args.device.resolve(file.device);
     let client = args.client.resolve(file.client);
     let server = client.server.exposed().parse().context("--server")?;
     // What the service would refuse is refused here.
     super::settings(&device, &server)?;
+    let key = find_key(&client, &server, global)?;
+    let files = Files::of(&device, &client, global)?;
+    if place.is_system && args.run_as.is_none() {
+        files.warn_of_closed();
+    }
+    let lists = listed.as_ref().is_some_and(|(_, servers)| !servers.is_empty());
+    let has_servers = lists || !device.mcp.0.is_empty();
+    checks::warn_of_left_out(listed, &device, &place.systemctl_edit());
     let unit = Unit {
         scope: scope(&place, args.run_as, global)?,
         program: std::env::current_exe().context("cannot find this program")?,
         args: flags(&given, &server.to_string(), place.own_state(global), global)?,
         environment_file: place.environment.clone(),
         roots: roots(&device, place.is_system)?,
-        is_confined: is_confined(&device, &listed),
+        // Whether nothing that it runs is meant to write outside its roots.
+        is_confined: device.sandbox || (device.exec != ExecMode::Shell && !has_servers),
     };
     if unit.args.iter().any(|arg| arg.contains(char::is_control)) {
         return Err(anyhow::anyhow!("a unit cannot hold flags with control characters").into());
@@ -79,7 +82,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
         print(&unit.text())?;
         return Ok(Code::COMPLETED);
     }
-    place.write(&unit.text(), &environment(&client, &server, global)?)?;
+    place.write(&unit.text(), &environment(key)?)?;
     say!("Wrote {} and {}", place.unit.display(), place.environment.display());
     place.start()
 }
@@ -163,6 +166,12 @@ impl Place {
         }
     }
 
+    /// The command that adds to the unit.
+    fn systemctl_edit(&self) -> String {
+        let user = if self.is_system { "" } else { "--user " };
+        format!("systemctl {user}edit {}", self.name)
+    }
+
     fn start(&self) -> Ended {
         self.systemctl(&[&["daemon-reload"], &["enable", &self.name], &["restart", &self.name]])?;
         let user = if self.is_system { "" } else { "--user " };
@@ -224,6 +233,29 @@ fn scope(place: &Place, run_as: Option<String>, global: &Global) -> anyhow::Resu
     Ok(Scope::User { state: absolute(state.path())? })
 }
 
+/// What the service is to be told: what was given here, and what it would not find in the settings file, or
+/// find to mean something else.
+fn given(
+    place: &Place,
+    file: &File,
+    args: &DeviceInstall,
+    global: &Global,
+) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let mut given = [args.device.given(), args.client.given()].concat();
+    // A service of the machine has another home; one of a user starts in another folder.
+    let is_elsewhere = place.is_system && global.config.is_none();
+    if is_elsewhere {
+        check_left_behind(file, &args.device)?;
+    }
+    let in_file = [file.device.given(), file.client.given()].concat();
+    let are_flags: Vec<_> = given.iter().map(|(key, _)| *key).collect();
+    given.extend(in_file.into_iter().filter(|(key, value)| {
+        let is_lost = is_elsewhere || (PATHS.contains(key) && is_relative(value));
+        is_lost && !are_flags.contains(key)
+    }));
+    Ok(given)
+}
+
 /// The flags of the service: those that were given, but no secrets.
 fn flags(
     given: &[(&'static str, String)],
@@ -251,12 +283,7 @@ fn flags(
 
 /// The lines of the file that only the service reads: the key, and the way through a proxy, which may
 /// have a password.
-fn environment(
-    client: &ClientValues,
-    server: &link::ServerUrl,
-    global: &Global,
-) -> anyhow::Result<String> {
-    let key = find_key(client, server, global)?;
+fn environment(key: Option<SecretString>) -> anyhow::Result<String> {
     if key.is_none() {
         say!("warning: no key was given (--token-file FILE); most servers want one");
     }
@@ -299,12 +326,6 @@ fn roots(device: &DeviceValues, is_system: bool) -> anyhow::Result<Vec<PathBuf>>
     }
 }
 
-/// Whether nothing that the device runs is meant to write outside its roots.
-fn is_confined(device: &DeviceValues, listed: &toml::Table) -> bool {
-    let has_servers = !device.mcp.0.is_empty() || !listed.is_empty();
-    device.sandbox || (device.exec != ExecMode::Shell && !has_servers)
-}
-
 fn user_units() -> anyhow::Result<PathBuf> {
     let named = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
     let folder = match named {
@@ -317,6 +338,10 @@ fn user_units() -> anyhow::Result<PathBuf> {
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     let path = expand_home(path);
     std::path::absolute(&path).with_context(|| format!("{}", path.display()))
+}
+
+fn is_relative(value: &str) -> bool {
+    std::env::split_paths(value).any(|path| expand_home(&path).is_relative())
 }
 
 fn absolute_paths(value: &str) -> anyhow::Result<String> {

@@ -1,5 +1,6 @@
 //! `flightdeck device`: makes this machine a device, shows how it is doing, or has it run as a service.
 
+mod checks;
 mod install;
 mod status;
 mod status_file;
@@ -13,7 +14,7 @@ use aip::message::Platform;
 use anyhow::Context;
 use device::policy::Ask;
 use device::tools::ToolSettings;
-use device::tools::mcp::{ServerEvent, ServerSettings, ServerState};
+use device::tools::mcp::{ServerEvent, ServerState};
 use device::watchdog::Watchdog;
 use device::{Device, DeviceEvent, DeviceSettings, Exec, Features};
 use link::connection::Watch;
@@ -25,7 +26,7 @@ use crate::args::{Device as Args, DeviceCommand, Global};
 use crate::commands::dry_run;
 use crate::connect::{Target, trust_hint};
 use crate::held;
-use crate::mcp::{self, Source};
+use crate::mcp::{self, Listed, Source};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::policy::PolicyFile;
 use crate::prompt::Prompt;
@@ -46,7 +47,8 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
     let values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
-    let servers = mcp_servers(file.path.zip(Some(file.mcp)), &values);
+    let variable = |name: &str| std::env::var(name).ok();
+    let servers = listed_servers(file.path.zip(Some(file.mcp)), &values, &variable).servers;
     if args.dry_run {
         let mut settings = settings(&values, &ServerUrl::default())?;
         settings.tools.servers = servers;
@@ -174,17 +176,18 @@ pub(crate) fn settings(
 
 /// The MCP servers of the settings file and of `--mcp`. What is wrong with some of them is said, and no
 /// reason for the others, or the device, to stay away.
-fn mcp_servers(
+fn listed_servers(
     settings_file: Option<(PathBuf, toml::Table)>,
     values: &DeviceValues,
-) -> Vec<ServerSettings> {
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Listed {
     let settings = settings_file.map(|(path, servers)| Source::Settings { path, servers });
     let files = values.mcp.0.iter().cloned().map(Source::File);
-    let listed = mcp::read(settings.into_iter().chain(files), &|name| std::env::var(name).ok());
-    for problem in listed.problems {
+    let listed = mcp::read(settings.into_iter().chain(files), variable);
+    for problem in &listed.problems {
         say!("{RED}warning:{RED:#} {problem}");
     }
-    listed.servers
+    listed
 }
 
 fn platform(given: &str) -> anyhow::Result<String> {
