@@ -127,11 +127,13 @@ fn helper(device: u32) -> u32 {
 }
 
 fn usage(process: u32) -> Usage {
-    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
+    // Only root may look into a device: for others what this tells is 0.
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let number = |text: &str, name: &str| -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.map_or(0, |number| number.parse().unwrap())
     };
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     // The name, in front of the last parenthesis, may hold anything.

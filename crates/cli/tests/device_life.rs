@@ -278,3 +278,40 @@ async fn a_device_that_starts_before_the_first_start_of_its_server_gets_in() {
     let _server = Server::start_in(home, port, &[]).await;
     device.says("connected to").await;
 }
+
+/// As whom a device runs here that is not root, to whom all is open.
+const NOBODY: u32 = 65534;
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_command_reads_neither_the_environment_nor_the_memory_of_its_device() {
+    let (python, home) = (PythonServer::start().await, Home::new());
+    let mut command = home.command(&["device", "--id", "d", "--exec", "shell"]);
+    command.env("FLIGHTDECK_SERVER", python.url()).env("FLIGHTDECK_TOKEN", "hunter2");
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let device = Process::start(&mut command);
+    let (link, register) = python.accept().await;
+    let mut at = Connected { python, home, device, link, register };
+    let daemon = long_sleep();
+    let look = format!(
+        "setsid {daemon} & cat /proc/$PPID/comm; tr '\\0' ' ' < /proc/$PPID/environ; \
+         head -c 1 /proc/$PPID/mem; cat /proc/$PPID/maps; readlink /proc/$PPID/exe; true"
+    );
+    at.command(&look, "continue").await;
+    let result = at.result().await["result"].clone();
+    assert_eq!(result["stdout"], "flightdeck\n", "{result}");
+    assert!(result["stderr"].as_str().unwrap().contains("ermission denied"), "{result}");
+    // It does the rest of its work as ever.
+    until_gone(&daemon).await;
+    at.status_when(|status| status["counts"]["commands"] == 1).await;
+    let done = at.status(&[]).await;
+    assert!(done.code == 0, "{done:?}");
+    let next = long_sleep();
+    at.command(&format!("setsid {next} & {next}"), "continue").await;
+    until_running(&next).await;
+    at.device.kill().await;
+    until_gone(&next).await;
+}

@@ -9,6 +9,7 @@
 //! - *Sandbox* (Linux with Landlock): writing goes below the roots, into the folder for temporary
 //!   files, and to a few devices that every program takes for granted. Reading and running go on
 //!   everywhere.
+//! - *The device itself* (Linux): nothing that runs as its user can read its memory.
 //!
 //! Known limits of the sandbox: the kernel lets it change the mode, the owner and the times of
 //! files elsewhere; and another program that does work on request (Docker's, systemd's over D-Bus)
@@ -232,6 +233,23 @@ mod landlock {
             SandboxError::Root { root: root.to_owned(), source }
         })
     }
+}
+
+/// Has the kernel keep the memory of this process, and the environment that it was started with, from all
+/// others of its user (Linux). Programs that it starts are as open as ever, and root may read on. It also
+/// leaves no core dump, and no debugger of its user may look at it.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn close_to_others() -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        // Before Linux 5.14 who has closed itself cannot look at its own descriptors any more.
+        let _found_by_now = crate::group::inherited_descriptors();
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -313,7 +313,7 @@ fn enter_sandbox(rules: &std::os::fd::OwnedFd) -> std::io::Result<()> {
 /// The descriptors the device itself was started with, past the standard three, and would hand
 /// on. Found once: everything Rust opens later is close-on-exec.
 #[cfg(target_os = "linux")]
-fn inherited_descriptors() -> &'static [i32] {
+pub(crate) fn inherited_descriptors() -> &'static [i32] {
     static FOUND: std::sync::OnceLock<Vec<i32>> = std::sync::OnceLock::new();
     FOUND.get_or_init(find_inherited_descriptors)
 }

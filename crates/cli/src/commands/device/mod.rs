@@ -44,6 +44,10 @@ pub(crate) fn run(args: Args, global: Global) -> Ended {
 }
 
 async fn run_device(args: Args, global: Global) -> Ended {
+    // What the device starts is among them, and the key is in its memory and may be in its environment.
+    if let Err(error) = device::confine::close_to_others() {
+        tracing::warn!(%error, "other programs of this user can read the device's memory");
+    }
     let file = File::load(global.config.as_deref())?;
     let values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
