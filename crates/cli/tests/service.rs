@@ -144,6 +144,34 @@ async fn servers_that_a_service_would_leave_out_are_told_when_it_is_installed() 
 }
 
 #[tokio::test]
+async fn a_service_of_a_user_looks_where_its_user_does() {
+    let home = Home::new();
+    let state = home.path().join("own-state/flightdeck");
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("key"), "generated").unwrap();
+    fs::set_permissions(state.join("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = home.command(&["device", "install", "--user"]);
+    command.env("XDG_STATE_HOME", home.path().join("own-state"));
+    command.env("XDG_CONFIG_HOME", home.path().join("own-config"));
+    let done = Process::start(&mut command).done().await;
+    assert!(done.code == 0 && !done.stderr.contains("no key"), "{done:?}");
+    let held = fs::read_to_string(state.join("flightdeck-device.env")).unwrap();
+    assert!(held.contains("own-state\"") && held.contains("own-config\""), "{held}");
+    assert!(!held.contains("generated"), "it finds the key of this machine's server: {held}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_told_with_those_that_are() {
+    let home = Home::new();
+    let run = async |args: &[&str]| home.start(&[&["device"], args].concat()).done().await;
+    let none = run(&["uninstall", "--user"]).await;
+    assert!(none.stderr.contains("there is no service") && none.code == 2, "{none:?}");
+    assert_eq!(run(&["install", "--user", "--id", "box"]).await.code, 0);
+    let other = run(&["uninstall", "--user"]).await;
+    assert!(other.stderr.contains("user/flightdeck-device-box.service"), "{other:?}");
+}
+
+#[tokio::test]
 async fn paths_of_the_settings_file_mean_the_same_for_a_service() {
     let home = Home::new();
     let settings = home.path().join(".config/flightdeck");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use link::ServerUrl;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::checks::{self, Files};
@@ -14,7 +15,7 @@ use crate::args::{DeviceInstall, DeviceScope, DeviceUninstall, Global};
 use crate::connect::find_key;
 use crate::output::{print, safe};
 use crate::policy::PolicyFile;
-use crate::settings::{DeviceKeys, DeviceValues, ExecMode, File};
+use crate::settings::{ClientValues, DeviceKeys, DeviceValues, ExecMode, File};
 use crate::state::{StateFolder, expand_home, home, replace_private_file};
 use crate::{Code, Ended};
 
@@ -36,6 +37,9 @@ pub(super) const PROXIES: [&str; 8] = [
     "no_proxy",
 ];
 
+/// Where a user's settings, rules and keys are, if not in the usual places.
+const FOLDERS: [&str; 2] = ["XDG_CONFIG_HOME", "XDG_STATE_HOME"];
+
 /// Where the pieces of a service are.
 struct Place {
     is_system: bool,
@@ -55,10 +59,10 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
     let listed = file.path.zip(Some(file.mcp));
     let device = args.device.resolve(file.device);
     let client = args.client.resolve(file.client);
-    let server = client.server.exposed().parse().context("--server")?;
+    let server: ServerUrl = client.server.exposed().parse().context("--server")?;
     // What the service would refuse is refused here.
     super::settings(&device, &server)?;
-    let key = find_key(&client, &server, global)?;
+    let key = place.key(&client, &server, global)?;
     let files = Files::of(&device, &client, global)?;
     if place.is_system && args.run_as.is_none() {
         files.warn_of_closed();
@@ -82,7 +86,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
         print(&unit.text())?;
         return Ok(Code::COMPLETED);
     }
-    place.write(&unit.text(), &environment(key)?)?;
+    place.write(&unit.text(), &place.environment(key)?)?;
     say!("Wrote {} and {}", place.unit.display(), place.environment.display());
     place.start()
 }
@@ -92,7 +96,10 @@ pub(super) fn uninstall(args: &DeviceUninstall, global: &Global) -> Ended {
     let place = Place::new(args.scope, args.id.as_deref().filter(|id| !id.is_empty()), global)?;
     if !place.unit.exists() {
         let shown = safe(&place.unit.display().to_string());
-        let text = format!("there is no service {shown}; name it with --id, --user or --system");
+        let others: String = installed().iter().map(|unit| format!("\n  {}", safe(unit))).collect();
+        let others = if others.is_empty() { others } else { format!("; there is:{others}") };
+        let text =
+            format!("there is no service {shown}; name it with --id, --user or --system{others}");
         return Err(anyhow::anyhow!(text).into());
     }
     place.stop()
@@ -152,6 +159,42 @@ impl Place {
             .with_context(|| cannot(&self.environment))?;
         fs::create_dir_all(parent(&self.unit)).with_context(|| cannot(&self.unit))?;
         fs::write(&self.unit, unit).with_context(|| cannot(&self.unit))
+    }
+
+    /// The key that the service is given; none where it finds that of this machine's server itself.
+    fn key(
+        &self,
+        client: &ClientValues,
+        server: &ServerUrl,
+        global: &Global,
+    ) -> anyhow::Result<Option<SecretString>> {
+        let key = find_key(client, server, global)?;
+        let is_given = client.token.secret().is_some()
+            || !client.token_file.is_empty()
+            || server.token().is_some();
+        if !is_given && !self.is_system && server.is_loopback() {
+            return Ok(None);
+        }
+        if key.is_none() {
+            say!("warning: no key was given (--token-file FILE); most servers want one");
+        }
+        Ok(key)
+    }
+
+    /// The lines of the file that only the service reads: the key, the way through a proxy, which may have
+    /// a password, and where its user's folders are.
+    fn environment(&self, key: Option<SecretString>) -> anyhow::Result<String> {
+        let key = key.map(|key| ("FLIGHTDECK_TOKEN", key.expose_secret().to_owned()));
+        let folders = FOLDERS.iter().filter(|_| !self.is_system);
+        let names = PROXIES.iter().chain(folders);
+        let taken_on = names.filter_map(|name| Some((*name, std::env::var(name).ok()?)));
+        let variables: Vec<_> = key.into_iter().chain(taken_on).collect();
+        if let Some((name, _)) =
+            variables.iter().find(|(_, value)| value.contains(char::is_control))
+        {
+            bail!("{name} has control characters in it, which its file cannot hold");
+        }
+        Ok(variables.iter().map(|(name, value)| unit::variable(name, value)).collect())
     }
 
     /// The state folder that was named; a service of the machine has one of its own.
@@ -281,21 +324,6 @@ fn flags(
     Ok(flags)
 }
 
-/// The lines of the file that only the service reads: the key, and the way through a proxy, which may
-/// have a password.
-fn environment(key: Option<SecretString>) -> anyhow::Result<String> {
-    if key.is_none() {
-        say!("warning: no key was given (--token-file FILE); most servers want one");
-    }
-    let key = key.map(|key| ("FLIGHTDECK_TOKEN", key.expose_secret().to_owned()));
-    let proxies = PROXIES.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));
-    let variables: Vec<_> = key.into_iter().chain(proxies).collect();
-    if let Some((name, _)) = variables.iter().find(|(_, value)| value.contains(char::is_control)) {
-        bail!("{name} has control characters in it, which its file cannot hold");
-    }
-    Ok(variables.iter().map(|(name, value)| unit::variable(name, value)).collect())
-}
-
 /// Refuses what a service with another home would do without in silence: MCP servers of the owner's own
 /// settings file, and the policy beside it.
 fn check_left_behind(file: &File, given: &DeviceKeys) -> anyhow::Result<()> {
@@ -324,6 +352,17 @@ fn roots(device: &DeviceValues, is_system: bool) -> anyhow::Result<Vec<PathBuf>>
         (true, false) => Ok(home().into_iter().collect()),
         (false, _) => device.root.0.iter().map(|root| absolute(root)).collect(),
     }
+}
+
+/// The units of devices, of the user and of the machine.
+fn installed() -> Vec<String> {
+    let folders = user_units().into_iter().chain([unit::system_folder().to_owned()]);
+    let files = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let is_unit = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("flightdeck-device") && name.ends_with(".service")
+    };
+    files.map(|file| file.path()).filter(is_unit).map(|path| path.display().to_string()).collect()
 }
 
 fn user_units() -> anyhow::Result<PathBuf> {

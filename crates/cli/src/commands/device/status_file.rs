@@ -58,7 +58,8 @@ impl Report {
         let length = fs::metadata(path).with_context(cannot)?.len();
         anyhow::ensure!(length <= MAX_FILE_BYTES, "{}: it is too large", cannot());
         let text = fs::read_to_string(path).with_context(cannot)?;
-        serde_json::from_str(&text).with_context(cannot)
+        serde_json::from_str(&text)
+            .with_context(|| format!("{}: it is not what a device writes", cannot()))
     }
 
     /// Whether the process that wrote it is still there.
