@@ -403,3 +403,9 @@ async fn a_device_does_not_start_with_a_policy_that_is_not_valid() {
     let missing = home.start(&["device", "--policy", "nowhere.toml"]).done().await;
     assert!(missing.code == 2 && missing.stderr.contains("nowhere.toml"), "{missing:?}");
 }
+
+#[tokio::test]
+async fn a_dry_run_wants_the_certificates_that_the_device_would_want() {
+    let done = Home::new().start(&["device", "--dry-run", "--ca-file", "none.pem"]).done().await;
+    assert!(done.code == 2 && done.stderr.contains("--ca-file none.pem"), "{done:?}");
+}

@@ -32,6 +32,7 @@ use crate::policy::PolicyFile;
 use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
 use crate::state::expand_home;
+use crate::tls;
 use crate::{Code, Ended, Failure, Interrupts, block_on_two_threads};
 
 pub(crate) fn run(args: Args, global: Global) -> Ended {
@@ -57,6 +58,9 @@ async fn run_device(args: Args, global: Global) -> Ended {
         let mut settings = settings(&values, &ServerUrl::default())?;
         settings.tools.servers = servers;
         settings.tools.policy = policy.policy.clone();
+        let ca_file = args.client.resolve(file.client).ca_file;
+        let named = (!ca_file.is_empty()).then(|| tls::trust(&ca_file));
+        settings.tools.trust = named.transpose()?;
         return dry_run::run(&settings, &policy, args.json).await;
     }
     let target = Target::new(args.client, &global)?;
