@@ -216,7 +216,7 @@ impl Glimpse {
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth = depth.saturating_sub(1),
                 b'"' if depth == 1 => {
-                    glimpse.note(&text[at..next], text[next..].trim_ascii_start())
+                    glimpse.note(&text[at..next], text[next..].trim_ascii_start());
                 }
                 _ => {}
             }

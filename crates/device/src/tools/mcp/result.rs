@@ -240,6 +240,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "so it reads better")]
     fn read(result: Value, wraps: bool) -> Result<Value, String> {
         let read = returned(result.to_string(), wraps).map(|payload| payload.parse().unwrap());
         read.map_err(|error| match error {
