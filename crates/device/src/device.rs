@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::confine::SandboxError;
-use crate::executor::Executor;
+use crate::executor::{Capacity, Executor, LEAVING, LOST};
 use crate::info::{Facts, Features, Subject};
 use crate::state::{DeviceState, StateKeeper};
 use crate::tools::mcp::{self, ServerEvent};
@@ -44,10 +44,8 @@ pub struct DeviceSettings {
     pub features: Features,
     /// The owner's limits on the tools.
     pub tools: ToolSettings,
-    /// COMMANDs that run at the same time.
-    pub parallel_commands: usize,
-    /// COMMANDs that may run or wait.
-    pub max_commands: usize,
+    /// COMMANDs that it may hold.
+    pub commands: Capacity,
     /// When it is told to stop, how long running COMMANDs may take to finish.
     pub finish_time: Duration,
     /// A task to submit for this device itself, once it is connected.
@@ -103,13 +101,7 @@ impl Device {
         let own = Arc::new(Own { task: Mutex::default(), on_event: Box::new(on_event) });
         let on_server = on_server(state.clone(), own.clone());
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
-        let executor = Executor::new(
-            settings.id.clone(),
-            tools,
-            settings.parallel_commands,
-            settings.max_commands,
-            state.clone(),
-        );
+        let executor = Executor::new(settings.id.clone(), tools, settings.commands, state.clone());
         let facts = Facts::new(&Subject {
             device_id: settings.id.as_str().to_owned(),
             platform: settings.platform.clone(),
@@ -155,7 +147,7 @@ impl Device {
             exit = client => exit,
             stopped = winding_down => stopped,
         };
-        executor.stop_all();
+        executor.stop_all(LEAVING);
         // What was started is ended before we are; a program stuck in the kernel does not hold us.
         let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
         executor.stop_tools().await;
@@ -285,7 +277,7 @@ impl Role for DeviceRole {
 
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>) {
         // Without a way to deliver results, going on would only keep the machine busy.
-        self.executor.stop_all();
+        self.executor.stop_all(LOST);
         self.outbox = None;
         let own_task = self.own.task().take();
         if let Some(own_task) = own_task {
