@@ -6,8 +6,8 @@ use std::time::Duration;
 use aip::codec::{About, Wire};
 use aip::message::{Confirmed, DeviceMetadata, Extension, Feature, SystemInfo, VERSION};
 use aip::{
-    ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload,
-    RequestId, ServerMessage, ServerMessageType, SessionId, Status,
+    ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
+    ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
 use link::connection::timestamp;
@@ -187,6 +187,11 @@ impl Own {
     }
 }
 
+/// Whether a COMMAND with this status is the last of its task.
+fn ends_task(status: Option<Status>) -> bool {
+    matches!(status, Some(Status::Completed | Status::Failed))
+}
+
 /// Passes on what happens to the MCP servers.
 fn on_server(state: Arc<StateKeeper>, own: Arc<Own>) -> mcp::OnEvent {
     Arc::new(move |event: ServerEvent| {
@@ -262,16 +267,18 @@ impl Role for DeviceRole {
     }
 
     fn handle_unreadable(&mut self, error: &DecodeError, about: &About) {
-        self.send(&error_report(&self.id, ClientType::Device, error.to_string()));
-        // A COMMAND is answered also when it cannot be read: its server waits for that.
-        if about.is("command") && about.response_id.is_some() {
-            self.send(&ClientMessage {
-                status: Status::Continue,
-                session_id: about.session_id.clone(),
-                prev_response_id: about.response_id.clone(),
-                action_results: Some(vec![ActionResult::failure(None, error.to_string())]),
-                ..self.message(ClientMessageType::CommandResults)
-            });
+        let text = error.to_string();
+        self.send(&error_report(&self.id, ClientType::Device, text.clone()));
+        let is_command = about.is("command");
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| is_command) {
+            // It is answered also when it cannot be read: its server waits for that.
+            self.state.answered(true);
+            let _cut_if_it_overflows = outbox.push(about.refusal(&self.id, &timestamp(), &text));
+        }
+        if about.is("task_end") || is_command && ends_task(about.status) {
+            let session_id = about.session_id.clone();
+            let end = session_id.map(|session_id| ServerMessage::task_failed(text, session_id));
+            end.into_iter().for_each(|end| self.handle_task_end(end));
         }
     }
 
@@ -316,7 +323,7 @@ impl DeviceRole {
     /// A COMMAND that is itself `completed` or `failed` is executed and answered, and ends its task then.
     fn handle_command(&mut self, command: ServerMessage) {
         let Some(outbox) = &self.outbox else { return };
-        let ends_task = matches!(command.status, Status::Completed | Status::Failed);
+        let ends_task = ends_task(Some(command.status));
         let (own, executor) = (self.own.clone(), self.executor.clone());
         let end =
             command.session_id.clone().filter(|_| ends_task).map(|session_id| ServerMessage {

@@ -43,6 +43,21 @@ async fn an_mcp_server_that_hangs_fails_its_calls_in_time_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn calls_that_hang_at_an_mcp_server_hold_up_no_other_tool() {
+    let home = Home::new();
+    let args = ["--mcp", &mcp_server::list(&home), "--parallel-commands", "2"];
+    let mut at = Connected::start(&home, &args).await;
+    pid(&mut at).await;
+    for _ in 0..5 {
+        at.ask("hang", json!({})).await;
+    }
+    for tool in ["list_tools", "get_system_info"] {
+        assert_eq!(at.call(tool, json!({})).await["status"], "success", "{tool}");
+    }
+    assert_eq!(at.prints("echo fine").await, "fine\n");
+}
+
+#[tokio::test]
 async fn a_command_that_takes_too_long_is_killed_with_all_it_started() {
     let home = Home::new();
     let mut at = Connected::start(&home, &["--max-command-time", "2"]).await;
