@@ -6,8 +6,8 @@ use std::time::Duration;
 use aip::codec::{About, Wire};
 use aip::message::{Confirmed, DeviceMetadata, Extension, Feature, SystemInfo, VERSION};
 use aip::{
-    ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
-    ServerMessage, ServerMessageType, SessionId, Status,
+    ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, Payload,
+    RequestId, ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
 use link::connection::timestamp;
@@ -285,7 +285,8 @@ impl Role for DeviceRole {
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>) {
         // Without a way to deliver results, going on would only keep the machine busy.
         self.executor.stop_all(LOST);
-        self.outbox = None;
+        // Nobody shall wait for room in it.
+        self.outbox.take().iter().for_each(|outbox| outbox.abort(CloseCode::NORMAL, why));
         let own_task = self.own.task().take();
         if let Some(own_task) = own_task {
             // It is not submitted again: this server may be at work on it, and would do it twice.

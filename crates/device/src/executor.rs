@@ -16,6 +16,7 @@ use aip::{
     ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, ResultStatus,
     ServerMessage, SessionId,
 };
+use bytes::Bytes;
 use futures_util::FutureExt;
 use link::Outbox;
 use link::connection::timestamp;
@@ -92,7 +93,9 @@ impl Executor {
         let (number, stop) = match self.take(&job) {
             Ok(taken) => taken,
             Err(refusal) => {
-                self.answer(&job, refusal, outbox);
+                if outbox.push(self.answer(&job, refusal)).is_err() {
+                    tracing::warn!("the server reads too slowly; the connection is cut");
+                }
                 return answered();
             }
         };
@@ -103,8 +106,9 @@ impl Executor {
                 false => Progress::default(),
             };
             let results = executor.run(number, &job, &stop, &progress).await;
-            executor.jobs().remove(number);
-            executor.answer(&job, results, &outbox);
+            let answer = executor.answer(&job, results);
+            // Several large ones wait for each other, so that none takes the connection down.
+            outbox.push_in_turn(answer, || executor.jobs().remove(number)).await;
             answered();
         });
     }
@@ -256,18 +260,17 @@ impl Executor {
         })
     }
 
-    fn answer(&self, job: &Job, results: Vec<ActionResult>, outbox: &Outbox) {
+    /// The text of the answer to a COMMAND, which fits into a message.
+    fn answer(&self, job: &Job, results: Vec<ActionResult>) -> Bytes {
         let is_failure = |result: &ActionResult| result.status == ResultStatus::Failure;
         self.0.state.answered(results.iter().any(is_failure));
-        let mut answer = self.message(job, within(results, room(job.actions.len()))).encode();
-        if answer.len() > MAX_MESSAGE_BYTES {
-            // Names and ids may be that long, and escapes make texts longer.
-            let error = format!("The results of {} bytes do not fit into a message", answer.len());
-            answer = self.message(job, all_failed(&job.actions, &error)).encode();
+        let answer = self.message(job, within(results, room(job.actions.len()))).encode();
+        if answer.len() <= MAX_MESSAGE_BYTES {
+            return answer;
         }
-        if outbox.push(answer).is_err() {
-            tracing::warn!("the server reads too slowly; the connection is cut");
-        }
+        // Names and ids may be that long, and escapes make texts longer.
+        let error = format!("The results of {} bytes do not fit into a message", answer.len());
+        self.message(job, all_failed(&job.actions, &error)).encode()
     }
 
     fn message(&self, job: &Job, results: Vec<ActionResult>) -> ClientMessage {

@@ -45,6 +45,8 @@ struct Bench {
     state: Arc<StateKeeper>,
     owner: Arc<Owner>,
     outbox: Arc<Outbox>,
+    /// The device's end, until somebody reads at the other one.
+    near: Option<Connection<ServerMessage>>,
     server: Connection<ClientMessage>,
     folder: tempfile::TempDir,
 }
@@ -65,11 +67,10 @@ impl Bench {
         let (state, outbox) = (Arc::new(StateKeeper::new()), outbox());
         let (near, far, _switch) = pair();
         let watch = Watch { ping_every: PATIENCE, timeout: PATIENCE * 2 };
-        let mut near = Connection::<ServerMessage>::new(near, outbox.clone(), watch, None);
-        tokio::spawn(async move { near.next_event(None).await });
+        let near = Some(Connection::new(near, outbox.clone(), watch, None));
         let server = Connection::new(far, self::outbox(), watch, None);
         let executor = Executor::new("d".parse().unwrap(), tools, capacity, state.clone());
-        Self { executor, state, owner, outbox, server, folder }
+        Self { executor, state, owner, outbox, near, server, folder }
     }
 
     /// Has it run actions: each a tool and its arguments.
@@ -97,6 +98,9 @@ impl Bench {
 
     /// The next COMMAND that is answered, and its results.
     async fn answered(&mut self) -> (String, Vec<ActionResult>) {
+        if let Some(mut near) = self.near.take() {
+            tokio::spawn(async move { near.next_event(None).await });
+        }
         let next = timeout(PATIENCE, self.server.next_event(None)).await.expect("no answer");
         let Event::Message(answer) = next else { panic!("{next:?}") };
         (answer.prev_response_id.unwrap().to_string(), answer.action_results.unwrap())
@@ -124,8 +128,11 @@ impl Bench {
     }
 }
 
+/// The most bytes that wait for the server, beside one message of any size.
+const OUTBOX_BYTES: usize = 4000;
+
 fn outbox() -> Arc<Outbox> {
-    Arc::new(Outbox::new(OutboxLimits::default()))
+    Arc::new(Outbox::new(OutboxLimits { bytes: OUTBOX_BYTES, ..OutboxLimits::default() }))
 }
 
 fn many() -> Capacity {
@@ -227,6 +234,38 @@ async fn the_actions_of_a_command_run_in_their_order() {
     assert_eq!((&read["content"], &ran["stdout"]), (&json!("one\n"), &json!("one\ntwo\n")));
 }
 
+/// Three results of which the queue has room for one, and nobody who reads.
+async fn three_large_results() -> Bench {
+    let bench = Bench::new(many());
+    for id in ["1", "2", "3"] {
+        bench.start(id, &[sh(&format!("head -c {OUTBOX_BYTES} /dev/zero"))]);
+    }
+    let mut state = bench.state.watch();
+    let three = state.wait_for(|state| state.counts.commands == 3);
+    timeout(PATIENCE, three).await.expect("they take too long").unwrap();
+    bench
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_results_wait_for_each_other_on_a_slow_connection() {
+    let mut bench = three_large_results().await;
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        let (id, results) = bench.answered().await;
+        assert!(results[0].error.is_none(), "{results:?}");
+        answered.push(id);
+    }
+    answered.sort();
+    assert_eq!(answered, ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_wait_for_no_connection_that_is_gone() {
+    let bench = three_large_results().await;
+    bench.outbox.abort(aip::CloseCode::NORMAL, "gone");
+    timeout(PATIENCE, bench.executor.finished()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_that_panics_fails_and_what_ran_before_it_is_told() {
     let mut bench = Bench::new(many());
@@ -257,7 +296,7 @@ async fn a_command_beyond_what_a_device_may_hold_is_answered_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_too_many_for_a_message_are_a_failure_each() {
-    let mut bench = Bench::new(many());
+    let bench = Bench::new(many());
     let id = "i".repeat(200);
     let action = Command {
         tool_name: String::new(),
@@ -274,8 +313,9 @@ async fn results_too_many_for_a_message_are_a_failure_each() {
     });
     // Each takes six times its length on the wire.
     let failure = ActionResult::failure(Some(id.parse().unwrap()), "\u{1}".repeat(2000));
-    bench.executor.answer(&job, vec![failure; MAX_RESULTS], &bench.outbox);
-    let (_, results) = bench.answered().await;
+    let answer = bench.executor.answer(&job, vec![failure; MAX_RESULTS]);
+    assert!(answer.len() <= MAX_MESSAGE_BYTES);
+    let results = ClientMessage::decode(&answer).unwrap().action_results.unwrap();
     assert_eq!(results.len(), MAX_RESULTS);
     let text = results[9].error.as_deref().unwrap();
     assert!(text.starts_with("The results of ") && text.ends_with("do not fit into a message"));
