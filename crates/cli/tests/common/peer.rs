@@ -287,11 +287,20 @@ pub(crate) struct PythonServer(TcpListener);
 
 impl PythonServer {
     pub(crate) async fn start() -> Self {
-        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// The same at an address.
+    pub(crate) async fn start_at(address: &str) -> Self {
+        Self(TcpListener::bind(address).await.unwrap())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("ws://127.0.0.1:{}/ws", self.0.local_addr().unwrap().port())
+        format!("ws://127.0.0.1:{}/ws", self.port())
     }
 
     /// Waits for a client, takes its REGISTER and confirms it. Returns both.

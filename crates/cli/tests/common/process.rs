@@ -15,6 +15,9 @@ use tokio::sync::watch;
 
 use super::{PATIENCE, Peer, until, within};
 
+/// The binary that is tested.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_flightdeck");
+
 /// A home folder and what else a process takes from its environment, apart from everybody's.
 pub(crate) struct Home(TempDir);
 
@@ -35,7 +38,12 @@ impl Home {
 
     /// The binary, without a word of the tester's environment.
     pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flightdeck"));
+        self.program(BINARY, args)
+    }
+
+    /// The same of any program.
+    pub(crate) fn program<S: AsRef<std::ffi::OsStr>>(&self, program: &str, args: &[S]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()

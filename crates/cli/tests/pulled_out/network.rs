@@ -1,9 +1,13 @@
-//! The network: a black hole, which swallows everything and tells nobody.
+//! The network: a black hole, which swallows everything and tells nobody; and a name that moves.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::common::process::{until_gone, until_running};
-use super::common::{Home, Process, Server, long_sleep, plan};
+use tokio::process::Command;
+
+use super::common::process::{BINARY, until_gone, until_running};
+use super::common::{Home, Process, PythonServer, Server, long_sleep, plan};
 use super::proxy::Proxy;
 
 /// The most that the network carries at once, in bytes.
@@ -90,4 +94,49 @@ async fn a_black_hole_that_lasts_is_noticed_and_the_device_comes_back_after_it()
     remote.network.heal();
     remote.device.says_times("connected to", 2).await;
     remote.runs().await;
+}
+
+/// A file of names that stands where the machine's own one does (`/etc/hosts`), for one program.
+struct Names<'a> {
+    home: &'a Home,
+    file: PathBuf,
+}
+
+impl<'a> Names<'a> {
+    fn new(home: &'a Home) -> Self {
+        Self { home, file: home.path().join("hosts") }
+    }
+
+    fn set(&self, name: &str, address: &str) {
+        fs::write(&self.file, format!("{address} {name}\n")).unwrap();
+    }
+
+    /// A program that sees these names.
+    fn seen_by(&self, program: &[&str]) -> Command {
+        let own = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        let file = self.file.to_str().unwrap();
+        let apart = ["--map-root-user", "--mount", "sh", "-c", own, file];
+        self.home.program("unshare", &[&apart, program].concat())
+    }
+}
+
+#[tokio::test]
+async fn a_device_finds_a_server_whose_name_moved_to_another_address() {
+    let home = Home::new();
+    let names = Names::new(&home);
+    names.set("moving.test", "127.0.0.2");
+    if !names.seen_by(&["true"]).status().await.is_ok_and(|status| status.success()) {
+        return eprintln!("left out: this user may not have names of their own (unshare)");
+    }
+    let old = PythonServer::start_at("127.0.0.2:0").await;
+    let new = PythonServer::start_at(&format!("127.0.0.3:{}", old.port())).await;
+    let url = format!("ws://moving.test:{}/ws", old.port());
+    let device = [BINARY, "device", "--id", "d", "--server", &url];
+    let _device = Process::start(&mut names.seen_by(&device));
+    let (link, _register) = old.accept().await;
+
+    names.set("moving.test", "127.0.0.3");
+    drop((link, old));
+    let (_link, register) = new.accept().await;
+    assert_eq!(register["client_id"], "d");
 }

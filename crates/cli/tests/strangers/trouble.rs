@@ -73,8 +73,8 @@ async fn a_result_that_fits_no_message_is_a_failure_that_names_its_size() {
         ("stdio", TOO_LONG, fits_nothing.as_str()),
         ("http", TOO_LONG, fits_nothing.as_str()),
         // What is too long to be taken from the server.
-        ("stdio", 2 * TOO_LONG, "it wrote a message of more than 134217728 bytes"),
-        ("http", 2 * TOO_LONG, "or was longer than 134217728 bytes"),
+        ("stdio", 3 * TOO_LONG, "it wrote a message of more than 256 MiB"),
+        ("http", 3 * TOO_LONG, "or was longer than 256 MiB"),
     ] {
         let parameters = json!({"length": length});
         let error = machine.failure(&format!("{namespace}::huge"), parameters).await;

@@ -200,9 +200,8 @@ impl Toolbox {
             found => found,
         };
         found.map_err(|error| {
-            let mut all = vec![error];
-            all.extend(self.host.out_of_service());
-            all.join(". ")
+            let missing = self.host.missing();
+            missing.map_or_else(|| error.clone(), |missing| format!("{error}. {missing}"))
         })
     }
 

@@ -3,6 +3,7 @@
 //! It must not know how the server was reached, nor what becomes of it when it dies.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use aip::Payload;
 use rmcp::ClientHandler;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
-    Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
+    CustomResult, Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
     ProtocolVersion, ServerResult, SubscriptionFilter,
 };
 use rmcp::service::{
     NotificationContext, Peer, PeerRequestOptions, RequestHandle, RoleClient, ServiceError,
     Subscription,
 };
+use serde_json::Value;
 use tokio::sync::Notify;
 
+use super::message::{self, MAX_MESSAGE_MIB};
 use super::{http, result};
 use crate::progress::Progress;
 use crate::tools::Call;
@@ -108,6 +111,11 @@ impl Client {
         self.told.why_broken_off()
     }
 
+    /// Whether the server, a child process, was the one to end it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.told.has_ended()
+    }
+
     /// Waits until a call has found that the server cannot be reached any more.
     pub(super) async fn lost(&self) {
         self.told.0.lost.notified().await;
@@ -172,15 +180,13 @@ impl Client {
 }
 
 fn read(answer: Result<ServerResult, ServiceError>, wraps: bool) -> Result<Payload, CallError> {
-    let read = match answer.map_err(|error| call_error(&error))? {
-        ServerResult::CallToolResult(result) => result::returned(result, wraps),
-        ServerResult::CustomResult(result) => result::of_unknown_kind(result.0),
-        ServerResult::InputRequiredResult(_) => {
-            Err("The tool asks back for input, which nobody here can give".to_owned())
-        }
-        _ => Err("The MCP server answered with something that is no result of a tool".to_owned()),
+    let text = match answer.map_err(|error| call_error(&error))? {
+        // As our transports keep it, where they can.
+        ServerResult::CustomResult(CustomResult(Value::String(text))) => text,
+        result => serde_json::to_string(&result)
+            .map_err(|error| CallError::Unanswered(message::unreadable_text(&error.to_string())))?,
     };
-    read.map_err(CallError::Failed)
+    result::returned(text, wraps)
 }
 
 fn call_error(error: &ServiceError) -> CallError {
@@ -189,10 +195,12 @@ fn call_error(error: &ServiceError) -> CallError {
             CallError::Unanswered(explain(error))
         }
         ServiceError::TransportSend(_) => CallError::Lost(explain(error)),
+        ServiceError::McpError(why) if message::is_unreadable(why) => {
+            CallError::Unanswered(explain(error))
+        }
         // That of this call alone: the connection's own end has no error.
         ServiceError::TransportClosed => CallError::Unanswered(format!(
-            "its answer broke off, or was longer than {} bytes",
-            http::MAX_EVENT_BYTES
+            "its answer broke off, or was longer than {MAX_MESSAGE_MIB} MiB"
         )),
         error => CallError::Failed(explain(error)),
     }
@@ -202,7 +210,7 @@ fn call_error(error: &ServiceError) -> CallError {
 pub(super) fn explain(error: &ServiceError) -> String {
     match error {
         ServiceError::McpError(error) => error.message.to_string(),
-        ServiceError::TransportSend(error) => chain(&*error.error),
+        ServiceError::TransportSend(error) => http::explain(&*error.error),
         error => without_address(&error.to_string()),
     }
 }
@@ -244,6 +252,8 @@ struct Unasked {
     lost: Notify,
     /// Why we ended it.
     broken: OnceLock<String>,
+    /// Whether the server, a child process, ended it.
+    ended: AtomicBool,
     /// Who wants to hear of which call; an entry lives as long as its call.
     progress: Mutex<HashMap<ProgressToken, Progress>>,
 }
@@ -257,6 +267,16 @@ impl Told {
     /// What that was, if there was such a thing.
     pub(super) fn why_broken_off(&self) -> Option<String> {
         self.0.broken.get().cloned()
+    }
+
+    /// Notes that the server reads or writes no more.
+    pub(super) fn end(&self) {
+        self.0.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that is so.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
     }
 
     fn why_it_ended(&self) -> String {

@@ -1,10 +1,12 @@
-//! An MCP server that is reached over streamable HTTP.
+//! An MCP server that is reached over streamable HTTP. What cannot be read of its answers is `posts.rs`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use link::Trust;
+use link::{DialError, ServerUrl, Trust};
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
@@ -14,11 +16,11 @@ use rmcp::transport::streamable_http_client::{
     StreamableHttpClientTransportConfig, StreamableHttpError,
 };
 
+use super::message::MAX_MESSAGE_BYTES;
+use super::posts::Posts;
+
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The largest event of a stream. A message may be 100 MiB; escaped, it is more.
-pub(super) const MAX_EVENT_BYTES: usize = 128 << 20;
 
 /// How often a broken stream is opened again before the server counts as gone.
 const MAX_REOPENINGS: usize = 3;
@@ -27,7 +29,7 @@ const MAX_REOPENINGS: usize = 3;
 const MAX_REDIRECTS: usize = 3;
 
 /// The transport to such a server.
-pub(super) type Http = StreamableHttpClientTransport<reqwest::Client>;
+pub(super) type Http = StreamableHttpClientTransport<Posts>;
 
 /// Makes the transport; nothing is sent yet.
 ///
@@ -41,15 +43,15 @@ pub(super) fn transport(
     let address: Url = url.parse().map_err(|error| format!("its address is not valid: {error}"))?;
     let mut config = StreamableHttpClientTransportConfig::with_uri(url)
         .custom_headers(custom(headers)?)
-        .max_sse_event_size(MAX_EVENT_BYTES);
+        .max_sse_event_size(MAX_MESSAGE_BYTES);
     let mut reopening = ExponentialBackoff::default();
     reopening.max_times = Some(MAX_REOPENINGS);
     config.retry_config = Arc::new(reopening);
-    Ok(StreamableHttpClientTransport::with_client(client(&address, trust)?, config))
+    Ok(StreamableHttpClientTransport::with_client(Posts::new(client(&address, trust)?), config))
 }
 
 /// Whether a request came to nothing because of what was answered to it: the server is there.
-pub(super) fn is_an_answer(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_an_answer(error: &(dyn Error + 'static)) -> bool {
     use StreamableHttpError::{
         Deserialize, HttpStatus, ResponseBodyTooLarge, UnexpectedContentType,
         UnexpectedServerResponse,
@@ -64,6 +66,53 @@ pub(super) fn is_an_answer(error: &(dyn std::error::Error + 'static)) -> bool {
                 | UnexpectedContentType(_)
                 | Deserialize(_)
         )
+    })
+}
+
+/// An error of the transport in words, of all that it is about what is at its bottom.
+pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
+    match error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
+        Some(StreamableHttpError::Client(error)) => unreachable(error),
+        _ => super::client::chain(error),
+    }
+}
+
+/// Why a request came to nothing before anything answered it.
+fn unreachable(error: &reqwest::Error) -> String {
+    if let Some(why) = untrusted(error) {
+        return why;
+    }
+    let whole = super::client::chain(error);
+    match bottom(error) {
+        _ if error.is_connect() && error.is_timeout() => {
+            format!("nothing answers at its address within {} s", CONNECT_TIMEOUT.as_secs())
+        }
+        Some(why) if whole.contains("dns error") => format!("its host name is not found: {why}"),
+        Some(why) if why.kind() == io::ErrorKind::ConnectionRefused => {
+            "nothing listens at its address: connection refused".to_owned()
+        }
+        Some(why) if error.is_connect() => format!("no connection to its address: {why}"),
+        _ => whole,
+    }
+}
+
+/// What the system said, under all that is wrapped around it.
+fn bottom(error: &reqwest::Error) -> Option<&io::Error> {
+    let (mut next, mut found) = (error.source(), None);
+    while let Some(error) = next {
+        found = error.downcast_ref().or(found);
+        next = error.source();
+    }
+    found
+}
+
+/// What is wrong with its certificate, or with TLS at all.
+fn untrusted(error: &reqwest::Error) -> Option<String> {
+    let server: ServerUrl = error.url()?.origin().ascii_serialization().parse().ok()?;
+    Some(match link::tls::explain(&server, error)? {
+        DialError::Certificate(_, why) => format!("its certificate is refused: {why}"),
+        DialError::Tls(_, why) => format!("no TLS connection to it: {why}"),
+        error => error.to_string(),
     })
 }
 

@@ -8,6 +8,9 @@ mod asked;
 mod client;
 mod http;
 mod listing;
+mod message;
+mod pipes;
+mod posts;
 mod result;
 mod server;
 mod settings;
@@ -29,6 +32,15 @@ use crate::watchdog::Watchdog;
 
 /// The root that serves for every root an agent has no section for, as in UFO's `mcp.yaml`.
 const DEFAULT_ROOT: &str = "default";
+
+/// Of so many servers that do not run, a caller who looks for a tool is told the names.
+const MOST_NAMES: usize = 10;
+
+/// And of so many, why.
+const MOST_REASONS: usize = 3;
+
+/// The most of such a reason, in characters.
+const MOST_OF_A_REASON: usize = 200;
 
 /// What happens to an MCP server, for whoever shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,13 +87,30 @@ impl Host {
         self.servers.iter().all(|server| server.is_settled())
     }
 
-    /// Which of them do not run and why, for whoever looks for a tool in vain.
+    /// Which of them do not run and why, for their owner.
     pub(super) fn out_of_service(&self) -> Vec<String> {
-        let trouble = |server: &Arc<Server>| {
-            let why = server.trouble()?;
-            Some(format!("The MCP server '{}' does not run: {why}", server.namespace()))
+        let told = |(namespace, why)| format!("The MCP server '{namespace}' does not run: {why}");
+        self.troubles().map(told).collect()
+    }
+
+    /// The same in short, for whoever looks for a tool in vain; none if all run.
+    pub(super) fn missing(&self) -> Option<String> {
+        let told = |(at, (namespace, why)): (usize, (&str, String))| match at {
+            ..MOST_REASONS => format!("'{namespace}' ({})", shortened(&why)),
+            _ => format!("'{namespace}'"),
         };
-        self.servers.iter().filter_map(trouble).collect()
+        let mut told: Vec<_> = self.troubles().enumerate().map(told).collect();
+        let more = told.len().saturating_sub(MOST_NAMES);
+        told.truncate(MOST_NAMES);
+        if more > 0 {
+            told.push(format!("{more} more"));
+        }
+        (!told.is_empty()).then(|| format!("MCP servers that do not run: {}", told.join(", ")))
+    }
+
+    /// Each that does not run, and why.
+    fn troubles(&self) -> impl Iterator<Item = (&str, String)> {
+        self.servers.iter().filter_map(|server| Some((server.namespace(), server.trouble()?)))
     }
 
     /// The tools that this caller is offered.
@@ -147,6 +176,13 @@ impl Host {
         let mut sections = self.servers.iter().flat_map(|server| server.sections());
         let has_own = sections.any(|section| section.agent == agent && section.root == root);
         if has_own { root } else { DEFAULT_ROOT }
+    }
+}
+
+fn shortened(why: &str) -> String {
+    match why.char_indices().nth(MOST_OF_A_REASON) {
+        Some((end, _)) => format!("{}…", &why[..end]),
+        None => why.to_owned(),
     }
 }
 

@@ -1,107 +1,252 @@
 //! What a call of an MCP tool returned, as a Result carries it.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use aip::Payload;
-use rmcp::model::{CallToolResult, ContentBlock};
-use serde_json::Value;
+use aip::codec::{MAX_DEPTH, check_depth};
+use aip::payload::Object;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::client::CallError;
+use super::message;
 
 /// What is told of a failure without a text.
 const NO_REASON: &str = "The tool failed and did not say why";
 
-/// The value that a tool returned: its structured content, else its text, else the content blocks
-/// themselves. `wraps` says that this tool's structured content stands in `{"result": …}`.
+const NO_RESULT: &str = "The MCP server answered with something that is no result of a tool";
+
+/// How deep a result may be nested: a message has three levels around it.
+const RESULT_DEPTH: usize = MAX_DEPTH - 3;
+
+/// A result as servers write it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    #[serde(default)]
+    result_type: Option<Payload>,
+    #[serde(default)]
+    content: Option<Payload>,
+    #[serde(default, deserialize_with = "present")]
+    structured_content: Option<Payload>,
+    #[serde(default)]
+    is_error: Option<Payload>,
+    #[serde(default, rename = "_meta")]
+    meta: Option<Payload>,
+}
+
+/// Structured content may be `null`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Payload>, D::Error> {
+    Payload::deserialize(deserializer).map(Some)
+}
+
+/// The value that a tool returned, off the text of its result: the structured content, else the text, else the
+/// content blocks themselves. `wraps` says that this tool's structured content stands in `{"result": …}`.
 ///
 /// # Errors
-/// What the tool says went wrong.
-pub(super) fn returned(result: CallToolResult, wraps: bool) -> Result<Payload, String> {
-    if result.is_error == Some(true) {
-        return Err(failure(&result));
+/// What the tool says went wrong, or why the result cannot be read.
+pub(super) fn returned(text: String, wraps: bool) -> Result<Payload, CallError> {
+    let whole = Payload::from_text(text).map_err(|error| unreadable(&error.to_string()))?;
+    if !whole.as_str().starts_with('{') {
+        return if whole.is_null() { Err(no_result()) } else { carried(whole) };
     }
-    let wraps = wraps || says_it_wraps(&result);
-    let value = match result.structured_content {
-        Some(value) if wraps => unwrapped(value),
-        Some(value) => value,
-        None => content(result.content)?,
-    };
-    carried(&value)
-}
-
-/// The same of a result with blocks of kinds that the library does not know.
-///
-/// # Errors
-/// What the tool says went wrong.
-pub(super) fn of_unknown_kind(result: Value) -> Result<Payload, String> {
-    let Value::Object(mut result) = result else { return carried(&result) };
-    let content = result.remove("content");
-    if result.get("isError") == Some(&Value::Bool(true)) {
-        return Err(content.map_or_else(|| NO_REASON.to_owned(), |content| content.to_string()));
+    let read = whole.parse_carried::<Object<Written>>();
+    let Object(written) = read.map_err(|error| because(&error, &whole))?;
+    if is(written.is_error.as_ref(), "true") {
+        return Err(CallError::Failed(written.failure()));
     }
-    match result.remove("structuredContent").or(content) {
-        Some(value) => carried(&value),
-        None => carried(&Value::Object(result)),
+    match written.result_type.as_ref().map(Payload::as_str) {
+        None | Some("\"complete\"") => written.value(&whole, wraps),
+        Some("\"input_required\"") => Err(CallError::Failed(
+            "The tool asks back for input, which nobody here can give".to_owned(),
+        )),
+        Some(_) => Err(no_result()),
     }
 }
 
-fn carried(value: &Value) -> Result<Payload, String> {
-    Payload::from_value(value).map_err(|error| error.to_string())
-}
-
-/// FastMCP also says so in each result.
-fn says_it_wraps(result: &CallToolResult) -> bool {
-    let meta = result.meta.as_ref().and_then(|meta| serde_json::to_value(meta).ok());
-    meta.and_then(|meta| meta.get("fastmcp")?.get("wrap_result")?.as_bool()).unwrap_or(false)
-}
-
-fn unwrapped(value: Value) -> Value {
-    match value {
-        Value::Object(mut map) if map.len() == 1 => {
-            map.remove("result").unwrap_or(Value::Object(map))
+impl Written {
+    fn value(self, whole: &Payload, wraps: bool) -> Result<Payload, CallError> {
+        let wraps = wraps || self.says_it_wraps();
+        match (self.structured_content, self.content) {
+            (Some(value), _) if wraps => carried(unwrapped(value)),
+            (Some(value), _) => carried(value),
+            (None, Some(blocks)) => content(blocks),
+            (None, None) if self.is_error.is_some() => Ok(no_blocks()),
+            (None, None) => of_unknown_kind(whole),
         }
-        value => value,
     }
-}
 
-fn content(blocks: Vec<ContentBlock>) -> Result<Value, String> {
-    let text = if blocks.is_empty() { None } else { joined_text(&blocks) };
-    match text {
-        Some(text) => Ok(Value::String(text)),
-        None => serde_json::to_value(blocks).map_err(|error| error.to_string()),
-    }
-}
-
-/// All of it, if it is nothing but text.
-fn joined_text(blocks: &[ContentBlock]) -> Option<String> {
-    let texts: Option<Vec<_>> = blocks.iter().map(text).collect();
-    texts.map(|texts| texts.join("\n"))
-}
-
-fn text(block: &ContentBlock) -> Option<&str> {
-    match block {
-        ContentBlock::Text(text) => Some(&text.text),
-        _ => None,
-    }
-}
-
-fn failure(result: &CallToolResult) -> String {
-    let text = result.content.iter().filter_map(text).collect::<Vec<_>>().join("\n");
-    match (&result.structured_content, text.is_empty()) {
-        (_, false) => text,
-        (Some(value), true) => value.to_string(),
-        (None, true) if !result.content.is_empty() => {
-            serde_json::to_string(&result.content).unwrap_or_else(|_| NO_REASON.to_owned())
+    /// FastMCP also says so in each result.
+    fn says_it_wraps(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Meta {
+            fastmcp: FastMcp,
         }
-        (None, true) => NO_REASON.to_owned(),
+
+        #[derive(Deserialize)]
+        struct FastMcp {
+            wrap_result: bool,
+        }
+
+        let meta = self.meta.as_ref().and_then(|meta| meta.parse::<Meta>().ok());
+        meta.is_some_and(|meta| meta.fastmcp.wrap_result)
+    }
+
+    fn failure(&self) -> String {
+        let text = self.content.as_ref().map(|blocks| texts(blocks).join("\n")).unwrap_or_default();
+        let content = self.content.as_ref().filter(|blocks| blocks.as_str() != "[]");
+        match self.structured_content.as_ref().or(content) {
+            _ if !text.is_empty() => text,
+            Some(value) => value.as_str().to_owned(),
+            None => NO_REASON.to_owned(),
+        }
+    }
+}
+
+fn unwrapped(value: Payload) -> Payload {
+    let members = value.parse_carried::<BTreeMap<String, Payload>>();
+    let mut members = members.unwrap_or_default();
+    match (members.remove("result"), members.is_empty()) {
+        (Some(inner), true) => inner,
+        _ => value,
+    }
+}
+
+/// The text of blocks that are nothing but text, else the blocks.
+fn content(blocks: Payload) -> Result<Payload, CallError> {
+    let all = blocks.parse::<Vec<Block>>().unwrap_or_default();
+    let texts: Option<Vec<_>> = all.into_iter().map(Block::text).collect();
+    match texts {
+        Some(texts) if !texts.is_empty() => Ok(Payload::string(&texts.join("\n"))),
+        _ => carried(blocks),
+    }
+}
+
+fn texts(blocks: &Payload) -> Vec<String> {
+    let blocks = blocks.parse::<Vec<Block>>().unwrap_or_default();
+    blocks.into_iter().filter_map(Block::text).collect()
+}
+
+/// What matters of a content block.
+#[derive(Deserialize)]
+struct Block {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    text: Option<String>,
+}
+
+impl Block {
+    fn text(self) -> Option<String> {
+        self.text.filter(|_| self.kind == "text")
+    }
+}
+
+fn no_blocks() -> Payload {
+    Payload::from_value(&[(); 0]).unwrap_or_else(|_| Payload::string(""))
+}
+
+/// A result with nothing that is known of results of tools.
+fn of_unknown_kind(whole: &Payload) -> Result<Payload, CallError> {
+    let members = whole.parse::<BTreeMap<String, IgnoredAny>>();
+    let members = members.map_err(|error| because(&error, whole))?;
+    match members.keys().all(|name| matches!(name.as_str(), "_meta" | "resultType")) {
+        true => Err(no_result()),
+        false => carried(whole.clone()),
+    }
+}
+
+fn no_result() -> CallError {
+    CallError::Failed(NO_RESULT.to_owned())
+}
+
+fn is(flag: Option<&Payload>, text: &str) -> bool {
+    flag.is_some_and(|flag| flag.as_str() == text)
+}
+
+fn because(error: &serde_json::Error, text: &Payload) -> CallError {
+    unreadable(&message::why(error, text.as_bytes()))
+}
+
+fn unreadable(why: &str) -> CallError {
+    CallError::Unanswered(message::unreadable_text(why))
+}
+
+/// A value that each reader of JSON can read, whichever it is.
+fn carried(value: Payload) -> Result<Payload, CallError> {
+    if check_depth(value.as_bytes(), RESULT_DEPTH).is_err() {
+        let why = format!("The result is nested deeper than {RESULT_DEPTH} levels");
+        return Err(CallError::Failed(why));
+    }
+    value.parse::<Readable>().map_err(|error| because(&error, &value))?;
+    Ok(value)
+}
+
+/// Any JSON whose strings are text and whose numbers are no infinite ones. Nothing of it is kept.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "so it reads better")]
     fn read(result: Value, wraps: bool) -> Result<Value, String> {
-        let result = serde_json::from_value(result).unwrap();
-        returned(result, wraps).map(|payload| payload.parse().unwrap())
+        let read = returned(result.to_string(), wraps).map(|payload| payload.parse().unwrap());
+        read.map_err(|error| match error {
+            CallError::Failed(why) => why,
+            error => panic!("{error:?}"),
+        })
     }
 
     #[test]
@@ -144,14 +289,23 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_unknown_kinds_arrive_as_they_came() {
+    fn what_is_no_result_of_a_tool_as_we_know_it_arrives_as_it_came() {
         let blocks = json!([{"type": "hologram", "data": 1}]);
-        let read = |result: Value| of_unknown_kind(result).map(|payload| payload.parse().unwrap());
-        assert_eq!(read(json!({"content": blocks})), Ok(blocks.clone()));
-        assert_eq!(read(json!({"content": blocks, "structuredContent": 0})), Ok(json!(0)));
-        assert!(
-            read(json!({"content": blocks, "isError": true})).unwrap_err().contains("hologram")
-        );
+        assert_eq!(read(json!({"content": blocks}), false), Ok(blocks.clone()));
+        assert_eq!(read(json!({"content": blocks, "structuredContent": 0}), false), Ok(json!(0)));
+        let error = read(json!({"content": blocks, "isError": true}), false).unwrap_err();
+        assert!(error.contains("hologram"), "{error}");
+        for odd in [json!({"toolResult": 1}), json!({"content": "plain"}), json!([1]), json!(1)] {
+            let expected = odd.get("content").unwrap_or(&odd).clone();
+            assert_eq!(read(odd, false), Ok(expected));
+        }
+        for no_result in [json!(null), json!({}), json!({"_meta": {}}), json!({"resultType": "x"})]
+        {
+            assert_eq!(read(no_result, false), Err(NO_RESULT.to_owned()));
+        }
+        assert_eq!(read(json!({"isError": false}), false), Ok(json!([])));
+        let asks = read(json!({"resultType": "input_required", "content": []}), false);
+        assert!(asks.unwrap_err().contains("asks back"));
     }
 
     #[test]

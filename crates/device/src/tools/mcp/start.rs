@@ -1,5 +1,6 @@
 //! From the settings of an MCP server to a connection that stands, and back.
 
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::listing::Listed;
 use super::server::Limits;
 use super::settings::{ServerSettings, Transport};
 use super::stdio::Program;
-use super::{client, http};
+use super::{client, http, message};
 use crate::tools::catalog::{Origin, SEPARATOR};
 use crate::watchdog::Watchdog;
 
@@ -25,6 +26,8 @@ const MAX_NAME_BYTES: usize = 256;
 
 /// The largest description of a tool with its schemas, in bytes.
 const MAX_TOOL_BYTES: usize = 1024 * 1024;
+
+const ENDED_EARLY: &str = "it ended before it had started";
 
 /// Longest wait for the library to put a connection away.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -85,13 +88,13 @@ async fn start_as(
             let (program, transport) =
                 Program::start((command, args), env, cwd.as_deref(), confinement, watchdog, &told)
                     .map_err(Failure::Other)?;
-            let connecting = connect(transport, told, lifecycle, origin, settings);
+            let connecting = connect(transport, told.clone(), lifecycle, origin, settings);
             (Some(program), timeout(limit, connecting).await)
         }
         Transport::Http { url, headers } => {
             let transport = http::transport(url, headers, limits.trust.as_ref());
             let transport = transport.map_err(Failure::Other)?;
-            let connecting = connect(transport, told, lifecycle, origin, settings);
+            let connecting = connect(transport, told.clone(), lifecycle, origin, settings);
             (None, timeout(limit, connecting).await)
         }
     };
@@ -103,17 +106,18 @@ async fn start_as(
         Err(_) => Failure::Other(format!("it did not start within {} s", limit.as_secs_f64())),
     };
     Err(match program {
-        Some(program) => failure.with(&program.end().await),
+        Some(program) => failure.with(program.end(told.has_ended()).await),
         None => failure,
     })
 }
 
 impl Failure {
-    /// The same with how a child process ended.
-    fn with(self, how: &str) -> Self {
-        match self {
-            Self::Greeting(why) => Self::Greeting(format!("{why} ({how})")),
-            Self::Other(why) => Self::Other(format!("{why} ({how})")),
+    /// The same with what there is to tell of a child process.
+    fn with(self, how: Option<String>) -> Self {
+        match (self, how) {
+            (Self::Greeting(why), Some(how)) => Self::Greeting(format!("{why} ({how})")),
+            (Self::Other(why), Some(how)) => Self::Other(format!("{why} ({how})")),
+            (failure, None) => failure,
         }
     }
 }
@@ -169,8 +173,8 @@ fn is_name(name: &str) -> bool {
 }
 
 impl Started {
-    /// Waits until `end` comes or the connection is gone, and puts the server away. Says what came, and how
-    /// a child process ended.
+    /// Waits until `end` comes or the connection is gone, and puts the server away. Says what came, and what
+    /// there is to tell of a child process.
     pub(super) async fn until<T>(
         self,
         end: impl Future<Output = T>,
@@ -187,7 +191,7 @@ impl Started {
             let _closed = timeout(CLOSE_TIME, closed).await;
         }
         let how = match self.program {
-            Some(program) => Some(program.end().await),
+            Some(program) => program.end(self.client.has_ended()).await,
             None => None,
         };
         (came, how)
@@ -196,6 +200,9 @@ impl Started {
 
 fn explain(error: &ClientInitializeError) -> Failure {
     let text = match error {
+        ClientInitializeError::JsonRpcError(error) if message::is_unreadable(error) => {
+            error.message.to_string()
+        }
         ClientInitializeError::JsonRpcError(error) => {
             return Failure::Greeting(format!("it refuses the connection: {}", error.message));
         }
@@ -204,10 +211,14 @@ fn explain(error: &ClientInitializeError) -> Failure {
         {
             format!("what answers is no MCP server: {}", client::chain(&*error.error))
         }
-        ClientInitializeError::TransportError { error, .. } => {
-            format!("it cannot be reached: {}", client::chain(&*error.error))
+        // It reads its input no more.
+        ClientInitializeError::TransportError { error, .. } if error.error.is::<io::Error>() => {
+            ENDED_EARLY.to_owned()
         }
-        ClientInitializeError::ConnectionClosed(_) => "it ended before it had started".to_owned(),
+        ClientInitializeError::TransportError { error, .. } => {
+            format!("it cannot be reached: {}", http::explain(&*error.error))
+        }
+        ClientInitializeError::ConnectionClosed(_) => ENDED_EARLY.to_owned(),
         ClientInitializeError::ExpectedInitResponse(_)
         | ClientInitializeError::ExpectedInitResult(_) => {
             return Failure::Greeting("what answers is no MCP server".to_owned());

@@ -1,32 +1,25 @@
-//! An MCP server that is a child process: started within limits, listened to within limits, and killed
-//! with all it has started.
+//! An MCP server that is a child process: started within limits, and killed with all it has started.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rmcp::RoleClient;
-use rmcp::transport::async_rw::AsyncRwTransport;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::client::Told;
+use super::pipes::Pipes;
 use crate::confine::Confinement;
 use crate::group::{Tie, set_apart};
 use crate::mark::Mark;
 use crate::process::{GRACE, LINGER, Session, scrubbed_env};
 use crate::watchdog::Watchdog;
-
-/// The longest line that a server may write. A message may be 100 MiB; escaped, it is more.
-const MAX_LINE_BYTES: usize = 128 << 20;
 
 /// How much is kept of what a server wrote last to its standard error, for whoever wonders why it died.
 const LAST_WORDS_BYTES: usize = 2048;
@@ -35,7 +28,7 @@ const LAST_WORDS_BYTES: usize = 2048;
 const END_TIME: Duration = Duration::from_secs(2);
 
 /// The transport to a child process.
-pub(super) type Stdio3 = AsyncRwTransport<RoleClient, Bounded<ChildStdout>, ChildStdin>;
+pub(super) type Stdio3 = Pipes<ChildStdout, ChildStdin>;
 
 /// A server that runs. Dropping it kills the server and all it has started.
 pub(super) struct Program {
@@ -77,35 +70,38 @@ impl Program {
             return Err(format!("'{command}' was started without its pipes"));
         };
         let last_words = LastWords::default();
-        let stdout = Bounded::new(stdout, last_words.clone(), told.clone());
-        let transport = AsyncRwTransport::new(stdout, stdin).with_max_line_length(MAX_LINE_BYTES);
+        let transport = Pipes::new(stdout, stdin, told.clone());
         let stderr = child.stderr.take();
         let listener = stderr.map(|stderr| tokio::spawn(last_words.clone().listen(stderr)));
         Ok((Self { session, child, last_words, listener }, transport))
     }
 
     /// Waits for the server to end, now that its standard input has ended; kills it when it does not.
-    /// Says how it ended, and what it said last.
-    pub(super) async fn end(mut self) -> String {
+    /// Tells what it said last and, where it was the one to end the connection, how it ended: else that is
+    /// our doing.
+    pub(super) async fn end(mut self, by_itself: bool) -> Option<String> {
         let mut ended = timeout(END_TIME, self.child.wait()).await;
+        let how = match &ended {
+            _ if !by_itself => None,
+            Ok(Ok(status)) => Some(status.to_string()),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("it was killed, as it did not end by itself".to_owned()),
+        };
         if ended.is_err() && self.session.ask_to_end() {
             ended = timeout(GRACE, self.child.wait()).await;
         }
         self.session.kill();
-        let how = match ended {
-            Ok(Ok(status)) => status.to_string(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it was killed, as it did not end by itself".to_owned(),
-        };
-        let _reaped = timeout(GRACE, self.child.wait()).await;
+        if ended.is_err() {
+            let _reaped = timeout(GRACE, self.child.wait()).await;
+        }
         if let Some(listener) = self.listener.take() {
             // What it wrote just before may still be on its way.
             let _heard = timeout(LINGER, listener).await;
         }
-        match self.last_words.text() {
-            words if words.is_empty() => how,
-            words => format!("{how}; it last said: {words}"),
-        }
+        let words = Some(self.last_words.text()).filter(|words| !words.is_empty());
+        let words = words.map(|words| format!("it last said: {words}"));
+        let told: Vec<_> = how.into_iter().chain(words).collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 }
 
@@ -139,7 +135,7 @@ fn cannot_start(command: &str, cwd: Option<&Path>, error: &io::Error) -> String 
     }
 }
 
-/// What a server wrote last to its standard error, and what was wrong with its output. Cheap to clone.
+/// What a server wrote last to its standard error. Cheap to clone.
 #[derive(Clone, Default)]
 struct LastWords(Arc<Mutex<VecDeque<u8>>>);
 
@@ -167,69 +163,9 @@ impl LastWords {
     }
 }
 
-/// A stream that ends with an error at a line that is too long. (The transport would pass over such a line
-/// in silence, and whoever waits for it would wait in vain.)
-pub(super) struct Bounded<R> {
-    stream: R,
-    line: usize,
-    last_words: LastWords,
-    told: Told,
-}
-
-impl<R> Bounded<R> {
-    fn new(stream: R, last_words: LastWords, told: Told) -> Self {
-        Self { stream, line: 0, last_words, told }
-    }
-
-    /// Counts what came into the lines it belongs to.
-    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut lines = bytes.split(|byte| *byte == b'\n');
-        self.line += lines.next().map_or(0, <[u8]>::len);
-        let longest = lines.clone().map(<[u8]>::len).max().unwrap_or(0).max(self.line);
-        if let Some(last) = lines.next_back() {
-            self.line = last.len();
-        }
-        if longest <= MAX_LINE_BYTES {
-            return Ok(());
-        }
-        let error = format!("it wrote a message of more than {MAX_LINE_BYTES} bytes");
-        self.last_words.push(error.as_bytes());
-        self.told.break_off(&error);
-        Err(io::Error::new(io::ErrorKind::InvalidData, error))
-    }
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        Poll::Ready(self.count(&buf.filled()[before..]))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_line_that_is_too_long_is_an_error() {
-        let half = vec![b'x'; MAX_LINE_BYTES / 2];
-        let mut stream = Bounded::new(io::empty(), LastWords::default(), Told::default());
-        for _ in 0..3 {
-            stream.count(&half).unwrap();
-            stream.count(b"\n").unwrap();
-        }
-        stream.count(&half).unwrap();
-        stream.count(b"\nmore\nlines").unwrap();
-        assert_eq!(stream.line, 5);
-        stream.count(&half).unwrap();
-        let error = stream.count(&half).unwrap_err().to_string();
-        assert!(error.contains("more than 134217728 bytes"), "{error}");
-    }
 
     #[test]
     fn the_last_words_are_bounded_and_on_one_line() {

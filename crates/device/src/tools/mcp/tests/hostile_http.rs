@@ -29,12 +29,25 @@ async fn handle(State(elsewhere): State<Elsewhere>, Json(message): Json<Value>) 
         "tools/list" => json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}),
         "tools/call" => match params["name"].as_str().unwrap_or("") {
             "echo" => json!({"content": [], "structuredContent": params["arguments"]}),
+            "write" => return write(&message["id"], &params["arguments"]),
             manners => return wrong(manners, &elsewhere),
         },
         _ if message["id"].is_null() => return StatusCode::ACCEPTED.into_response(),
         _ => return no_such_method(&message["id"]),
     };
     Json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result})).into_response()
+}
+
+/// Answers with this text, which says `$ID` for the id, as an event of a stream that stays open, or as JSON.
+fn write(id: &Value, arguments: &Value) -> Response {
+    let text = arguments["text"].as_str().unwrap().replace("$ID", &id.to_string());
+    let status = StatusCode::from_u16(arguments["status"].as_u64().unwrap_or(200) as u16).unwrap();
+    if arguments["event"] == false {
+        return (status, body("application/json", Body::from(text))).into_response();
+    }
+    let event = Bytes::from(format!("event: message\ndata: {text}\n\n"));
+    let open = stream::once(async { Ok::<_, Infallible>(event) }).chain(stream::pending());
+    body("text/event-stream", Body::from_stream(open))
 }
 
 /// What comes instead of an answer.
@@ -64,6 +77,7 @@ fn wrong(manners: &str, elsewhere: &Elsewhere) -> Response {
         }
         "ends" => body("text/event-stream", Body::from(half)),
         "empty" => body("text/event-stream", Body::empty()),
+        "accepts" => StatusCode::ACCEPTED.into_response(),
         "no event" => body("text/event-stream", Body::from("data: <html>\n\n")),
         other => panic!("no manners {other}"),
     }
@@ -117,17 +131,75 @@ async fn whatever_a_server_answers_to_a_call_fails_that_call_alone() {
         ("redirects", "307"),
         ("no json", "JSON"),
         ("endless json", "16777216 bytes"),
-        ("endless event", "134217728 bytes"),
+        ("endless event", "256 MiB"),
         ("breaks", "broke off"),
         ("ends", "broke off"),
         ("empty", "broke off"),
         ("no event", "broke off"),
+        ("accepts", "gives no answer"),
     ] {
         let error = call(&host, manners, json!({})).await.unwrap_err();
         let expected = "The MCP server 'http' did not answer as it should";
         assert!(error.contains(told) && error.contains(expected), "{manners}: {error}");
         assert_eq!(call(&host, "echo", json!({"a": 0})).await, Ok(json!({"a": 0})), "{manners}");
         assert!(stray.try_recv().is_err(), "{manners}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_read_or_is_not_to_the_call_fails_it_at_once() {
+    let (settings, _stray) = serve().await;
+    let host = start(&[settings], &limits());
+    let unreadable = "did not answer as it should (its answer could not be read: ";
+    let answer = |value: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":$ID,"result":{{"structuredContent":{value}}}}}"#)
+    };
+    for (text, told) in [
+        (answer(r#"{"a":"\ud800"}"#), unreadable),
+        (answer("NaN"), unreadable),
+        (answer("1e400"), unreadable),
+        (answer("7").replace("$ID", "4711"), unreadable),
+        (r#"{"jsonrpc":"2.0","id":$ID}"#.to_owned(), unreadable),
+        (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"no"}}"#.to_owned(), "no"),
+        (
+            r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":1,"message":"no"}}"#.to_owned(),
+            "no",
+        ),
+    ] {
+        let error = call(&host, "write", json!({"text": text})).await.unwrap_err();
+        assert!(error.contains(told), "{text}: {error}");
+        let whole = json!({"text": text, "event": false});
+        let error = call(&host, "write", whole.clone()).await.unwrap_err();
+        assert!(error.contains(told) || error.contains("did not answer"), "{text}: {error}");
+    }
+    let refused = r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":1,"message":"no"}}"#;
+    let refused = json!({"text": refused, "event": false, "status": 400});
+    assert_eq!(call(&host, "write", refused).await, Err("no".to_owned()));
+    assert_eq!(call(&host, "write", json!({"text": answer("7")})).await, Ok(json!(7)));
+    let text = answer("123456789012345678901234567890").replace("\"jsonrpc\":\"2.0\",", "");
+    let exact = payload(&host, "write", json!({"text": text})).await.unwrap();
+    assert_eq!(exact.as_str(), "123456789012345678901234567890");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_be_reached_says_what_is_in_the_way() {
+    let plain = listen(Router::new()).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    for (url, told) in [
+        (
+            format!("http://127.0.0.1:{closed}/mcp"),
+            "nothing listens at its address: connection refused",
+        ),
+        (
+            format!("https://127.0.0.1:{plain}/mcp"),
+            "no TLS connection to it: what answers there speaks no TLS",
+        ),
+        ("http://no-such-host.invalid/mcp".to_owned(), "its host name is not found: "),
+    ] {
+        let host = start(&[at(&url)], &limits());
+        timeout(PATIENCE, host.settled()).await.unwrap();
+        let text = host.out_of_service().join("; ");
+        assert!(text.contains(&format!("cannot be reached: {told}")), "{text}");
     }
 }
 

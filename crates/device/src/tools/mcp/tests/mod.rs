@@ -1,6 +1,7 @@
 //! Against real child processes and a real HTTP server, most of which do something wrong.
 
 mod hostile_http;
+mod hostile_stdio;
 mod http;
 mod server;
 
@@ -73,11 +74,28 @@ async fn call_with(
     stop: &CancellationToken,
     progress: &Progress,
 ) -> Result<Value, String> {
+    payload_with(host, tool, arguments, stop, progress)
+        .await
+        .map(|payload| payload.parse().unwrap())
+}
+
+/// The same, as the text that it arrived as.
+async fn payload(host: &Host, tool: &str, arguments: Value) -> Result<Payload, String> {
+    let stop = CancellationToken::new();
+    payload_with(host, tool, arguments, &stop, &Progress::default()).await
+}
+
+async fn payload_with(
+    host: &Host,
+    tool: &str,
+    arguments: Value,
+    stop: &CancellationToken,
+    progress: &Progress,
+) -> Result<Payload, String> {
     let parameters = Payload::from_value(&arguments).unwrap();
     let caller = Caller::default();
     let call = Call { parameters: Some(&parameters), caller: &caller, stop, progress };
-    let called = timeout(PATIENCE, host.call(0, tool, &call)).await.expect("it takes too long");
-    called.map(|payload| payload.parse().unwrap())
+    timeout(PATIENCE, host.call(0, tool, &call)).await.expect("it takes too long")
 }
 
 /// Waits until a server is as it should be.
@@ -192,6 +210,29 @@ async fn a_server_that_does_not_start_says_why_and_the_others_serve() {
         assert!(text.contains(part), "{text}");
     }
     assert!(!text.contains("'good'"), "{text}");
+    let short = host.missing().unwrap();
+    assert!(short.starts_with("MCP servers that do not run: 'dies' ("), "{short}");
+    assert!(
+        short.contains("exit status: 3") && short.contains("'missing' (there is no"),
+        "{short}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_for_a_tool_is_told_of_a_few_servers_that_do_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let dead = |number: usize| {
+        let mut dead = settings(&format!("s{number}"), "", folder.path());
+        if let Transport::Stdio { command, .. } = &mut dead.transport {
+            *command = format!("no-such-program-{}", "x".repeat(1000));
+        }
+        dead
+    };
+    let host = start(&(0..12).map(dead).collect::<Vec<_>>(), &limits());
+    timeout(PATIENCE, host.settled()).await.unwrap();
+    let text = host.missing().unwrap();
+    assert!(text.ends_with("…), 's3', 's4', 's5', 's6', 's7', 's8', 's9', 2 more"), "{text}");
+    assert!(text.starts_with("MCP servers that do not run: 's0' (") && text.len() < 1000, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +244,9 @@ async fn a_server_that_never_answers_has_a_time_limit_and_holds_up_nobody() {
     let host = start(&servers[1..], &limits);
     timeout(PATIENCE, host.settled()).await.unwrap();
     let text = host.out_of_service().join("; ");
-    assert!(text.contains("did not start within 0.3 s"), "{text}");
+    // What became of it then is our doing.
+    let told = "The MCP server 'silent' does not run: it did not start within 0.3 s";
+    assert_eq!(text, told);
     let good = start(&servers, &self::limits());
     assert_eq!(call(&good, "echo", json!({})).await, Ok(json!({})));
 }
@@ -271,7 +314,7 @@ async fn tools_that_come_later_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let host = host("good", folder.path());
     call(&host, "grow", json!({})).await.unwrap();
-    until(&host, |state| *state == ServerState::Up { tools: 10 }).await;
+    until(&host, |state| *state == ServerState::Up { tools: 14 }).await;
     let tools = host.tools(&Caller::default());
     assert!(tools.iter().any(|tool| tool.info.tool_name == "grown"));
 }
@@ -289,12 +332,12 @@ async fn a_result_of_many_megabytes_passes() {
 async fn a_message_beyond_every_limit_ends_the_server_with_a_reason_and_not_the_memory() {
     let folder = tempfile::tempdir().unwrap();
     let host = host("good", folder.path());
-    let error = call(&host, "huge", json!({"bytes": 140 << 20})).await.unwrap_err();
-    let told = "lost in the middle of the call (it wrote a message of more than 134217728 bytes)";
+    let error = call(&host, "endless", json!({})).await.unwrap_err();
+    let told = "lost in the middle of the call (it wrote a message of more than 256 MiB)";
     assert!(error.contains(told), "{error}");
     let down = until(&host, |state| matches!(state, ServerState::Down { .. })).await;
     let ServerState::Down { why, .. } = down else { unreachable!() };
-    assert!(why.contains("a message of more than 134217728 bytes"), "{why}");
+    assert!(why.contains("a message of more than 256 MiB"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// The variable that says what the server does wrong.
 pub(super) const MANNERS: &str = "FLIGHTDECK_TEST_MANNERS";
 
+/// An answer as Python writes it when it is not told otherwise.
+const NO_JSON: &str = r#"{"jsonrpc":"2.0","id":$ID,"result":{"value":NaN}}"#;
+
 /// Serves until its input ends.
 pub(super) fn serve() {
     let Ok(manners) = std::env::var(MANNERS) else { return };
@@ -60,7 +63,12 @@ pub(super) fn serve() {
         "env",
         "grow",
         "nothing",
+        "write",
+        "ask",
+        "twice",
+        "endless",
     ];
+    let mut asking = Value::Null;
     for line in stdin().lock().lines().map_while(Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         let (method, params) = (message["method"].as_str().unwrap_or(""), &message["params"]);
@@ -73,6 +81,8 @@ pub(super) fn serve() {
                 &json!({"supportedVersions": ["2026-07-28"], "resultType": "complete",
                         "capabilities": {"tools": {}}, "ttlMs": 0, "cacheScope": "private"}),
             ),
+            "initialize" if manners == "greets with NaN" => write(&id, NO_JSON),
+            "tools/list" if manners == "lists with NaN" => write(&id, NO_JSON),
             "initialize" => answer(&id, &initialized(params)),
             "tools/list" if manners == "lists for ever" => {
                 answer(&id, &json!({"tools": [tool("x")], "nextCursor": "more"}));
@@ -86,7 +96,14 @@ pub(super) fn serve() {
                     }
                 }
             }
+            "tools/call" if params["name"] == "ask" => {
+                asking = id;
+                raw(format!("{}\n", params["arguments"]["line"].as_str().unwrap()).as_bytes());
+            }
             "tools/call" => call(&id, params, &mut tools),
+            "" if id == "q" => {
+                answer(&asking, &json!({"content": [], "structuredContent": message}));
+            }
             "notifications/cancelled" => {
                 std::fs::write("cancelled", params["reason"].as_str().unwrap_or("")).unwrap();
             }
@@ -126,6 +143,15 @@ fn call(id: &Value, params: &Value, tools: &mut Vec<&str>) {
             let bytes = arguments["bytes"].as_u64().unwrap_or(0) as usize;
             text(id, &"x".repeat(bytes));
         }
+        "write" => {
+            for line in arguments["lines"].as_array().unwrap() {
+                write(id, line.as_str().unwrap());
+            }
+        }
+        "twice" => twice(id, arguments["bytes"].as_u64().unwrap_or(0) as usize),
+        "endless" => loop {
+            raw(&[b'x'; 1 << 16]);
+        },
         "slow" => {
             let token = &params["_meta"]["progressToken"];
             notify(
@@ -144,6 +170,24 @@ fn call(id: &Value, params: &Value, tools: &mut Vec<&str>) {
         "nothing" => {}
         other => text(id, &format!("no tool {other}")),
     }
+}
+
+/// Writes a line that says `$ID` for the id, each character as a byte.
+fn write(id: &Value, line: &str) {
+    let line = line.replace("$ID", &id.to_string());
+    let mut bytes: Vec<u8> = line.chars().map(|letter| letter as u8).collect();
+    bytes.push(b'\n');
+    raw(&bytes);
+}
+
+/// A long text, as FastMCP sends it.
+fn twice(id: &Value, bytes: usize) {
+    let text = "x".repeat(bytes);
+    raw(format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":\"{text}\"}}],\
+         \"structuredContent\":{{\"result\":\"{text}\"}},\"_meta\":{{\"fastmcp\":{{\"wrap_result\":true}}}}}}}}\n"
+    )
+    .as_bytes());
 }
 
 fn text(id: &Value, text: &str) {
