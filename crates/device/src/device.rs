@@ -25,8 +25,9 @@ use crate::tools::mcp::{self, ServerEvent};
 use crate::tools::{ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
-/// Longest wait, at the end, for the commands that were told to stop.
-const STOP_TIME: Duration = Duration::from_secs(4);
+/// Longest wait, at the end, for the commands that were told to stop: somewhat longer than an MCP server may
+/// take to hear of it.
+const STOP_TIME: Duration = Duration::from_secs(6);
 
 /// Longest wait, at the end, for the server's goodbye after ours.
 const GOODBYE_TIME: Duration = Duration::from_secs(3);
