@@ -4,11 +4,13 @@
 //! size and nesting. Writing is strict and by hand, so that a payload which only passes through is
 //! copied once, into the frame it leaves in.
 
+mod about;
+
 use bytes::Bytes;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::id::{self, CallId, ResponseId, SessionId};
+pub use self::about::About;
+use crate::id::{CallId, SessionId};
 use crate::message::{ActionResult, ClientMessage, Command, ServerMessage, ServerMessageType};
 use crate::payload::{self, Payload};
 
@@ -70,38 +72,6 @@ pub enum DecodeError {
     /// Not JSON, or not a message: what is wrong and where.
     #[error("Invalid message: {0}")]
     Invalid(String),
-}
-
-/// What an unreadable message is about, as far as it can be told: enough to tell whoever waits for it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct About {
-    /// Its type, as the sender wrote it.
-    #[serde(default, rename = "type")]
-    pub kind: Option<String>,
-    /// The session it names.
-    #[serde(default, deserialize_with = "id::optional")]
-    pub session_id: Option<SessionId>,
-    /// Its own id, of a message from the server.
-    #[serde(default, deserialize_with = "id::optional")]
-    pub response_id: Option<ResponseId>,
-    /// The message it answers, of a message to the server.
-    #[serde(default, deserialize_with = "id::optional")]
-    pub prev_response_id: Option<ResponseId>,
-}
-
-impl About {
-    /// Reads what there is to read of a frame that is no message.
-    #[must_use]
-    pub fn of(frame: &[u8]) -> Self {
-        let read = serde_json::from_slice::<payload::Object<Self>>(frame);
-        read.map(|payload::Object(about)| about).unwrap_or_default()
-    }
-
-    /// Whether its type is this one, in any letter case.
-    #[must_use]
-    pub fn is(&self, kind: &str) -> bool {
-        self.kind.as_deref().is_some_and(|word| word.eq_ignore_ascii_case(kind))
-    }
 }
 
 /// A message that can be read off a frame and written to one.
@@ -446,18 +416,6 @@ mod tests {
         assert!(why(&id).contains("session_id: an id must be"), "{}", why(&id));
         assert!(why(r#"{"type":"register","metadata":[]}"#).contains("expected an object"));
         assert!(why(&format!(r#"{{"type":{{}},"x":"{}"}}"#, "y".repeat(9000))).len() < 600);
-    }
-
-    #[test]
-    fn of_an_unreadable_message_it_is_known_what_it_is_about() {
-        let frame = br#"{"type":"COMMAND_RESULTS","session_id":"S","prev_response_id":"R",
-            "action_results":[{"status":"weird"}]}"#;
-        let about = About::of(frame);
-        assert!(about.is("command_results"));
-        let ids = (about.session_id.unwrap(), about.prev_response_id.unwrap());
-        assert_eq!((ids.0.as_str(), ids.1.as_str()), ("S", "R"));
-        assert_eq!(About::of(b"{oops"), About::default());
-        assert_eq!(About::of(br#"["task","S","R"]"#), About::default());
     }
 
     #[test]

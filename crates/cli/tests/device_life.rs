@@ -138,6 +138,36 @@ async fn a_task_of_its_own_that_is_refused_frees_the_device_for_the_next() {
 }
 
 #[tokio::test]
+async fn a_command_that_cannot_be_read_is_answered_action_by_action_with_its_ids_as_they_came() {
+    let mut at = Connected::start(&[]).await;
+    let (long, odd) = ("i".repeat(300), "a\u{1}b");
+    let bad = json!({"tool_name": "get_system_info", "tool_type": "weird", "call_id": odd});
+    let good = json!({"tool_name": "get_system_info", "tool_type": "action", "call_id": "C"});
+    let command = json!({"actions": [good, bad], "session_id": odd, "response_id": long});
+    at.link.say_as_server("command", "continue", command).await;
+    let reported = at.link.expect("error").await["error"].clone();
+    let answer = at.link.expect("command_results").await;
+    assert_eq!((&answer["session_id"], &answer["prev_response_id"]), (&json!(odd), &json!(long)));
+    assert_eq!(answer["status"], "continue");
+    let failed = |id: &str| json!({"status": "failure", "error": reported, "call_id": id});
+    assert_eq!(answer["action_results"], json!([failed("C"), failed(odd)]));
+    at.command("echo fine", "continue").await;
+    assert_eq!(at.result().await["result"]["stdout"], "fine\n");
+}
+
+#[tokio::test]
+async fn a_task_of_its_own_ends_also_when_its_end_cannot_be_read() {
+    for (kind, status) in [("task_end", "completed"), ("command", "failed")] {
+        let mut at = Connected::start(&["--request", "tidy up"]).await;
+        at.link.expect("task").await;
+        at.link.say_as_server("heartbeat", "ok", json!({"session_id": "S"})).await;
+        at.device.says("task accepted: S").await;
+        at.link.say_as_server(kind, status, json!({"session_id": "S", "task_name": 7})).await;
+        at.device.says("task failed: Invalid message: task_name").await;
+    }
+}
+
+#[tokio::test]
 async fn a_device_that_is_told_to_stop_lets_its_command_finish_and_says_goodbye() {
     let mut at = Connected::start(&["--finish-time", "30"]).await;
     let go = at.home.path().join("go");
@@ -172,7 +202,7 @@ async fn a_command_that_takes_too_long_to_finish_is_stopped_and_answered_before_
     at.device.signal(Signal::TERM);
     let stopped = at.result().await;
     assert_eq!(stopped["status"], "failure", "{stopped}");
-    assert!(stopped["error"].as_str().unwrap().contains("stopped"), "{stopped}");
+    assert_eq!(stopped["error"], "This device is stopping: stopped");
     assert_eq!(at.link.expect_close().await.0, 1000);
     drop(at.link);
     assert_eq!(at.device.done().await.code, 0);

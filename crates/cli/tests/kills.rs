@@ -136,10 +136,8 @@ async fn a_device_that_is_told_to_stop_stops_what_it_runs() {
         device.signal(signal);
         assert_eq!(device.done().await.code, 0);
         let failed = waiting.done().await;
-        assert!(
-            failed.code == 1 && failed.stderr.contains("execute_command: stopped"),
-            "{failed:?}"
-        );
+        let why = "execute_command: This device is stopping: stopped; stdout so far: 1\\n2\\n";
+        assert!(failed.code == 1 && failed.stderr.contains(why), "{failed:?}");
         until_gone(&slow).await;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aip::codec::{About, Wire};
 use aip::message::{Confirmed, DeviceMetadata, Extension, Feature, SystemInfo, VERSION};
 use aip::{
-    ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload,
+    ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, Payload,
     RequestId, ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
@@ -18,15 +18,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::confine::SandboxError;
-use crate::executor::Executor;
+use crate::executor::{Capacity, Executor, LEAVING, LOST};
 use crate::info::{Facts, Features, Subject};
 use crate::state::{DeviceState, StateKeeper};
 use crate::tools::mcp::{self, ServerEvent};
 use crate::tools::{ToolSettings, Toolbox};
 use crate::watchdog::Watchdog;
 
-/// Longest wait, at the end, for the commands that were told to stop.
-const STOP_TIME: Duration = Duration::from_secs(4);
+/// Longest wait, at the end, for the commands that were told to stop: somewhat longer than an MCP server may
+/// take to hear of it.
+const STOP_TIME: Duration = Duration::from_secs(6);
 
 /// Longest wait, at the end, for the server's goodbye after ours.
 const GOODBYE_TIME: Duration = Duration::from_secs(3);
@@ -44,10 +45,8 @@ pub struct DeviceSettings {
     pub features: Features,
     /// The owner's limits on the tools.
     pub tools: ToolSettings,
-    /// COMMANDs that run at the same time.
-    pub parallel_commands: usize,
-    /// COMMANDs that may run or wait.
-    pub max_commands: usize,
+    /// COMMANDs that it may hold.
+    pub commands: Capacity,
     /// When it is told to stop, how long running COMMANDs may take to finish.
     pub finish_time: Duration,
     /// A task to submit for this device itself, once it is connected.
@@ -103,13 +102,7 @@ impl Device {
         let own = Arc::new(Own { task: Mutex::default(), on_event: Box::new(on_event) });
         let on_server = on_server(state.clone(), own.clone());
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
-        let executor = Executor::new(
-            settings.id.clone(),
-            tools,
-            settings.parallel_commands,
-            settings.max_commands,
-            state.clone(),
-        );
+        let executor = Executor::new(settings.id.clone(), tools, settings.commands, state.clone());
         let facts = Facts::new(&Subject {
             device_id: settings.id.as_str().to_owned(),
             platform: settings.platform.clone(),
@@ -155,7 +148,7 @@ impl Device {
             exit = client => exit,
             stopped = winding_down => stopped,
         };
-        executor.stop_all();
+        executor.stop_all(LEAVING);
         // What was started is ended before we are; a program stuck in the kernel does not hold us.
         let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
         executor.stop_tools().await;
@@ -193,6 +186,11 @@ impl Own {
     fn tell(&self, event: DeviceEvent) {
         (self.on_event)(event);
     }
+}
+
+/// Whether a COMMAND with this status is the last of its task.
+fn ends_task(status: Option<Status>) -> bool {
+    matches!(status, Some(Status::Completed | Status::Failed))
 }
 
 /// Passes on what happens to the MCP servers.
@@ -270,23 +268,26 @@ impl Role for DeviceRole {
     }
 
     fn handle_unreadable(&mut self, error: &DecodeError, about: &About) {
-        self.send(&error_report(&self.id, ClientType::Device, error.to_string()));
-        // A COMMAND is answered also when it cannot be read: its server waits for that.
-        if about.is("command") && about.response_id.is_some() {
-            self.send(&ClientMessage {
-                status: Status::Continue,
-                session_id: about.session_id.clone(),
-                prev_response_id: about.response_id.clone(),
-                action_results: Some(vec![ActionResult::failure(None, error.to_string())]),
-                ..self.message(ClientMessageType::CommandResults)
-            });
+        let text = error.to_string();
+        self.send(&error_report(&self.id, ClientType::Device, text.clone()));
+        let is_command = about.is("command");
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| is_command) {
+            // It is answered also when it cannot be read: its server waits for that.
+            self.state.answered(true);
+            let _cut_if_it_overflows = outbox.push(about.refusal(&self.id, &timestamp(), &text));
+        }
+        if about.is("task_end") || is_command && ends_task(about.status) {
+            let session_id = about.session_id.clone();
+            let end = session_id.map(|session_id| ServerMessage::task_failed(text, session_id));
+            end.into_iter().for_each(|end| self.handle_task_end(end));
         }
     }
 
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>) {
         // Without a way to deliver results, going on would only keep the machine busy.
-        self.executor.stop_all();
-        self.outbox = None;
+        self.executor.stop_all(LOST);
+        // Nobody shall wait for room in it.
+        self.outbox.take().iter().for_each(|outbox| outbox.abort(CloseCode::NORMAL, why));
         let own_task = self.own.task().take();
         if let Some(own_task) = own_task {
             // It is not submitted again: this server may be at work on it, and would do it twice.
@@ -324,7 +325,7 @@ impl DeviceRole {
     /// A COMMAND that is itself `completed` or `failed` is executed and answered, and ends its task then.
     fn handle_command(&mut self, command: ServerMessage) {
         let Some(outbox) = &self.outbox else { return };
-        let ends_task = matches!(command.status, Status::Completed | Status::Failed);
+        let ends_task = ends_task(Some(command.status));
         let (own, executor) = (self.own.clone(), self.executor.clone());
         let end =
             command.session_id.clone().filter(|_| ends_task).map(|session_id| ServerMessage {

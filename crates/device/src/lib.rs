@@ -24,6 +24,7 @@ pub mod tools;
 pub mod watchdog;
 
 pub use device::{Device, DeviceEvent, DeviceSettings};
+pub use executor::Capacity;
 pub use info::Features;
 pub use state::DeviceState;
 pub use tools::Exec;

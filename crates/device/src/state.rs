@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aip::ServerMessage;
+use aip::{Command, SessionId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -20,9 +20,9 @@ pub struct DeviceState {
     pub tries: u32,
     /// When it tries again; in the past while it tries.
     pub next_try: Option<Timestamp>,
-    /// The COMMANDs that run, the oldest first.
+    /// The COMMANDs of which an action runs, in the order in which these began.
     pub running: Vec<Running>,
-    /// How many wait for their turn.
+    /// How many wait for a place, for the owner's answer, or for the start of an MCP server.
     pub waiting: usize,
     /// What it has done since it was started.
     pub counts: Counts,
@@ -39,7 +39,7 @@ pub struct LastError {
     pub text: String,
 }
 
-/// A COMMAND that runs.
+/// A COMMAND of which an action runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// A number of its own.
@@ -48,7 +48,7 @@ pub struct Running {
     pub session_id: Option<String>,
     /// The tools it calls, one after the other: names from the server, to be escaped before they are shown.
     pub tools: Vec<String>,
-    /// Since when.
+    /// Since when the action that is under way runs.
     pub since: Timestamp,
 }
 
@@ -65,6 +65,9 @@ pub struct Counts {
 
 /// Most tools of one COMMAND that are named.
 const MAX_TOOLS: usize = 8;
+
+/// The longest name of a tool that is kept, in characters.
+const MAX_NAME: usize = 100;
 
 /// The longest text that is kept, in characters.
 const MAX_TEXT: usize = 500;
@@ -109,24 +112,29 @@ impl StateKeeper {
             } else {
                 state.tries = state.tries.saturating_add(1);
             }
-            state.last_error = Some(LastError { at: now, text: head(why) });
+            state.last_error = Some(LastError { at: now, text: head(why, MAX_TEXT) });
             state.next_try = retry.and_then(|wait| now.checked_add(wait).ok());
         });
     }
 
-    /// A COMMAND has to wait for its turn, until what is returned is dropped.
+    /// An action of a COMMAND has to wait for its turn, until what is returned is dropped.
     pub(crate) fn waits(&self) -> impl Drop + '_ {
         self.0.send_modify(|state| state.waiting += 1);
         OnDrop(|| self.0.send_modify(|state| state.waiting -= 1))
     }
 
-    /// A COMMAND runs, until what is returned is dropped.
-    pub(crate) fn runs(&self, number: u64, command: &ServerMessage) -> impl Drop + '_ {
-        let actions = command.actions.iter().flatten();
+    /// An action of a COMMAND runs, until what is returned is dropped.
+    pub(crate) fn runs(
+        &self,
+        number: u64,
+        session_id: Option<&SessionId>,
+        actions: &[Command],
+    ) -> impl Drop + '_ {
+        let name = |action: &Command| head(&action.tool_name, MAX_NAME);
         let running = Running {
             number,
-            session_id: command.session_id.as_ref().map(ToString::to_string),
-            tools: actions.map(|action| head(&action.tool_name)).take(MAX_TOOLS).collect(),
+            session_id: session_id.map(ToString::to_string),
+            tools: actions.iter().map(name).take(MAX_TOOLS).collect(),
             since: Timestamp::now(),
         };
         self.0.send_modify(|state| state.running.push(running));
@@ -163,8 +171,8 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-fn head(text: &str) -> String {
-    text.chars().take(MAX_TEXT).collect()
+fn head(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 #[cfg(test)]
@@ -192,8 +200,7 @@ mod tests {
     fn what_runs_is_shown_until_it_is_dropped() {
         let keeper = StateKeeper::new();
         let state = keeper.watch();
-        let command = ServerMessage::new(aip::ServerMessageType::Command, aip::Status::Continue);
-        let running = [1, 2].map(|number| keeper.runs(number, &command));
+        let running = [1, 2].map(|number| keeper.runs(number, None, &[]));
         let waits = keeper.waits();
         assert_eq!((state.borrow().running.len(), state.borrow().waiting), (2, 1));
         drop((running, waits));

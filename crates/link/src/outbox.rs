@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use aip::CloseCode;
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::connection::now;
 
@@ -77,6 +77,8 @@ pub struct Outbox {
     /// Whether somebody asks whether the peer is alive.
     is_probed: AtomicBool,
     dropped_progress: Option<Arc<AtomicU64>>,
+    /// Told when a message was taken, or the queue is closed.
+    moved: Notify,
 }
 
 #[derive(Default)]
@@ -119,6 +121,7 @@ impl Outbox {
             heard: AtomicU64::new(0),
             is_probed: AtomicBool::new(false),
             dropped_progress: None,
+            moved: Notify::new(),
         }
     }
 
@@ -200,9 +203,33 @@ impl Outbox {
             let overflow = queue.overflow_by(frame.len(), self.limits);
             queue.overflow = Some(overflow);
             queue.close_now(CloseCode::TOO_SLOW, &overflow.to_string());
+            self.moved.notify_waiters();
             return Err(overflow);
         }
         Ok(queue.append(frame, false))
+    }
+
+    /// Queues a message once there is room for it, or drops it when the queue is closed: for who can wait, and
+    /// has much to say. `queued` is called just before, so that it is done when the peer has the message.
+    pub async fn push_in_turn(&self, frame: Bytes, queued: impl FnOnce()) {
+        loop {
+            // From here on nothing is missed.
+            let moved = self.moved.notified();
+            {
+                let mut queue = self.lock();
+                if !queue.has_room(frame.len(), self.limits) {
+                    self.count_dropped_progress(queue.drop_progress());
+                }
+                if queue.close.is_some() || queue.has_room(frame.len(), self.limits) {
+                    queued();
+                    if queue.close.is_none() {
+                        queue.append(frame, false);
+                    }
+                    return;
+                }
+            }
+            moved.await;
+        }
     }
 
     /// Queues a progress message, or drops it when there is no room.
@@ -230,6 +257,7 @@ impl Outbox {
         if queue.close.is_none() {
             queue.close = Some((code, reason.to_owned()));
             queue.wake();
+            self.moved.notify_waiters();
         }
     }
 
@@ -237,6 +265,7 @@ impl Outbox {
     /// the first close.
     pub fn abort(&self, code: CloseCode, reason: &str) {
         self.lock().close_now(code, reason);
+        self.moved.notify_waiters();
     }
 
     /// Whether the connection is open: neither closed by us nor gone.
@@ -279,6 +308,7 @@ impl Outbox {
             if queue.items.is_empty() && queue.items.capacity() > 16 {
                 queue.items = VecDeque::new();
             }
+            self.moved.notify_waiters();
             return Poll::Ready(Next::Frame(item.frame));
         }
         if let Some((code, reason)) = &queue.close {
@@ -294,6 +324,7 @@ impl Outbox {
         queue.bytes = 0;
         let items = std::mem::take(&mut queue.items);
         queue.taken += items.len() as u64;
+        self.moved.notify_waiters();
         items.into_iter().map(|item| item.frame).collect()
     }
 
@@ -400,6 +431,26 @@ mod tests {
         assert_eq!(next(&outbox), Some(close));
         assert!(!outbox.is_open());
         assert_eq!(outbox.overflow(), Some(overflow), "it is known when the queue is gone");
+    }
+
+    #[tokio::test]
+    async fn who_can_wait_for_room_closes_nothing_and_waits_for_no_closed_queue() {
+        let outbox = outbox();
+        outbox.push(frame(8)).unwrap();
+        let (mut first, mut second) = (false, false);
+        let mut pushing = Box::pin(outbox.push_in_turn(frame(20), || first = true));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pushing.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(next(&outbox), Some(Next::Frame(frame(8))));
+        assert!(pushing.as_mut().poll(&mut cx).is_ready() && outbox.len() == 1);
+        drop(pushing);
+
+        let mut pushing = Box::pin(outbox.push_in_turn(frame(20), || second = true));
+        assert!(pushing.as_mut().poll(&mut cx).is_pending());
+        outbox.abort(CloseCode::NORMAL, "gone");
+        assert!(pushing.as_mut().poll(&mut cx).is_ready() && outbox.is_empty());
+        drop(pushing);
+        assert!(first && second);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::fmt::Debug;
 
-use aip::codec::{About, Wire, kind_of_server};
-use aip::{ClientMessage, Payload, ServerMessage};
+use aip::codec::{About, MAX_MESSAGE_BYTES, Wire, kind_of_server};
+use aip::{ClientId, ClientMessage, Payload, ServerMessage};
 use bytes::Bytes;
 
 /// The most characters of a refusal's text.
@@ -14,7 +14,7 @@ const MAX_REFUSAL_CHARS: usize = 450;
 /// # Errors
 /// What is not as it should be.
 pub(crate) fn check(frame: &Bytes) -> Result<(), String> {
-    let _whatever_it_is_about = About::of(frame);
+    check_refusal(frame)?;
     check_as(frame, client_payloads)?;
     if let Some(message) = check_as(frame, server_payloads)? {
         let said = kind_of_server(&message.encode());
@@ -23,6 +23,14 @@ pub(crate) fn check(frame: &Bytes) -> Result<(), String> {
         })?;
     }
     Ok(())
+}
+
+/// Whatever a frame is about, a device has an answer to it that is JSON and fits into a message.
+fn check_refusal(frame: &Bytes) -> Result<(), String> {
+    let client_id = ClientId::new("d").map_err(|error| error.to_string())?;
+    let answer = About::of(frame).refusal(&client_id, "now", "bad");
+    expect(answer.len() <= MAX_MESSAGE_BYTES, || format!("{} bytes", answer.len()))?;
+    expect(Payload::from_text(answer.clone()).is_ok(), || format!("answered with {answer:?}"))
 }
 
 /// A frame is refused with a text that can be shown, or read; what was read can be written, and reads the

@@ -234,10 +234,12 @@ keys! {
         max_output_bytes: usize = tools().max_output_bytes, "FLIGHTDECK_MAX_OUTPUT_BYTES";
         /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
         max_memory_bytes: usize = 4 * 1024 * 1024 * 1024, "FLIGHTDECK_MAX_MEMORY_BYTES";
-        /// Commands that run at the same time.
-        parallel_commands: usize = 8, "FLIGHTDECK_PARALLEL_COMMANDS";
+        /// Calls that run at the same time: of the device's own tools, and of each MCP server. `list_tools`, `get_system_info` and calls that wait for the owner's answer do not count.
+        parallel_commands: usize = tools().parallel_commands, "FLIGHTDECK_PARALLEL_COMMANDS";
         /// Commands that may run or wait; further ones fail at once.
         max_commands: usize = 256, "FLIGHTDECK_MAX_COMMANDS";
+        /// Most bytes of the commands that run or wait, with the results that they have so far; further ones fail at once. A single one may have any size.
+        max_commands_bytes: usize = 128 * 1024 * 1024, "FLIGHTDECK_MAX_COMMANDS_BYTES";
         /// When the device is told to stop, how long running commands may take to finish before they are stopped.
         finish_time: Seconds = Seconds(std::time::Duration::from_secs(2)), "FLIGHTDECK_FINISH_TIME";
     }

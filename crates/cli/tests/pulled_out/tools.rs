@@ -4,13 +4,24 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::common::process::{until_gone, until_running};
-use super::common::{Home, long_sleep};
+use super::common::{Home, long_sleep, until};
 use super::{Connected, error_of, mcp_server};
 
 /// The process of the MCP server that answers.
 async fn pid(at: &mut Connected) -> Pid {
     let result = at.until_good("pid", &json!({})).await;
     Pid::from_raw(i32::try_from(result["pid"].as_i64().unwrap()).unwrap()).unwrap()
+}
+
+/// Stops a process. Its threads stand still one after the other.
+async fn stop(process: Pid) {
+    kill_process(process, Signal::STOP).unwrap();
+    let threads = format!("/proc/{}/task", process.as_raw_nonzero());
+    let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status"));
+        status.unwrap().contains("\nState:\tT")
+    };
+    until("the stop", || std::fs::read_dir(&threads).unwrap().all(stands)).await;
 }
 
 #[tokio::test]
@@ -34,12 +45,27 @@ async fn an_mcp_server_that_hangs_fails_its_calls_in_time_and_nothing_else() {
     let args = ["--mcp", &mcp_server::list(&home), "--mcp-call-timeout", "1"];
     let mut at = Connected::start(&home, &args).await;
     let server = pid(&mut at).await;
-    kill_process(server, Signal::STOP).unwrap();
+    stop(server).await;
     let failed = at.call("pid", json!({})).await;
     assert!(error_of(&failed).contains("1 s"), "{failed}");
     assert_eq!(at.prints("echo fine").await, "fine\n");
     kill_process(server, Signal::CONT).unwrap();
     pid(&mut at).await;
+}
+
+#[tokio::test]
+async fn calls_that_hang_at_an_mcp_server_hold_up_no_other_tool() {
+    let home = Home::new();
+    let args = ["--mcp", &mcp_server::list(&home), "--parallel-commands", "2"];
+    let mut at = Connected::start(&home, &args).await;
+    pid(&mut at).await;
+    for _ in 0..5 {
+        at.ask("hang", json!({})).await;
+    }
+    for tool in ["list_tools", "get_system_info"] {
+        assert_eq!(at.call(tool, json!({})).await["status"], "success", "{tool}");
+    }
+    assert_eq!(at.prints("echo fine").await, "fine\n");
 }
 
 #[tokio::test]

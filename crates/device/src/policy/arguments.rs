@@ -1,33 +1,38 @@
 //! The arguments of a call, as rules look at them.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 use aip::Payload;
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use wildmatch::WildMatch;
 
 /// How much of a name is repeated to whoever sent it, in characters.
 const NAME_HEAD_CHARS: usize = 40;
 
-/// The arguments of a call; `null` where there are none, or nobody looks at them.
+/// The arguments of a call, as far as rules look at them; `null` where there are none.
 pub(super) struct Arguments(Value);
 
 impl Arguments {
-    /// Checks the arguments, and reads them if some rule looks at them.
+    /// Checks the arguments, and keeps those that `looked_at` names, with dots for those inside others.
     ///
     /// # Errors
     /// When one object has a name twice, at any depth. What JSON means then is up to each reader: the tool
     /// might see another value than the one that was judged, or that the owner was shown.
-    pub(super) fn read(parameters: Option<&Payload>, is_looked_at: bool) -> Result<Self, String> {
+    pub(super) fn read<'a>(
+        parameters: Option<&Payload>,
+        looked_at: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, String> {
         let Some(parameters) = parameters else { return Ok(Self(Value::Null)) };
-        let unfit = |error: serde_json::Error| format!("unclear arguments: {error}");
-        parameters.parse::<Unambiguous>().map_err(unfit)?;
-        let read = is_looked_at.then(|| parameters.parse().map_err(unfit));
-        Ok(Self(read.transpose()?.unwrap_or_default()))
+        let (wanted, mut names) = (Wanted::Inside(looked_at.collect()), Names::default());
+        let mut read = names.read(parameters, &wanted);
+        if names.twice.is_some() {
+            // Once more, to say which it is.
+            read = names.read(parameters, &wanted);
+        }
+        read.map(Self).map_err(|error| format!("unclear arguments: {error}"))
     }
 
     /// Whether the argument is there and its text fits. Of a list, every item must or any item may.
@@ -79,62 +84,198 @@ fn text(value: &Value) -> Cow<'_, str> {
     }
 }
 
-/// Any JSON in which no object has a name twice. Nothing of it is kept.
-struct Unambiguous;
+/// The names of the objects that are being read, by their hashes: arguments may be nothing but names, and
+/// must not take much more memory than their text.
+#[derive(Default)]
+struct Names {
+    /// Made anew for each call, so that nobody can choose names that look the same. Of ten million names two
+    /// look the same once in a hundred thousand calls, and the call is refused.
+    key: RandomState,
+    /// Those of the outermost object first.
+    seen: Vec<u64>,
+    /// One that was found twice.
+    twice: Option<u64>,
+}
 
-impl<'de> Deserialize<'de> for Unambiguous {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Names).map(|()| Self)
+impl Names {
+    fn read(
+        &mut self,
+        parameters: &Payload,
+        wanted: &Wanted<'_>,
+    ) -> Result<Value, serde_json::Error> {
+        self.seen.clear();
+        let mut json = serde_json::Deserializer::from_str(parameters.as_str());
+        // The codec has bounded the depth.
+        json.disable_recursion_limit();
+        Look { names: self, wanted }.deserialize(&mut json)
+    }
+
+    /// Takes note of a name.
+    fn note<E: Error>(&mut self, name: &str) -> Result<(), E> {
+        let hash = self.key.hash_one(name);
+        if self.twice == Some(hash) {
+            let head: String = name.chars().take(NAME_HEAD_CHARS).collect();
+            return Err(E::custom(format_args!("{head:?} is there twice")));
+        }
+        self.seen.push(hash);
+        Ok(())
+    }
+
+    /// Forgets the names of an object, which come after the first `outer`, and must all differ.
+    fn close<E: Error>(&mut self, outer: usize) -> Result<(), E> {
+        let names = &mut self.seen[outer..];
+        names.sort_unstable();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        self.seen.truncate(outer);
+        if twice.is_some() {
+            self.twice = twice;
+            return Err(E::custom("a name is there twice"));
+        }
+        Ok(())
     }
 }
 
-struct Names;
+/// What of a value is kept.
+enum Wanted<'a> {
+    Whole,
+    /// Members with these names, with dots for those inside others.
+    Inside(Vec<&'a str>),
+}
 
-impl<'de> Visitor<'de> for Names {
-    type Value = ();
+impl<'a> Wanted<'a> {
+    /// What is kept of a member.
+    fn of(&self, member: &str) -> Self {
+        let Self::Inside(names) = self else { return Self::Whole };
+        if names.contains(&member) {
+            return Self::Whole;
+        }
+        let inside = |name: &&'a str| name.strip_prefix(member)?.strip_prefix('.');
+        Self::Inside(names.iter().filter_map(inside).collect())
+    }
+
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Inside(names) if names.is_empty())
+    }
+}
+
+/// Reads any JSON, and keeps what is wanted of it.
+struct Look<'a> {
+    names: &'a mut Names,
+    wanted: &'a Wanted<'a>,
+}
+
+impl Look<'_> {
+    /// A plain value.
+    fn keep<E>(&self, value: impl Into<Value>) -> Result<Value, E> {
+        Ok(if self.wanted.is_nothing() { Value::Null } else { value.into() })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Look<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Look<'_> {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            map.next_value::<Unambiguous>()?;
-            if let Some(name) = names.replace(name) {
-                let head: String = name.chars().take(NAME_HEAD_CHARS).collect();
-                return Err(A::Error::custom(format_args!("{head:?} is there twice")));
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let (Self { names, wanted }, mut kept) = (self, Map::new());
+        let outer = names.seen.len();
+        while let Some(member) = map.next_key_seed(Name { names, wanted })? {
+            let (name, wanted) = member.unwrap_or((String::new(), Wanted::Inside(Vec::new())));
+            let value = map.next_value_seed(Look { names, wanted: &wanted })?;
+            if !wanted.is_nothing() {
+                kept.insert(name, value);
             }
         }
-        Ok(())
+        names.close(outer)?;
+        Ok(Value::Object(kept))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element::<Unambiguous>()?.is_some() {}
-        Ok(())
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let (Self { names, wanted }, mut kept) = (self, Vec::new());
+        while let Some(item) = items.next_element_seed(Look { names, wanted })? {
+            if !wanted.is_nothing() {
+                kept.push(item);
+            }
+        }
+        Ok(Value::Array(kept))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        self.keep(text)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
+    fn visit_bool<E>(self, is: bool) -> Result<Value, E> {
+        self.keep(is)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        self.keep(number)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        self.keep(number)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        self.keep(number)
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+}
+
+/// Reads the name of a member; gives it back with what is kept of the member, if anything is.
+struct Name<'a, 'w> {
+    names: &'a mut Names,
+    wanted: &'a Wanted<'w>,
+}
+
+impl<'de, 'w> DeserializeSeed<'de> for Name<'_, 'w> {
+    type Value = Option<(String, Wanted<'w>)>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'w> Visitor<'_> for Name<'_, 'w> {
+    type Value = Option<(String, Wanted<'w>)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+        self.names.note(name)?;
+        let wanted = self.wanted.of(name);
+        Ok((!wanted.is_nothing()).then(|| (name.to_owned(), wanted)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_names_take_less_memory_than_their_text() {
+        let members: Vec<_> = (0..100_000).map(|number| format!("\"{number}\":0")).collect();
+        let rows = format!("{{\"rows\":[{}]}}", vec![r#"{"a":1,"b":2}"#; 10_000].join(","));
+        for (text, most) in [(format!("{{{}}}", members.join(",")), 1 << 17), (rows, 8)] {
+            let (mut names, wanted) = (Names::default(), Wanted::Inside(vec!["path"]));
+            let kept = names.read(&Payload::from_text(text).unwrap(), &wanted).unwrap();
+            assert!(names.seen.capacity() <= most, "{}", names.seen.capacity());
+            assert_eq!(kept, serde_json::json!({}), "no rule looks at any");
+        }
     }
 }

@@ -102,8 +102,8 @@ impl Policy {
 
     fn decide(&self, subject: &Subject<'_>) -> Result<Verdict, String> {
         let concerned: Vec<&Ready> = self.concerned(subject).collect();
-        let is_looked_at = concerned.iter().any(|rule| rule.has_arguments());
-        let arguments = Arguments::read(subject.parameters, is_looked_at)?;
+        let looked_at = concerned.iter().flat_map(|rule| rule.argument_names());
+        let arguments = Arguments::read(subject.parameters, looked_at)?;
         let fitting = concerned.into_iter().filter(|rule| rule.fits(&arguments));
         Ok(strictest(fitting).unwrap_or_else(|| usual(subject)))
     }

@@ -130,6 +130,11 @@ impl Ready {
         !self.arguments.is_empty()
     }
 
+    /// The arguments that it looks at.
+    pub(super) fn argument_names(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().map(|(name, _)| name.as_str())
+    }
+
     /// Whether the arguments of a call fit, of a tool that it is about.
     pub(super) fn fits(&self, arguments: &Arguments) -> bool {
         // One good item of a list must not let the others in.

@@ -169,6 +169,7 @@ fn arguments_that_name_something_twice_are_refused_at_any_depth() {
         r#"{"path": "a", "path": "b"}"#,
         r#"{"path": "a", "p\u0061th": "b"}"#,
         r#"{"x": [1, {"y": {"path": 1, "z": 2, "path": 1}}]}"#,
+        r#"{"x": [{"z": 1}, {"path": 1, "path": 2}]}"#,
     ] {
         for rules in [vec![], vec![rule("*", &[("path", "*")], Decision::Allow)]] {
             let verdict = judged(&rules, parameters);

@@ -111,7 +111,12 @@ pub enum RunError {
     },
     /// The caller stopped the call; all the call started has been killed.
     #[error("stopped")]
-    Stopped,
+    Stopped {
+        /// What it wrote to its standard output until then.
+        stdout: String,
+        /// What it wrote to its standard error until then.
+        stderr: String,
+    },
     /// The system doesn't tell how the program ended; all the call started has been killed.
     #[error("the program's end could not be observed")]
     Lost(#[source] io::Error),
@@ -137,17 +142,20 @@ pub async fn run(
     progress: &Progress,
 ) -> Result<Output, RunError> {
     if stop.is_cancelled() {
-        return Err(RunError::Stopped);
+        return Err(RunError::Stopped { stdout: String::new(), stderr: String::new() });
     }
     let started = Instant::now();
     let limit = spec.timeout;
     let mut call = Call::start(&spec, guard, progress).map_err(RunError::NotStarted)?;
     match call.first_event(stop, limit).await {
         Event::Ended(status) => call.finish(status, started.elapsed()).await,
-        Event::TimeIsUp => Err(call.time_out(limit).await),
+        Event::TimeIsUp => {
+            let (stdout, stderr) = call.cut_short().await;
+            Err(RunError::TimedOut { after: limit, stdout, stderr })
+        }
         Event::Stopped => {
-            call.end().await;
-            Err(RunError::Stopped)
+            let (stdout, stderr) = call.cut_short().await;
+            Err(RunError::Stopped { stdout, stderr })
         }
     }
 }
@@ -228,10 +236,10 @@ impl<'a> Call<'a> {
         Ok(Output { exit_code: exit_code(status), stdout, stderr, elapsed })
     }
 
-    async fn time_out(mut self, after: Duration) -> RunError {
+    /// Ends the child, and gives its output until then.
+    async fn cut_short(mut self) -> (String, String) {
         self.end().await;
-        let (stdout, stderr) = self.texts();
-        RunError::TimedOut { after, stdout, stderr }
+        self.texts()
     }
 
     /// Asks the whole session to end, kills what hasn't after [`GRACE`], and reaps the child.

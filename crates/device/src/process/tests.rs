@@ -142,7 +142,7 @@ async fn stopping_kills_all_the_call_started() {
     let ids = ids_in(&file, 2);
     assert!(ids.iter().all(|id| runs(*id)));
     stop.cancel();
-    assert!(matches!(call.await.unwrap(), Err(RunError::Stopped)));
+    assert!(matches!(call.await.unwrap(), Err(RunError::Stopped { .. })));
     all_gone(&ids);
 }
 
@@ -152,7 +152,10 @@ async fn a_call_that_is_stopped_beforehand_starts_nothing() {
     let stop = CancellationToken::new();
     stop.cancel();
     let spec = Spec { cwd: directory.path().into(), ..program("touch", &["file"]) };
-    assert!(matches!(run(spec, &stop, None, &Progress::default()).await, Err(RunError::Stopped)));
+    assert!(matches!(
+        run(spec, &stop, None, &Progress::default()).await,
+        Err(RunError::Stopped { .. })
+    ));
     assert!(!directory.path().join("file").exists());
 }
 

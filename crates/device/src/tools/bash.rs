@@ -16,6 +16,9 @@ pub(super) const NAMESPACE: &str = "BashExecutor";
 /// The tool that runs command lines.
 pub(super) const EXECUTE_COMMAND: &str = "execute_command";
 
+/// The tool that tells of the machine.
+pub(super) const GET_SYSTEM_INFO: &str = "get_system_info";
+
 /// Runs commands, and tells of the machine.
 pub(super) struct Bash {
     shell: Shell,
@@ -41,7 +44,7 @@ impl Bash {
                     "cwd": {"type": "string", "description": "The folder to run in"},
                 }}))
         });
-        let info = Tool::built_in(Origin::Bash, NAMESPACE, "get_system_info", ToolType::Action)
+        let info = Tool::built_in(Origin::Bash, NAMESPACE, GET_SYSTEM_INFO, ToolType::Action)
             .titled(
                 "Facts of this machine",
                 "Returns the operating system, kernel, uptime, load, processors and memory of this machine.",

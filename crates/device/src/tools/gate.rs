@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Call, Tool, ToolSettings};
+use super::{Call, STOPPED, Tool, ToolSettings};
 use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject, Verdict};
 
 /// The owner's say on each call.
@@ -68,7 +68,7 @@ impl Gate {
         let Some(ask) = &self.ask else { return Ok(Some(Answer::Nobody)) };
         tokio::select! {
             answer = tokio::time::timeout(self.ask_timeout, ask.ask(question)) => Ok(answer.ok()),
-            () = stop.cancelled() => Err("stopped".to_owned()),
+            () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
     }
 }

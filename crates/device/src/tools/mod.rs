@@ -8,6 +8,7 @@ mod gate;
 pub mod mcp;
 pub mod observe;
 mod overview;
+mod places;
 mod quote;
 mod screen;
 mod settings;
@@ -21,6 +22,7 @@ use aip::{Command, Payload, SessionId, ToolInfo, ToolType};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use self::bash::Bash;
@@ -29,6 +31,7 @@ use self::files::Files;
 use self::gate::Gate;
 use self::mcp::Host;
 pub use self::overview::{Overview, ToolView};
+use self::places::Places;
 use self::screen::Screen;
 pub use self::settings::{Exec, ToolSettings};
 use crate::confine::Confinement;
@@ -38,6 +41,9 @@ use crate::watchdog::Watchdog;
 
 /// The tool that lists the tools.
 const LIST_TOOLS: &str = "list_tools";
+
+/// What a call says that was told to stop, before anything else that it has to say.
+const STOPPED: &str = "stopped";
 
 /// Who calls: what a COMMAND says of it.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +82,16 @@ pub(crate) struct Returned {
     pub(crate) result: Payload,
 }
 
+/// An action whose turn has come.
+pub(crate) struct Turn<'a>(Step<'a>);
+
+enum Step<'a> {
+    /// Nothing has to run for it.
+    Answered(Returned),
+    /// A tool may run, in its place.
+    Tool(Arc<Tool>, Option<SemaphorePermit<'a>>),
+}
+
 /// Every tool of this device.
 pub(crate) struct Toolbox {
     /// The tools of the device itself.
@@ -86,6 +102,7 @@ pub(crate) struct Toolbox {
     host: Host,
     disabled: Vec<String>,
     gate: Gate,
+    places: Places,
 }
 
 impl Toolbox {
@@ -114,6 +131,7 @@ impl Toolbox {
             screen,
             disabled: settings.disabled.clone(),
             gate: Gate::new(settings),
+            places: Places::new(settings.parallel_commands, settings.servers.len()),
         }
     }
 
@@ -131,19 +149,33 @@ impl Toolbox {
         }
     }
 
-    /// Runs one action of a COMMAND.
+    /// Waits until an action of a COMMAND may run: its tool is there, the owner allows it, and there is a
+    /// place. Who waits for the owner or for a server's start takes none.
     ///
     /// # Errors
-    /// Why it could not run or what it said went wrong, for the caller to read.
-    pub(crate) async fn call(&self, action: &Command, call: &Call<'_>) -> Result<Returned, String> {
-        match action.tool_name.as_str() {
-            "" => returned(None, &json!("No action taken.")),
-            LIST_TOOLS => returned(None, &json!(self.list(call).await?)),
+    /// Why it may not run, for the caller to read.
+    pub(crate) async fn turn(&self, action: &Command, call: &Call<'_>) -> Result<Turn<'_>, String> {
+        let step = match action.tool_name.as_str() {
+            "" => Step::Answered(returned(None, &json!("No action taken."))?),
+            LIST_TOOLS => Step::Answered(returned(None, &json!(self.list(call).await?))?),
             name => {
                 let tool = self.find(name, action.tool_type, call).await?;
                 self.gate.permit(&tool, call).await?;
-                self.run(&tool, call).await
+                let place = self.places.take(&tool, call.stop).await?;
+                Step::Tool(tool, place)
             }
+        };
+        Ok(Turn(step))
+    }
+
+    /// Runs an action whose turn has come.
+    ///
+    /// # Errors
+    /// Why it could not run or what it said went wrong, for the caller to read.
+    pub(crate) async fn run(&self, turn: Turn<'_>, call: &Call<'_>) -> Result<Returned, String> {
+        match turn.0 {
+            Step::Answered(returned) => Ok(returned),
+            Step::Tool(tool, _place) => self.call(&tool, call).await,
         }
     }
 
@@ -177,11 +209,11 @@ impl Toolbox {
     async fn settled(&self, stop: &CancellationToken) -> Result<(), String> {
         tokio::select! {
             () = self.host.settled() => Ok(()),
-            () = stop.cancelled() => Err("stopped".to_owned()),
+            () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
     }
 
-    async fn run(&self, tool: &Tool, call: &Call<'_>) -> Result<Returned, String> {
+    async fn call(&self, tool: &Tool, call: &Call<'_>) -> Result<Returned, String> {
         let name = tool.info.tool_name.as_str();
         let namespace = Some(tool.info.namespace.clone());
         let result = match tool.origin {

@@ -31,6 +31,9 @@ pub struct ToolSettings {
     /// Folders whose files may be read, and written where the policy allows it; none means the user's home
     /// without its dot files.
     pub roots: Vec<PathBuf>,
+    /// Calls that run at the same time: of the device's own tools, and of each MCP server. Those that wait
+    /// for the owner's answer do not count.
+    pub parallel_commands: usize,
     /// Longest time for one command, whatever its caller asks for.
     pub max_command_time: Duration,
     /// Most bytes that are kept of each output stream of a command, and that one `read_file` returns.
@@ -68,6 +71,7 @@ impl Default for ToolSettings {
         Self {
             exec: Exec::default(),
             roots: Vec::new(),
+            parallel_commands: 8,
             max_command_time: Duration::from_secs(3600),
             max_output_bytes: 1024 * 1024,
             max_memory_bytes: 4 * 1024 * 1024 * 1024,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::observe::Observe;
-use super::{Call, Exec, ToolSettings};
+use super::{Call, Exec, STOPPED, ToolSettings};
 use crate::confine::Confinement;
 use crate::process::{self, Output, RunError, Spec};
 use crate::watchdog::Watchdog;
@@ -21,7 +21,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// input, and runs the line as if it were its own.
 const GUARDED_SHELL: &str = r#"read -r _ || exit; exec </dev/null; eval "shift; $1""#;
 
-/// How much of an output is repeated in the text of a time-out, in characters.
+/// How much of an output is repeated in the text of a time-out or a stop, in characters.
 const OUTPUT_HEAD_CHARS: usize = 500;
 
 /// Runs commands.
@@ -176,19 +176,24 @@ fn result(output: &Output) -> Value {
 fn explain(error: &RunError) -> String {
     match error {
         RunError::TimedOut { after, stdout, stderr } => {
-            let head = |text: &str| text.chars().take(OUTPUT_HEAD_CHARS).collect::<String>();
-            let mut text = format!("Timed out after {} s and was stopped", after.as_secs_f64());
-            for (name, output) in [("stdout", stdout), ("stderr", stderr)] {
-                if !output.is_empty() {
-                    text.push_str(&format!("; {name} so far: {}", head(output)));
-                }
-            }
-            text
+            let how = format!("Timed out after {} s and was stopped", after.as_secs_f64());
+            how + &so_far(stdout, stderr)
         }
+        RunError::Stopped { stdout, stderr } => format!("{STOPPED}{}", so_far(stdout, stderr)),
         RunError::NotStarted(why) => format!("Could not start: {why}"),
         RunError::Lost(why) => format!("Could not see how it ended: {why}"),
-        RunError::Stopped => error.to_string(),
     }
+}
+
+/// The beginning of what a program wrote before it was ended.
+fn so_far(stdout: &str, stderr: &str) -> String {
+    let written = [("stdout", stdout), ("stderr", stderr)];
+    let told =
+        written.into_iter().filter(|(_, output)| !output.is_empty()).map(|(name, output)| {
+            let head: String = output.chars().take(OUTPUT_HEAD_CHARS).collect();
+            format!("; {name} so far: {head}")
+        });
+    told.collect()
 }
 
 #[cfg(test)]
@@ -201,10 +206,17 @@ mod tests {
     use crate::progress::Progress;
 
     async fn execute(arguments: Value, progress: &Progress) -> Result<Value, String> {
+        execute_until(&CancellationToken::new(), arguments, progress).await
+    }
+
+    async fn execute_until(
+        stop: &CancellationToken,
+        arguments: Value,
+        progress: &Progress,
+    ) -> Result<Value, String> {
         let settings = ToolSettings { exec: Exec::Shell, ..ToolSettings::default() };
         let shell = Shell::new(&settings, Confinement::new(100 << 20), None);
-        let (caller, stop) = (Caller::default(), CancellationToken::new());
-        let call = Call { parameters: None, caller: &caller, stop: &stop, progress };
+        let call = Call { parameters: None, caller: &Caller::default(), stop, progress };
         shell.execute(serde_json::from_value(arguments).unwrap(), &call).await
     }
 
@@ -216,6 +228,20 @@ mod tests {
     async fn a_time_limit_is_named_with_what_came_until_then() {
         let error = failed(json!({"command": "echo so far; sleep 1000", "timeout": 0.5})).await;
         assert_eq!(error, "Timed out after 0.5 s and was stopped; stdout so far: so far\n");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_command_that_is_stopped_says_what_came_until_then() {
+        let stop = CancellationToken::new();
+        let heard = stop.clone();
+        let progress = Progress::to(move |text| {
+            if text.ends_with("oh") {
+                heard.cancel();
+            }
+        });
+        let arguments = json!({"command": "echo so far; echo oh >&2; sleep 1000"});
+        let error = execute_until(&stop, arguments, &progress).await.unwrap_err();
+        assert_eq!(error, "stopped; stdout so far: so far\n; stderr so far: oh\n");
     }
 
     #[tokio::test(flavor = "multi_thread")]

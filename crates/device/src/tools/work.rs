@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::STOPPED;
+
 /// Threads at work for one namespace at the same time. A thread that hangs in the kernel, such as on a network
 /// file system that is gone, keeps its place.
 const MAX_THREADS: usize = 16;
@@ -33,7 +35,7 @@ impl Workers {
     ) -> Result<T, String> {
         let place = tokio::select! {
             place = self.0.clone().acquire_owned() => place,
-            () = stop.cancelled() => return Err("stopped".to_owned()),
+            () = stop.cancelled() => return Err(STOPPED.to_owned()),
         };
         let mut running = tokio::task::spawn_blocking(move || {
             let _place = place;
@@ -43,7 +45,7 @@ impl Workers {
             ended = &mut running => ended,
             () = stop.cancelled() => match tokio::time::timeout(GRACE, running).await {
                 Ok(ended) => ended,
-                Err(_) => return Err("stopped, but the file system still holds it up".to_owned()),
+                Err(_) => return Err(format!("{STOPPED}, but the file system still holds it up")),
             },
         };
         ended.map_err(|_| "the tool failed inside the device".to_owned())?
@@ -88,6 +90,6 @@ impl Watch {
     /// # Errors
     /// When the call was stopped.
     pub(super) fn check_stop(&self) -> io::Result<()> {
-        if self.is_stopped() { Err(io::Error::other("stopped")) } else { Ok(()) }
+        if self.is_stopped() { Err(io::Error::other(STOPPED)) } else { Ok(()) }
     }
 }

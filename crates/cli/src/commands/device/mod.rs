@@ -16,7 +16,7 @@ use device::policy::Ask;
 use device::tools::ToolSettings;
 use device::tools::mcp::{ServerEvent, ServerState};
 use device::watchdog::Watchdog;
-use device::{Device, DeviceEvent, DeviceSettings, Exec, Features};
+use device::{Capacity, Device, DeviceEvent, DeviceSettings, Exec, Features};
 use link::connection::Watch;
 use link::{ClientSettings, Exit, ServerUrl};
 use tokio_util::sync::CancellationToken;
@@ -164,6 +164,7 @@ pub(crate) fn settings(
         tools: ToolSettings {
             exec,
             roots,
+            parallel_commands: values.parallel_commands,
             max_command_time: values.max_command_time.0,
             max_output_bytes: values.max_output_bytes,
             max_memory_bytes: values.max_memory_bytes as u64,
@@ -174,8 +175,7 @@ pub(crate) fn settings(
             ask_timeout: values.ask_timeout.0,
             ..ToolSettings::default()
         },
-        parallel_commands: values.parallel_commands,
-        max_commands: values.max_commands,
+        commands: Capacity { commands: values.max_commands, bytes: values.max_commands_bytes },
         finish_time: values.finish_time.0,
         request: None,
         task_name: None,
