@@ -8,7 +8,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use common::process::Typing;
-use common::{Done, Home, Peer, Process, PythonServer, Server, unique, within};
+use common::{Done, Home, Peer, Process, PythonServer, Server, unique, until, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -163,7 +163,7 @@ struct Two {
     first: Process,
     second: Process,
     _server: Server,
-    _home: Home,
+    home: Home,
 }
 
 impl Two {
@@ -175,13 +175,14 @@ impl Two {
         device.says(WAITS).await;
         let second = echo(&server, "second");
         until_busy_with(&server, 2).await;
-        Self { device, typing, first, second, _server: server, _home: home }
+        Self { device, typing, first, second, _server: server, home }
     }
 }
 
 #[tokio::test]
 async fn an_answer_that_comes_too_late_is_not_given_to_the_next_question() {
-    let Two { mut device, mut typing, first, second, _server, _home } = Two::questions().await;
+    let Two { mut device, mut typing, first, second, _server, home: _home } =
+        Two::questions().await;
     first.signal(Signal::INT);
     device.says("taken back").await;
     typing.write("y\n").await;
@@ -192,9 +193,15 @@ async fn an_answer_that_comes_too_late_is_not_given_to_the_next_question() {
 
 #[tokio::test]
 async fn a_call_that_is_stopped_before_its_turn_disturbs_no_other() {
-    let Two { mut device, mut typing, first, second, _server, _home } = Two::questions().await;
+    let Two { mut device, mut typing, first, second, _server, home } = Two::questions().await;
     second.signal(Signal::INT);
     assert_eq!(second.done().await.code, 3);
+    let status = home.path().join(".local/state/flightdeck/device-box.json");
+    let is_answered = || {
+        let read = fs::read(&status).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        read.is_some_and(|status: Value| status["counts"]["commands"] == 1)
+    };
+    until("the answer to the second", is_answered).await;
     typing.write("y\n").await;
     assert_eq!(first.done().await.stdout, "first\n");
     device.says("refused without asking: BashExecutor.execute_command").await;
