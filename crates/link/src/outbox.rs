@@ -1,7 +1,7 @@
 //! The bounded queue through which everybody else hands messages to a connection's actor.
 //!
-//! It allocates nothing while it is empty. An empty queue takes one message of any legal size; beyond
-//! that its bounds hold, and overflow is a named outcome: progress is dropped first, then the
+//! It allocates nothing while it is empty. It takes one message of any legal size; beside that its bounds
+//! hold, and overflow is a named outcome: progress is dropped first, then the
 //! connection is closed as too slow.
 
 use std::collections::VecDeque;
@@ -349,7 +349,14 @@ impl Outbox {
 impl Queue {
     fn has_room(&self, bytes: usize, limits: OutboxLimits) -> bool {
         self.items.is_empty()
-            || (self.items.len() < limits.messages && self.bytes + bytes <= limits.bytes)
+            || (self.items.len() < limits.messages
+                && (self.bytes + bytes <= limits.bytes
+                    || self.bytes + bytes - self.largest().max(bytes) <= limits.bytes))
+    }
+
+    /// The bytes of the largest message that waits.
+    fn largest(&self) -> usize {
+        self.items.iter().map(|item| item.frame.len()).max().unwrap_or(0)
     }
 
     fn append(&mut self, frame: Bytes, progress: bool) -> u64 {
@@ -422,11 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_queue_takes_one_message_of_any_size_and_then_its_bounds_hold() {
+    fn a_queue_takes_one_message_of_any_size_and_beside_it_its_bounds_hold() {
         let outbox = outbox();
-        assert_eq!(outbox.push(frame(1000)), Ok(0));
-        let overflow = Overflow { messages: 1, bytes: 1000, refused: 1, bound: Bound::Bytes };
-        assert_eq!(outbox.push(frame(1)), Err(overflow));
+        for (place, bytes) in [(0, 5), (1, 1000), (2, 5)] {
+            assert_eq!(outbox.push(frame(bytes)), Ok(place));
+        }
+        assert_eq!(next(&outbox), Some(Next::Frame(frame(5))));
+        let overflow = Overflow { messages: 2, bytes: 1005, refused: 6, bound: Bound::Bytes };
+        assert_eq!(outbox.push(frame(6)), Err(overflow));
         let close = Next::Close(CloseCode::TOO_SLOW, overflow.to_string());
         assert_eq!(next(&outbox), Some(close));
         assert!(!outbox.is_open());
@@ -436,13 +446,15 @@ mod tests {
     #[tokio::test]
     async fn who_can_wait_for_room_closes_nothing_and_waits_for_no_closed_queue() {
         let outbox = outbox();
-        outbox.push(frame(8)).unwrap();
+        for _ in 0..2 {
+            outbox.push(frame(8)).unwrap();
+        }
         let (mut first, mut second) = (false, false);
         let mut pushing = Box::pin(outbox.push_in_turn(frame(20), || first = true));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(pushing.as_mut().poll(&mut cx).is_pending());
         assert_eq!(next(&outbox), Some(Next::Frame(frame(8))));
-        assert!(pushing.as_mut().poll(&mut cx).is_ready() && outbox.len() == 1);
+        assert!(pushing.as_mut().poll(&mut cx).is_ready() && outbox.len() == 2);
         drop(pushing);
 
         let mut pushing = Box::pin(outbox.push_in_turn(frame(20), || second = true));

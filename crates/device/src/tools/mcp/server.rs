@@ -261,7 +261,11 @@ impl Inner {
             return Ok(None);
         }
         let stopped = || "stopped".to_owned();
-        let held = self.task.read().await;
+        // Also to read is to wait, for whoever waits to write.
+        let held = tokio::select! {
+            held = self.task.read() => held,
+            () = call.stop.cancelled() => return Err(stopped()),
+        };
         if *held == call.caller.session_id {
             return Ok(Some(held));
         }

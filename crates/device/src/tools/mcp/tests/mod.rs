@@ -98,6 +98,18 @@ async fn payload_with(
     timeout(PATIENCE, host.call(0, tool, &call)).await.expect("it takes too long")
 }
 
+/// Calls a tool of the first server for a session.
+async fn call_of(
+    host: &Host,
+    session: &str,
+    tool: &str,
+    stop: &CancellationToken,
+) -> Result<Payload, String> {
+    let caller = Caller { session_id: session.parse().ok(), ..Caller::default() };
+    let call = Call { parameters: None, caller: &caller, stop, progress: &Progress::default() };
+    timeout(PATIENCE, host.call(0, tool, &call)).await.expect("it takes too long")
+}
+
 /// Waits until a server is as it should be.
 async fn until(host: &Host, is: impl Fn(&ServerState) -> bool) -> ServerState {
     let mut now = host.servers[0].watch();
@@ -347,15 +359,33 @@ async fn a_server_with_reset_is_fresh_for_each_task_and_the_same_within_one() {
     let host = start(&[settings], &limits());
     let mut ids = Vec::new();
     for session in ["one", "one", "two", "two", "one"] {
-        let caller = Caller { session_id: session.parse().ok(), ..Caller::default() };
-        let (stop, progress) = (CancellationToken::new(), Progress::default());
-        let call = Call { parameters: None, caller: &caller, stop: &stop, progress: &progress };
-        let id = timeout(PATIENCE, host.call(0, "pid", &call)).await.unwrap().unwrap();
+        let id = call_of(&host, session, "pid", &CancellationToken::new()).await.unwrap();
         ids.push(id.as_str().to_owned());
     }
     assert_eq!(ids[0], ids[1]);
     assert_eq!(ids[2], ids[3]);
     assert!(ids[0] != ids[2] && ids[2] != ids[4] && ids[0] != ids[4], "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_a_fresh_server_can_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ServerSettings { reset: true, ..settings("odd", "good", folder.path()) };
+    let host = start(&[settings], &limits());
+    let (goes_on, stopped) = (CancellationToken::new(), CancellationToken::new());
+    stopped.cancel();
+    let others = async {
+        tokio::join!(
+            call_of(&host, "one", "nothing", &goes_on),
+            call_of(&host, "two", "pid", &goes_on),
+        )
+    };
+    // The first has the server, the second waits to have it fresh, and the third for both.
+    tokio::select! {
+        biased;
+        answers = others => panic!("they end: {answers:?}"),
+        third = call_of(&host, "one", "pid", &stopped) => assert_eq!(third.unwrap_err(), "stopped"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
