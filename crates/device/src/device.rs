@@ -196,7 +196,7 @@ fn ends_task(status: Option<Status>) -> bool {
 /// Passes on what happens to the MCP servers.
 fn on_server(state: Arc<StateKeeper>, own: Arc<Own>) -> mcp::OnEvent {
     Arc::new(move |event: ServerEvent| {
-        state.mcp_server(&event.namespace, event.state.to_string());
+        state.mcp_server(&event.namespace, event.to_string());
         own.tell(DeviceEvent::McpServer(event));
     })
 }

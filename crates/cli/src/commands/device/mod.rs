@@ -257,12 +257,13 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
 fn show_server(event: &ServerEvent) {
     let name = safe_line(&event.namespace);
     match &event.state {
-        state @ ServerState::Up { .. } => {
-            say!("{DIM}MCP server '{name}' {state}{DIM:#}");
+        ServerState::Up { .. } => {
+            say!("{DIM}MCP server '{name}' {event}{DIM:#}");
         }
-        ServerState::Down { why, retry } => {
-            let (why, wait) = (safe_line(why), human(*retry));
-            say!("{RED}MCP server '{name}' does not run{RED:#}: {why}; trying again in {wait}");
+        // Told once for each reason, however often it is tried in vain.
+        ServerState::Down { .. } => {
+            let how = safe_line(&event.to_string());
+            say!("{RED}MCP server '{name}'{RED:#} {how}; trying again");
         }
         ServerState::Starting | ServerState::Stopped => {}
     }

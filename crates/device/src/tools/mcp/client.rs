@@ -20,6 +20,7 @@ use rmcp::service::{
 };
 use serde_json::Value;
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use super::message::{self, MAX_MESSAGE_MIB};
 use super::{http, result};
@@ -121,6 +122,17 @@ impl Client {
         self.told.0.lost.notified().await;
     }
 
+    /// Waits until none of its calls is under way. It takes no more of them.
+    pub(super) async fn idle(&self) {
+        self.told.0.calls.close();
+        self.told.0.calls.wait().await;
+    }
+
+    /// Whether both are the same connection.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.told.0, &other.told.0)
+    }
+
     /// Calls a tool, and tells the server when nobody waits for the answer any more.
     ///
     /// # Errors
@@ -132,6 +144,7 @@ impl Client {
         call: &Call<'_>,
         limit: Duration,
     ) -> Result<Payload, CallError> {
+        let _under_way = self.told.0.calls.token();
         let called = self.try_call(tool_name, wraps, call, limit).await;
         if matches!(called, Err(CallError::Lost(_) | CallError::NotSent(_))) {
             self.told.0.lost.notify_one();
@@ -172,7 +185,7 @@ impl Client {
             Err(_) => {
                 self.told.0.lost.notify_one();
                 Err(CallError::Failed(format!(
-                    "{why}; its MCP server reads nothing and is started again"
+                    "{why}; its MCP server reads nothing, and its connection is given up"
                 )))
             }
         }
@@ -193,6 +206,9 @@ fn call_error(error: &ServiceError) -> CallError {
     match error {
         ServiceError::TransportSend(why) if http::is_an_answer(&*why.error) => {
             CallError::Unanswered(explain(error))
+        }
+        ServiceError::TransportSend(why) if http::is_unsent(&*why.error) => {
+            CallError::NotSent(explain(error))
         }
         ServiceError::TransportSend(_) => CallError::Lost(explain(error)),
         ServiceError::McpError(why) if message::is_unreadable(why) => {
@@ -248,6 +264,7 @@ pub(super) struct Told(Arc<Unasked>);
 #[derive(Default)]
 struct Unasked {
     changed: Notify,
+    calls: TaskTracker,
     /// Told by our own calls: this connection is of no use any more.
     lost: Notify,
     /// Why we ended it.

@@ -69,6 +69,12 @@ pub(super) fn is_an_answer(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+/// Whether nothing was sent: there was no connection, not even one from before, to send it on.
+pub(super) fn is_unsent(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<StreamableHttpError<reqwest::Error>>();
+    matches!(error, Some(StreamableHttpError::Client(error)) if error.is_connect())
+}
+
 /// An error of the transport in words, of all that it is about what is at its bottom.
 pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {

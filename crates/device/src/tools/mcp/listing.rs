@@ -10,6 +10,20 @@ use super::settings::ServerSettings;
 use crate::policy::Decision;
 use crate::tools::catalog::{Origin, Tool};
 
+/// The tools of a server.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) tools: Vec<Listed>,
+    /// How many more it has.
+    pub(super) left_out: usize,
+}
+
+impl Listing {
+    /// Why some are left out, for whoever sees that.
+    pub(super) const WHY_LEFT_OUT: &str = "their names are empty, too long, or have control characters or \
+        :: in them, or they are too large";
+}
+
 /// One tool of a server.
 #[derive(Debug)]
 pub(super) struct Listed {

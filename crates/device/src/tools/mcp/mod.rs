@@ -1,7 +1,7 @@
 //! Tools that other programs offer, through the Model Context Protocol.
 //!
 //! `Host` has one `Server` for each that the owner has listed, kept for the device's
-//! life. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two ways to; `client.rs` is a
+//! life; `state.rs` says how one is doing. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two ways to; `client.rs` is a
 //! connection that stands, `result.rs` what a call returned.
 
 mod asked;
@@ -15,6 +15,7 @@ mod result;
 mod server;
 mod settings;
 mod start;
+mod state;
 mod stdio;
 
 use std::sync::Arc;
@@ -24,8 +25,8 @@ use futures_util::future::join_all;
 
 pub(super) use self::server::Limits;
 use self::server::Server;
-pub use self::server::ServerState;
 pub use self::settings::{Section, ServerSettings, Transport};
+pub use self::state::{ServerEvent, ServerState};
 use super::catalog::{Origin, Tool};
 use super::{Call, Caller};
 use crate::watchdog::Watchdog;
@@ -41,15 +42,6 @@ const MOST_REASONS: usize = 3;
 
 /// The most of such a reason, in characters.
 const MOST_OF_A_REASON: usize = 200;
-
-/// What happens to an MCP server, for whoever shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerEvent {
-    /// The server.
-    pub namespace: String,
-    /// How it is now.
-    pub state: ServerState,
-}
 
 /// Told what happens to each server.
 pub(crate) type OnEvent = Arc<dyn Fn(ServerEvent) + Send + Sync>;
@@ -77,20 +69,20 @@ impl Host {
         Self { servers: settings.iter().enumerate().map(start).collect() }
     }
 
-    /// Waits until each has started, or is known not to.
+    /// Waits until each has started, or is known not to. Those that are only connected to, and were down,
+    /// are tried anew: they may have come since.
     pub(super) async fn settled(&self) {
         join_all(self.servers.iter().map(|server| server.settled())).await;
     }
 
-    /// Whether each has started, or is known not to.
+    /// Whether nothing would come of that.
     pub(super) fn is_settled(&self) -> bool {
         self.servers.iter().all(|server| server.is_settled())
     }
 
     /// Which of them do not run and why, for their owner.
     pub(super) fn out_of_service(&self) -> Vec<String> {
-        let told = |(namespace, why)| format!("The MCP server '{namespace}' does not run: {why}");
-        self.troubles().map(told).collect()
+        self.servers.iter().filter_map(|server| server.out_of_service()).collect()
     }
 
     /// The same in short, for whoever looks for a tool in vain; none if all run.
@@ -105,7 +97,8 @@ impl Host {
         if more > 0 {
             told.push(format!("{more} more"));
         }
-        (!told.is_empty()).then(|| format!("MCP servers that do not run: {}", told.join(", ")))
+        (!told.is_empty())
+            .then(|| format!("MCP servers that are not available: {}", told.join(", ")))
     }
 
     /// Each that does not run, and why.

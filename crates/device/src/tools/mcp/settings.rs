@@ -69,6 +69,13 @@ pub enum Transport {
     },
 }
 
+impl Transport {
+    /// Whether it is a program that we start, and not one that we only connect to.
+    pub(super) const fn is_program(&self) -> bool {
+        matches!(self, Self::Stdio { .. })
+    }
+}
+
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

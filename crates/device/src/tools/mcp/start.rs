@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::asked::Asked;
 use super::client::{Client, Told};
-use super::listing::Listed;
+use super::listing::{Listed, Listing};
 use super::server::Limits;
 use super::settings::{ServerSettings, Transport};
 use super::stdio::Program;
@@ -27,7 +27,27 @@ const MAX_NAME_BYTES: usize = 256;
 /// The largest description of a tool with its schemas, in bytes.
 const MAX_TOOL_BYTES: usize = 1024 * 1024;
 
-const ENDED_EARLY: &str = "it ended before it had started";
+/// What is said of a server that never came to be of use.
+#[derive(Clone, Copy)]
+struct Words {
+    /// It took too long.
+    late: &'static str,
+    /// It left.
+    ended: &'static str,
+}
+
+impl Words {
+    const fn of(transport: &Transport) -> Self {
+        match transport {
+            Transport::Stdio { .. } => {
+                Self { late: "it did not start", ended: "it ended before it had started" }
+            }
+            Transport::Http { .. } => {
+                Self { late: "it did not answer", ended: "its first answer broke off, or was none" }
+            }
+        }
+    }
+}
 
 /// Longest wait for the library to put a connection away.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -35,7 +55,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// A server that has started.
 pub(super) struct Started {
     pub(super) client: Client,
-    pub(super) tools: Vec<Listed>,
+    pub(super) listing: Listing,
     service: Service,
     /// The child process, where it is one.
     program: Option<Program>,
@@ -80,7 +100,7 @@ async fn start_as(
     limits: &Limits,
     watchdog: Option<&Watchdog>,
 ) -> Result<Started, Failure> {
-    let limit = limits.start_timeout;
+    let (limit, words) = (limits.start_timeout, Words::of(&settings.transport));
     let told = Told::default();
     let (program, connected) = match &settings.transport {
         Transport::Stdio { command, args, env, cwd } => {
@@ -99,11 +119,11 @@ async fn start_as(
         }
     };
     let failure = match connected {
-        Ok(Ok((client, service, tools))) => {
-            return Ok(Started { client, tools, service, program });
+        Ok(Ok((client, service, listing))) => {
+            return Ok(Started { client, listing, service, program });
         }
         Ok(Err(failure)) => failure,
-        Err(_) => Failure::Other(format!("it did not start within {} s", limit.as_secs_f64())),
+        Err(_) => Failure::Other(format!("{} within {} s", words.late, limit.as_secs_f64())),
     };
     Err(match program {
         Some(program) => failure.with(program.end(told.has_ended()).await),
@@ -128,20 +148,21 @@ async fn connect<T, E, A>(
     lifecycle: ClientLifecycleMode,
     origin: Origin,
     settings: &ServerSettings,
-) -> Result<(Client, Service, Vec<Listed>), Failure>
+) -> Result<(Client, Service, Listing), Failure>
 where
     T: IntoTransport<RoleClient, E, A>,
     E: std::error::Error + Send + Sync + 'static,
 {
     let transport = Asked::new(transport.into_transport(), told.clone());
-    let service = Box::pin(told.clone().serve_with_lifecycle(transport, lifecycle))
-        .await
-        .map_err(|error| told.why_broken_off().map_or_else(|| explain(&error), Failure::Other))?;
+    let words = Words::of(&settings.transport);
+    let service = Box::pin(told.clone().serve_with_lifecycle(transport, lifecycle)).await.map_err(
+        |error| told.why_broken_off().map_or_else(|| explain(&error, words), Failure::Other),
+    )?;
     let client = Client::new(service.peer().clone(), told);
-    let tools = list(&client, origin, settings)
+    let listing = list(&client, origin, settings)
         .await
         .map_err(|why| Failure::Other(client.why_broken_off().unwrap_or(why)))?;
-    Ok((client, service, tools))
+    Ok((client, service, listing))
 }
 
 /// The tools of a server, as the settings have them.
@@ -149,14 +170,11 @@ pub(super) async fn list(
     client: &Client,
     origin: Origin,
     settings: &ServerSettings,
-) -> Result<Vec<Listed>, String> {
+) -> Result<Listing, String> {
     let (tools, strange): (Vec<_>, Vec<_>) =
         client.list().await?.into_iter().partition(|tool| is_name(&tool.name) && is_small(tool));
-    if !strange.is_empty() {
-        let (server, tools) = (&settings.namespace, strange.len());
-        tracing::warn!(%server, tools, "tools are left out: their names are empty, too long, or have control characters or :: in them, or they are too large");
-    }
-    Ok(tools.into_iter().map(|tool| Listed::new(tool, settings, origin)).collect())
+    let tools = tools.into_iter().map(|tool| Listed::new(tool, settings, origin)).collect();
+    Ok(Listing { tools, left_out: strange.len() })
 }
 
 /// Whether a tool leaves room for the others in the list of all.
@@ -198,7 +216,7 @@ impl Started {
     }
 }
 
-fn explain(error: &ClientInitializeError) -> Failure {
+fn explain(error: &ClientInitializeError, words: Words) -> Failure {
     let text = match error {
         ClientInitializeError::JsonRpcError(error) if message::is_unreadable(error) => {
             error.message.to_string()
@@ -213,12 +231,12 @@ fn explain(error: &ClientInitializeError) -> Failure {
         }
         // It reads its input no more.
         ClientInitializeError::TransportError { error, .. } if error.error.is::<io::Error>() => {
-            ENDED_EARLY.to_owned()
+            words.ended.to_owned()
         }
         ClientInitializeError::TransportError { error, .. } => {
             format!("it cannot be reached: {}", http::explain(&*error.error))
         }
-        ClientInitializeError::ConnectionClosed(_) => ENDED_EARLY.to_owned(),
+        ClientInitializeError::ConnectionClosed(_) => words.ended.to_owned(),
         ClientInitializeError::ExpectedInitResponse(_)
         | ClientInitializeError::ExpectedInitResult(_) => {
             return Failure::Greeting("what answers is no MCP server".to_owned());

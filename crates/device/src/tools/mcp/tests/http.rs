@@ -30,19 +30,30 @@ async fn handle(
     if headers.get("x-api-key").is_none_or(|key| key != "5ecret") {
         return (StatusCode::UNAUTHORIZED, "who are you?").into_response();
     }
+    if message["method"] == "initialize" {
+        greeted.0.fetch_add(1, Ordering::Relaxed);
+    }
+    match result_of(&message) {
+        Some(result) => {
+            Json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result})).into_response()
+        }
+        None if message["id"].is_null() => StatusCode::ACCEPTED.into_response(),
+        None => no_such_method(&message["id"]),
+    }
+}
+
+/// What a server with one tool answers, if it knows the message.
+pub(super) fn result_of(message: &Value) -> Option<Value> {
     let params = &message["params"];
-    let result = match message["method"].as_str().unwrap_or("") {
+    Some(match message["method"].as_str()? {
         "initialize" => {
-            greeted.0.fetch_add(1, Ordering::Relaxed);
             json!({"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
                    "serverInfo": {"name": "http", "version": "1"}})
         }
         "tools/list" => json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}),
         "tools/call" => json!({"content": [], "structuredContent": params["arguments"]}),
-        _ if message["id"].is_null() => return StatusCode::ACCEPTED.into_response(),
-        _ => return no_such_method(&message["id"]),
-    };
-    Json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result})).into_response()
+        _ => return None,
+    })
 }
 
 /// What a server says to a message that it does not know.
@@ -102,7 +113,7 @@ async fn a_server_that_comes_late_or_again_is_found() {
     let host = start(&[at(port, "5ecret")], &limits());
     timeout(PATIENCE, host.settled()).await.unwrap();
     let error = call(&host, "echo", json!({})).await.unwrap_err();
-    assert!(error.contains("does not run: it cannot be reached"), "{error}");
+    assert!(error.contains("is not connected: it cannot be reached"), "{error}");
 
     let (_, serving) = serve(port, &greeted).await;
     until(&host, |state| matches!(state, ServerState::Up { .. })).await;

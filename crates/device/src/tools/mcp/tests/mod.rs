@@ -3,6 +3,7 @@
 mod hostile_http;
 mod hostile_stdio;
 mod http;
+mod reached;
 mod server;
 
 use std::collections::BTreeMap;
@@ -223,7 +224,7 @@ async fn a_server_that_does_not_start_says_why_and_the_others_serve() {
     }
     assert!(!text.contains("'good'"), "{text}");
     let short = host.missing().unwrap();
-    assert!(short.starts_with("MCP servers that do not run: 'dies' ("), "{short}");
+    assert!(short.starts_with("MCP servers that are not available: 'dies' ("), "{short}");
     assert!(
         short.contains("exit status: 3") && short.contains("'missing' (there is no"),
         "{short}"
@@ -244,7 +245,10 @@ async fn who_looks_for_a_tool_is_told_of_a_few_servers_that_do_not_run() {
     timeout(PATIENCE, host.settled()).await.unwrap();
     let text = host.missing().unwrap();
     assert!(text.ends_with("…), 's3', 's4', 's5', 's6', 's7', 's8', 's9', 2 more"), "{text}");
-    assert!(text.starts_with("MCP servers that do not run: 's0' (") && text.len() < 1000, "{text}");
+    assert!(
+        text.starts_with("MCP servers that are not available: 's0' (") && text.len() < 1000,
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
