@@ -103,12 +103,13 @@ impl Device {
         let on_server = on_server(state.clone(), own.clone());
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
         let executor = Executor::new(settings.id.clone(), tools, settings.commands, state.clone());
-        let facts = Facts::new(&Subject {
+        let subject = Subject {
             device_id: settings.id.as_str().to_owned(),
             platform: settings.platform.clone(),
-            offers: executor.offers(),
             features: settings.features,
-        });
+        };
+        let asked = executor.clone();
+        let facts = Facts::new(&subject, move || asked.offers());
         let role = DeviceRole {
             id: settings.id,
             platform: settings.platform,

@@ -49,7 +49,7 @@ const BROWSERS: [&str; 12] = [
     "vivaldi",
 ];
 
-/// What the device's own tools can do, which the machine can't tell.
+/// What can be done with a device's tools, which the machine can't tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
     /// Commands can be executed.
@@ -76,8 +76,6 @@ pub struct Subject {
     pub device_id: String,
     /// `windows`, `linux` or `mobile`.
     pub platform: String,
-    /// What its own tools can do.
-    pub offers: Offers,
     /// Which features it tells.
     pub features: Features,
 }
@@ -93,9 +91,13 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Knows next to nothing before the first [`Self::refresh`].
-    pub(crate) fn new(subject: &Subject) -> Self {
-        Self::with(subject, finders(subject.clone()))
+    /// Knows next to nothing before the first [`Self::refresh`]. Tools come and go: what they can do is asked
+    /// each time.
+    pub(crate) fn new(
+        subject: &Subject,
+        offers: impl Fn() -> Offers + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(subject, finders(subject.clone(), offers))
     }
 
     fn with(subject: &Subject, finders: Vec<Finder>) -> Self {
@@ -153,7 +155,7 @@ fn lock(known: &Mutex<SystemInfo>) -> MutexGuard<'_, SystemInfo> {
 }
 
 /// How each fact is found: what could hang comes last, and nothing is held while it is looked for.
-fn finders(subject: Subject) -> Vec<Finder> {
+fn finders(subject: Subject, offers: impl Fn() -> Offers + Send + Sync + 'static) -> Vec<Finder> {
     fn finder<T: 'static>(
         find: impl Fn() -> T + Send + Sync + 'static,
         put: impl Fn(&mut SystemInfo, T) + Send + Sync + 'static,
@@ -173,7 +175,7 @@ fn finders(subject: Subject) -> Vec<Finder> {
         finder(memory_total_gb, |known, found| known.memory_total_gb = found),
         finder(ip_address, |known, found| known.ip_address = found),
         finder(
-            move || supported_features(&subject),
+            move || supported_features(&subject, offers()),
             |known, found| known.supported_features = found,
         ),
     ]
@@ -181,12 +183,12 @@ fn finders(subject: Subject) -> Vec<Finder> {
 
 /// Says what can be done on this machine, and nothing that can't: "cli" and "file_system" if
 /// offered, "gui" if there is a display, "browser" if one is installed. Or what every UFO device says.
-fn supported_features(subject: &Subject) -> Vec<String> {
+fn supported_features(subject: &Subject, offers: Offers) -> Vec<String> {
     if subject.features == Features::Ufo {
         return ufo_features(&subject.platform, std::env::consts::OS);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    features(subject.offers, has_display(|name| std::env::var_os(name)), has_browser(&path))
+    features(offers, has_display(|name| std::env::var_os(name)), has_browser(&path))
 }
 
 /// What every UFO device of a platform says. A Mac, which counts as "linux", has words of its own.
@@ -324,17 +326,13 @@ mod tests {
     use super::*;
 
     fn subject(features: Features) -> Subject {
-        Subject {
-            device_id: "desk".to_owned(),
-            platform: default_platform().to_owned(),
-            offers: Offers { commands: true, files: true },
-            features,
-        }
+        Subject { device_id: "desk".to_owned(), platform: default_platform().to_owned(), features }
     }
 
     #[tokio::test]
     async fn a_device_tells_all_facts_under_their_names() {
-        let mut facts = Facts::new(&subject(Features::Auto));
+        let mut facts =
+            Facts::new(&subject(Features::Auto), || Offers { commands: true, files: true });
         facts.refresh().await;
         let info = facts.known();
         let told = serde_json::to_value(&info).unwrap();
@@ -393,7 +391,7 @@ mod tests {
         assert_eq!(words("windows", "windows"), format!("{desktop} windows_apps"));
         assert_eq!(words("linux", "macos"), format!("{desktop} macos_apps"));
         assert_eq!(words("mobile", "android"), "mobile_touch mobile_apps camera gps");
-        assert_eq!(supported_features(&subject(Features::Ufo)).len(), 6);
+        assert_eq!(supported_features(&subject(Features::Ufo), Offers::default()).len(), 6);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use self::bash::Bash;
 use self::catalog::{Catalog, Origin, Tool};
 use self::files::Files;
 use self::gate::Gate;
-use self::mcp::Host;
+use self::mcp::{Host, Prospect};
 pub use self::overview::{Overview, ToolView};
 use self::places::Places;
 use self::screen::Screen;
@@ -135,17 +135,31 @@ impl Toolbox {
         }
     }
 
-    /// What the tools of the device itself can do, as far as they are offered.
+    /// What can be done with the tools of the device itself, or with those of servers that stand in for them.
     pub(crate) fn offers(&self) -> Offers {
-        let tools = self.catalog(&Caller::default()).list(|_| true);
-        let has = |origin: &str, name: Option<&str>| {
-            tools.iter().any(|tool| {
-                tool.namespace == origin && name.is_none_or(|name| tool.tool_name == name)
-            })
-        };
         Offers {
-            commands: has(bash::NAMESPACE, Some(bash::EXECUTE_COMMAND)),
-            files: has(files::NAMESPACE, None),
+            commands: self.offers_any(bash::NAMESPACE, Some(bash::EXECUTE_COMMAND)),
+            files: self.offers_any(files::NAMESPACE, None),
+        }
+    }
+
+    /// Whether this tool is offered, or any of this namespace. A server that still starts is given the
+    /// benefit of the doubt: it is told once for each connection, the first time right after our start.
+    fn offers_any(&self, namespace: &str, name: Option<&str>) -> bool {
+        let is_meant = |tool: &ToolInfo| {
+            tool.namespace == namespace
+                && name.is_none_or(|name| tool.tool_name == name)
+                && !self.is_disabled(tool)
+        };
+        let to_come = || {
+            let name = name.unwrap_or_default();
+            is_meant(&Tool::built_in(Origin::Bash, namespace, name, ToolType::Action).info)
+        };
+        match self.host.prospect(namespace) {
+            None => self.built_in.iter().any(|tool| is_meant(&tool.info)),
+            Some(Prospect { is_starting, tools }) => {
+                (is_starting && to_come()) || tools.iter().any(|tool| is_meant(&tool.info))
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! Tools that other programs offer, through the Model Context Protocol.
 //!
-//! `Host` has one `Server` for each that the owner has listed, kept for the device's
-//! life; `state.rs` says how one is doing. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two ways to; `client.rs` is a
-//! connection that stands, `result.rs` what a call returned.
+//! `Host` has one `Server` for each that the owner has listed, kept for the device's life by `supervisor.rs`;
+//! `state.rs` says how one is doing. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two
+//! ways to; `client.rs` is a connection that stands, `result.rs` what a call returned.
 
 mod asked;
 mod client;
@@ -17,6 +17,7 @@ mod settings;
 mod start;
 mod state;
 mod stdio;
+mod supervisor;
 
 use std::sync::Arc;
 
@@ -123,6 +124,14 @@ impl Host {
         tools
     }
 
+    /// What there is of a namespace, or may come; none if no server is called so.
+    pub(super) fn prospect(&self, namespace: &str) -> Option<Prospect> {
+        let mut servers = self.servers.iter().filter(|server| server.namespace() == namespace);
+        let server = servers.next()?;
+        let tools = if server.trouble().is_none() { server.tools(None) } else { Vec::new() };
+        Some(Prospect { is_starting: server.is_starting(), tools })
+    }
+
     /// The namespaces that this caller is offered, also of servers that do not run.
     pub(super) fn namespaces(&self, caller: &Caller) -> impl Iterator<Item = &str> {
         let offered =
@@ -177,6 +186,14 @@ fn shortened(why: &str) -> String {
         Some((end, _)) => format!("{}…", &why[..end]),
         None => why.to_owned(),
     }
+}
+
+/// What can be expected of a server.
+pub(super) struct Prospect {
+    /// Whether it is still to be seen which tools it has.
+    pub(super) is_starting: bool,
+    /// Those that can be called, as far as is known.
+    pub(super) tools: Vec<Arc<Tool>>,
 }
 
 /// Whether a caller is offered a server's tools.

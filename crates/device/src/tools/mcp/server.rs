@@ -1,13 +1,11 @@
-//! One MCP server for the device's life: started, listed, called, and started again when it dies. One that is
-//! no program of ours is connected to instead, and tried anew by whoever calls it.
+//! One MCP server as its callers see it. `supervisor.rs` keeps it running; one that is no program of ours is
+//! only connected to, and tried anew by whoever calls it.
 //!
 //! It must not know how a server is reached, nor who asks for which of its tools.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use aip::machine::Backoff;
 use aip::{Payload, SessionId, ToolType};
 use link::Trust;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
@@ -17,37 +15,16 @@ use tokio_util::task::TaskTracker;
 
 use super::OnEvent;
 use super::client::{CallError, Client};
-use super::listing::{Listed, Listing};
+use super::listing::Listed;
 use super::settings::{Section, ServerSettings};
-use super::start::{self, Started};
-use super::state::{Now, ServerEvent, ServerState, is_down};
+use super::state::{Now, ServerState, is_down};
 use crate::confine::Confinement;
 use crate::tools::Call;
 use crate::tools::catalog::{Origin, Tool};
 use crate::watchdog::Watchdog;
 
-/// First wait before a server is started again; it doubles up to [`BACKOFF_CAP`].
-const BACKOFF_BASE: Duration = Duration::from_millis(500);
-
-/// Longest wait before a server is started again.
-const BACKOFF_CAP: Duration = Duration::from_secs(60);
-
-/// A server that has run for so long counts as sound: the waits start over.
-const SOUND_AFTER: Duration = Duration::from_secs(60);
-
-/// Least time between two listings that a server asks for.
-const LISTING_PAUSE: Duration = Duration::from_millis(200);
-
-/// Least time from a try that came to nothing to one that a call asks for.
-const CALLED_PAUSE: Duration = Duration::from_millis(250);
-
 /// Longest wait of somebody who looks for tools, for a server that was down to be tried anew.
 const LOOK_TIME: Duration = Duration::from_secs(1);
-
-/// Longest wait for calls to find by themselves that their connection is lost.
-const LOSS_TIME: Duration = Duration::from_millis(100);
-
-const LOST: &str = "the connection to it was lost";
 
 /// Longest wait for a server to end at the device's own end.
 const STOP_TIME: Duration = Duration::from_secs(4);
@@ -65,29 +42,30 @@ pub(in crate::tools) struct Limits {
 
 /// One server. Dropping it stops the server.
 pub(super) struct Server {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _dropped: DropGuard,
 }
 
-struct Inner {
-    origin: Origin,
-    settings: ServerSettings,
-    limits: Limits,
-    watchdog: Option<Arc<Watchdog>>,
-    on_event: OnEvent,
-    now: watch::Sender<Now>,
+/// What calls share with the task that keeps it running.
+pub(super) struct Shared {
+    pub(super) origin: Origin,
+    pub(super) settings: ServerSettings,
+    pub(super) limits: Limits,
+    pub(super) watchdog: Option<Arc<Watchdog>>,
+    pub(super) on_event: OnEvent,
+    pub(super) now: watch::Sender<Now>,
     /// What the owner was told last.
-    told: Mutex<ServerState>,
+    pub(super) told: Mutex<ServerState>,
     /// What was warned of last.
-    warned: Mutex<String>,
+    pub(super) warned: Mutex<String>,
     /// The tools as they were listed last, also while it does not run.
-    tools: Mutex<Arc<[Listed]>>,
+    pub(super) tools: Mutex<Arc<[Listed]>>,
     /// Somebody wants it started anew.
-    restart: Notify,
+    pub(super) restart: Notify,
     /// The task that it runs for, where each gets a fresh one. Calls hold it for reading.
-    task: RwLock<Option<SessionId>>,
+    pub(super) task: RwLock<Option<SessionId>>,
 }
 
 impl Server {
@@ -99,7 +77,7 @@ impl Server {
         watchdog: Option<Arc<Watchdog>>,
         on_event: OnEvent,
     ) -> Arc<Self> {
-        let inner = Arc::new(Inner {
+        let shared = Arc::new(Shared {
             origin,
             settings,
             limits,
@@ -113,66 +91,66 @@ impl Server {
             task: RwLock::default(),
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(inner.clone().supervise(stop.clone()));
+        tasks.spawn(shared.clone().supervise(stop.clone()));
         tasks.close();
-        Arc::new(Self { inner, tasks, _dropped: stop.clone().drop_guard(), stop })
+        Arc::new(Self { shared, tasks, _dropped: stop.clone().drop_guard(), stop })
     }
 
     pub(super) fn namespace(&self) -> &str {
-        &self.inner.settings.namespace
+        &self.shared.settings.namespace
     }
 
     pub(super) fn sections(&self) -> &[Section] {
-        &self.inner.settings.sections
+        &self.shared.settings.sections
     }
 
     #[cfg(test)]
     pub(super) fn watch(&self) -> watch::Receiver<Now> {
-        self.inner.now.subscribe()
+        self.shared.now.subscribe()
     }
 
     #[cfg(test)]
     pub(super) fn state(&self) -> ServerState {
-        self.inner.now.borrow().state.clone()
+        self.shared.now.borrow().state.clone()
     }
 
     /// Why it does not run, if it has not run since.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.inner.now.borrow().trouble.clone()
+        self.shared.now.borrow().trouble.clone()
     }
 
     /// The same as a sentence, for its owner.
     pub(super) fn out_of_service(&self) -> Option<String> {
         let why = self.trouble()?;
-        Some(format!("{} {}: {why}", self.inner.name(), is_down(self.inner.is_program())))
+        Some(format!("{} {}: {why}", self.shared.name(), is_down(self.shared.is_program())))
     }
 
     /// Whether the first start is still to come to something, good or bad.
     pub(super) fn is_starting(&self) -> bool {
-        !self.inner.now.borrow().has_started()
+        !self.shared.now.borrow().has_started()
     }
 
     /// Whether nothing would come of [`Self::settled`].
     pub(super) fn is_settled(&self) -> bool {
-        let now = self.inner.now.borrow();
-        now.has_started() && (self.inner.is_program() || !(now.is_down() || now.is_pending()))
+        let now = self.shared.now.borrow();
+        now.has_started() && (self.shared.is_program() || !(now.is_down() || now.is_pending()))
     }
 
     /// Waits until the first start has come to something, good or bad, which takes no longer than a start
     /// may. Later it has one that can be tried anew tried anew, and waits a little for that.
     pub(super) async fn settled(&self) {
-        let mut now = self.inner.now.subscribe();
+        let mut now = self.shared.now.subscribe();
         if self.is_starting() {
             let _gone = now.wait_for(Now::has_started).await;
         } else if !self.is_settled() {
-            self.inner.want();
+            self.shared.want();
             let _late = timeout(LOOK_TIME, now.wait_for(|now| !now.is_pending())).await;
         }
     }
 
     /// Its tools, as they were listed last.
     pub(super) fn tools(&self, as_type: Option<ToolType>) -> Vec<Arc<Tool>> {
-        self.inner.listed().iter().map(|tool| tool.offered(as_type).clone()).collect()
+        self.shared.listed().iter().map(|tool| tool.offered(as_type).clone()).collect()
     }
 
     /// Calls a tool.
@@ -180,18 +158,18 @@ impl Server {
     /// # Errors
     /// What the tool says went wrong, or why it could not be called.
     pub(super) async fn call(&self, tool_name: &str, call: &Call<'_>) -> Result<Payload, String> {
-        let inner = &self.inner;
-        let _task = inner.fresh_for(call).await?;
-        let client = inner.client(None, call.stop).await?;
-        let called = match inner.call(&client, tool_name, call).await {
+        let shared = &self.shared;
+        let _task = shared.fresh_for(call).await?;
+        let client = shared.client(None, call.stop).await?;
+        let called = match shared.call(&client, tool_name, call).await {
             // As nothing was sent, it may be sent to the server that is there now.
-            Err(CallError::NotSent(_)) if !inner.is_program() => {
-                let client = inner.client(Some(&client), call.stop).await?;
-                inner.call(&client, tool_name, call).await
+            Err(CallError::NotSent(_)) if !shared.is_program() => {
+                let client = shared.client(Some(&client), call.stop).await?;
+                shared.call(&client, tool_name, call).await
             }
             called => called,
         };
-        called.map_err(|error| inner.in_words(error))
+        called.map_err(|error| shared.in_words(error))
     }
 
     /// Stops it, in its own time at first.
@@ -201,13 +179,13 @@ impl Server {
     }
 }
 
-impl Inner {
+impl Shared {
     fn name(&self) -> String {
         format!("The MCP server '{}'", self.settings.namespace)
     }
 
     /// Whether it is a program that we start, and not one that we only connect to.
-    const fn is_program(&self) -> bool {
+    pub(super) const fn is_program(&self) -> bool {
         self.settings.transport.is_program()
     }
 
@@ -275,13 +253,6 @@ impl Inner {
         });
     }
 
-    /// Waits until somebody wants a try, and the last one was long enough ago.
-    async fn wanted(&self) {
-        let (pause, mut now) = (tokio::time::sleep(CALLED_PAUSE), self.now.subscribe());
-        drop(now.wait_for(|now| now.is_wanted).await);
-        pause.await;
-    }
-
     fn not_running(&self) -> String {
         let (server, now) = (self.name(), self.now.borrow());
         let is_down = is_down(self.is_program());
@@ -345,153 +316,8 @@ impl Inner {
             () = stop.cancelled() => Err("stopped".to_owned()),
         }
     }
-
-    /// Keeps it running until it is told to stop.
-    async fn supervise(self: Arc<Self>, stop: CancellationToken) {
-        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
-        while !stop.is_cancelled() {
-            self.set(ServerState::Starting, None);
-            let why = match self.start_once(&stop).await {
-                Ok(started) => {
-                    let since = Instant::now();
-                    let why = Box::pin(self.run(started, &stop)).await;
-                    if since.elapsed() >= SOUND_AFTER {
-                        backoff.reset();
-                    }
-                    why
-                }
-                Err(why) => Some(why),
-            };
-            if let Some(why) = why.filter(|_| !stop.is_cancelled()) {
-                let retry = backoff.next_wait(fastrand::f64());
-                self.set(ServerState::Down { why, retry }, None);
-                self.wait(retry, &stop).await;
-            }
-        }
-        self.set(ServerState::Stopped, None);
-    }
-
-    async fn start_once(&self, stop: &CancellationToken) -> Result<Started, String> {
-        let starting =
-            start::start(self.origin, &self.settings, &self.limits, self.watchdog.as_deref());
-        tokio::select! {
-            started = Box::pin(starting) => started,
-            () = stop.cancelled() => Err("stopped".to_owned()),
-        }
-    }
-
-    /// Serves calls until it dies, which has a reason, or is to be started anew. A server that is only
-    /// connected to is that at once when its connection is lost: what is in the way then is the reason.
-    async fn run(&self, mut started: Started, stop: &CancellationToken) -> Option<String> {
-        let client = started.client.clone();
-        self.up(&client, std::mem::take(&mut started.listing));
-        let end = async {
-            let is_lost = tokio::select! {
-                never = self.keep_listed(&client) => match never {},
-                () = client.lost() => true,
-                () = self.restart.notified() => false,
-                () = stop.cancelled() => false,
-            };
-            if is_lost && self.is_program() {
-                return Some(LOST);
-            }
-            // From here on calls wait for the next start.
-            self.set(ServerState::Starting, None);
-            if is_lost {
-                // Those that are not sent shall know it.
-                let _cut_off = timeout(LOSS_TIME, client.idle()).await;
-            }
-            None
-        };
-        let (came, how) = started.until(end).await;
-        let why = came.unwrap_or(Some(if self.is_program() { "it ended" } else { LOST }))?;
-        let why = client.why_broken_off().unwrap_or_else(|| why.to_owned());
-        Some(match how {
-            Some(how) => format!("{why} ({how})"),
-            None => why,
-        })
-    }
-
-    fn up(&self, client: &Client, Listing { tools, left_out }: Listing) {
-        if left_out > 0 {
-            self.warn(format!("{left_out} tools are left out: {}", Listing::WHY_LEFT_OUT));
-        }
-        let state = ServerState::Up { tools: tools.len() };
-        *lock(&self.tools) = tools.into();
-        self.set(state, Some(client.clone()));
-    }
-
-    /// Lists the tools again whenever the server says that they have changed.
-    async fn keep_listed(&self, client: &Client) -> Infallible {
-        let mut subscription = client.subscribe().await;
-        loop {
-            match &mut subscription {
-                Some(changes) => match changes.next().await {
-                    Ok(Some(_)) => {}
-                    // It tells no more: what it told by then was taken.
-                    _ => subscription = None,
-                },
-                None => client.tools_changed().await,
-            }
-            match start::list(client, self.origin, &self.settings).await {
-                Ok(listing) => self.up(client, listing),
-                Err(why) => self.warn(format!("its tools cannot be listed: {why}")),
-            }
-            tokio::time::sleep(LISTING_PAUSE).await;
-        }
-    }
-
-    /// Waits so long, unless it shall be tried earlier.
-    async fn wait(&self, time: Duration, stop: &CancellationToken) {
-        tokio::select! {
-            () = tokio::time::sleep(time) => {}
-            () = self.wanted() => {}
-            () = self.restart.notified() => {}
-            () = stop.cancelled() => {}
-        }
-    }
-
-    fn set(&self, state: ServerState, client: Option<Client>) {
-        self.now.send_modify(|now| now.change(state.clone(), client));
-        self.tell(state);
-    }
-
-    /// Tells the owner, if it is news.
-    fn tell(&self, state: ServerState) {
-        let server = &self.settings.namespace;
-        let is_news = {
-            let mut told = lock(&self.told);
-            let is_news = state.is_news(&told);
-            if is_news {
-                *told = state.clone();
-            }
-            is_news
-        };
-        match state {
-            state if is_news => {
-                let (namespace, is_program) = (server.clone(), self.is_program());
-                (self.on_event)(ServerEvent { namespace, is_program, state });
-            }
-            ServerState::Down { why, retry } => {
-                let why = why.escape_debug();
-                tracing::debug!(%server, %why, ?retry, "another try came to nothing");
-            }
-            _ => {}
-        }
-    }
-
-    /// Warns of what may come again and again: once, until it is something else.
-    fn warn(&self, what: String) {
-        let server = &self.settings.namespace;
-        let mut warned = lock(&self.warned);
-        if *warned == what {
-            return tracing::debug!(%server, "{}", what.escape_debug());
-        }
-        tracing::warn!(%server, "{}", what.escape_debug());
-        *warned = what;
-    }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

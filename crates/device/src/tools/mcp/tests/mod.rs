@@ -3,6 +3,7 @@
 mod hostile_http;
 mod hostile_stdio;
 mod http;
+mod offers;
 mod reached;
 mod server;
 

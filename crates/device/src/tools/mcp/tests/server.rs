@@ -25,6 +25,8 @@ pub(super) fn serve() {
             complain("npm error 404");
             exit(3);
         }
+        // It finds what it left when it was there before.
+        "executes once" if std::fs::File::create_new("was here").is_err() => exit(3),
         "garbage" => {
             raw(b"\xff\xfe\x00 no json \x1b[2J\n{\"jsonrpc\": \n[1,2\n{\"a\":1}\n42\n\n");
         }
@@ -68,6 +70,9 @@ pub(super) fn serve() {
         "twice",
         "endless",
     ];
+    if manners.starts_with("executes") {
+        tools.push("execute_command");
+    }
     let mut asking = Value::Null;
     for line in stdin().lock().lines().map_while(Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
