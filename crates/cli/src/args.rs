@@ -31,7 +31,11 @@ impl Cli {
         let rows = settings::defaults();
         let described = |mut command: clap::Command| {
             for row in rows.iter().filter(|row| !row.value.is_empty()) {
-                if command.get_arguments().any(|arg| arg.get_id() == row.key) {
+                // Servers and devices have some keys of one name.
+                let is_its = |arg: &clap::Arg| {
+                    arg.get_id() == row.key && arg.get_env() == Some(row.variable.as_ref())
+                };
+                if command.get_arguments().any(is_its) {
                     let (value, unit) = (&row.value, row.unit);
                     let help = format!("{} [default: {value}{unit}]", row.about);
                     command = command.mut_arg(row.key, |arg| arg.help(help));

@@ -8,6 +8,7 @@ use std::fs::OpenOptions;
 use std::process::Stdio;
 
 use common::process::{Home, Server};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -68,4 +69,29 @@ async fn a_server_that_points_elsewhere_does_not_get_the_key_there() {
     assert_eq!(status.code(), Some(4));
     let nobody = tokio::time::timeout(std::time::Duration::ZERO, thief.accept()).await;
     assert!(nobody.is_err(), "the key went elsewhere");
+}
+
+#[tokio::test]
+async fn what_a_ufo_device_says_of_a_command_without_an_exit_code_is_shown() {
+    let server = Server::start().await;
+    let mut device = server.raw_device("ufo").await;
+    let waiting = server.start_command(&["exec", "--on", "ufo", "--", "sleep 9"]);
+    let command = device.expect("command").await;
+    let result = json!({"success": false, "error": "Timeout after 2s."});
+    let call_id = &command["actions"][0]["call_id"];
+    let results = json!([{"status": "success", "result": result, "call_id": call_id}]);
+    device.answer(&command, results).await;
+    let done = waiting.done().await;
+    assert_eq!((done.code, done.stderr.trim()), (1, "ufo: Timeout after 2s."));
+}
+
+#[tokio::test]
+async fn the_help_of_a_command_names_the_defaults_of_its_own_settings() {
+    let home = Home::new();
+    for (command, default) in [("serve", "90 s"), ("device", "180 s")] {
+        let help = home.start(&[command, "--help"]).done().await.stdout;
+        let about = help.split("--liveness-timeout").nth(1).unwrap();
+        let about = about.split("--").next().unwrap();
+        assert!(about.contains(&format!("[default: {default}]")), "{command}: {about}");
+    }
 }

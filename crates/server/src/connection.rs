@@ -72,8 +72,10 @@ impl Actor {
             Event::Unreadable(error, about) => {
                 self.handle_unreadable(&error, &about);
                 let is_task = about.is("task");
-                let refused = self.unreadable(&error, about.session_id);
-                self.refuse(refused, is_task, &mut reply);
+                let refused = self.unreadable(&error, about.session_id.clone());
+                if !(is_task && self.refuse_oddly_named(&refused, &about)) {
+                    self.refuse(refused, is_task, &mut reply);
+                }
             }
             Event::Binary => {
                 let error = DecodeError::Invalid("binary frames are not AIP".to_owned());
@@ -142,11 +144,7 @@ impl Actor {
         let session_id = error.session_id.clone().filter(|_| is_task);
         let text = error.error.clone().unwrap_or_default();
         if is_task {
-            self.server.audit().record(audit::Entry {
-                session: session_id.as_ref().map(SessionId::as_str),
-                reason: Some(&text),
-                ..self.client.entry(audit::Event::Refused)
-            });
+            self.note_refused(session_id.as_ref(), &text);
         }
         reply(error);
         if let Some(session_id) = session_id
@@ -154,6 +152,34 @@ impl Actor {
         {
             reply(ServerMessage::task_failed(text, session_id));
         }
+    }
+
+    /// Refuses a TASK for a session whose id can be none, under that id as it came: its requester listens for
+    /// no other. `false` if it names no such session.
+    fn refuse_oddly_named(&self, error: &ServerMessage, about: &About) -> bool {
+        let text = error.error.clone();
+        let failed = ServerMessage {
+            error: text.clone(),
+            ..ServerMessage::new(ServerMessageType::TaskEnd, Status::Failed)
+        };
+        let [Some(error), Some(failed)] =
+            [error, &failed].map(|message| about.in_odd_session(&stamped(message.clone())))
+        else {
+            return false;
+        };
+        self.note_refused(None, text.as_deref().unwrap_or_default());
+        for frame in [error, failed] {
+            let _cut_if_it_overflows = self.client.outbox.push(frame);
+        }
+        true
+    }
+
+    fn note_refused(&self, session_id: Option<&SessionId>, why: &str) {
+        self.server.audit().record(audit::Entry {
+            session: session_id.map(SessionId::as_str),
+            reason: Some(why),
+            ..self.client.entry(audit::Event::Refused)
+        });
     }
 
     fn handle_results(&self, results: CommandResults, reply: &mut impl FnMut(ServerMessage)) {

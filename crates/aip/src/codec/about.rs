@@ -11,9 +11,11 @@ use serde::de::{
 };
 use serde_json::value::RawValue;
 
-use super::{ENVELOPE_BYTES, Object, write_list};
+use super::{ENVELOPE_BYTES, Object, Wire, write_list};
 use crate::id::{ClientId, ResponseId, SessionId};
-use crate::message::{ClientMessageType, ClientType, MAX_RESULTS, ResultStatus, Status};
+use crate::message::{
+    ClientMessageType, ClientType, MAX_RESULTS, ResultStatus, ServerMessage, Status,
+};
 use crate::payload::Payload;
 
 /// The longest id that is sent back to whoever chose it, in bytes of its JSON. So a COMMAND with as many of
@@ -34,12 +36,12 @@ pub struct About {
     echo: Echo,
 }
 
-/// The ids of a COMMAND as they came, to be sent back: they may be none that this crate lets in.
+/// Ids as they came, to be sent back: they may be none that this crate lets in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Echo {
     session_id: Option<Payload>,
     response_id: Option<Payload>,
-    /// One for each action.
+    /// Of a COMMAND, one for each action.
     call_ids: Vec<Option<Payload>>,
 }
 
@@ -88,6 +90,20 @@ impl About {
         object.payload("prev_response_id", response_id.as_ref());
         object.close();
         out.into()
+    }
+
+    /// The text of a message about the session it names, if that is none that this crate lets in: the message,
+    /// which names none itself, with its id as it came.
+    #[must_use]
+    pub fn in_odd_session(&self, message: &ServerMessage) -> Option<Bytes> {
+        let id = self.echo.session_id.as_ref().filter(|_| self.session_id.is_none())?;
+        let mut out = Vec::from(message.encode());
+        // Its closing brace.
+        out.pop();
+        for part in [b",\"session_id\":", id.as_bytes(), b"}"] {
+            out.extend_from_slice(part);
+        }
+        Some(out.into())
     }
 
     fn take(&mut self, name: &str, value: &RawValue) {

@@ -166,16 +166,16 @@ fn show_outcome(
         return Ok(code(outcome));
     }
     // An exit code is a byte; whatever else a device says is a failure too.
-    let byte = output.and_then(|output| output.exit_code).and_then(|code| u8::try_from(code).ok());
-    Ok(byte.map_or_else(
-        || {
-            let result = returned.and_then(|returned| returned.result.as_ref());
-            let result = safe_line(result.map_or("nothing", Payload::as_str));
-            spinner.line(&format!("{RED}{name}{RED:#}: this is no command's output: {result}"));
-            Code::FAILED
-        },
-        Code,
-    ))
+    let (code, error) = output.map_or((None, None), |output| (output.exit_code, output.error));
+    if let Some(byte) = code.and_then(|code| u8::try_from(code).ok()) {
+        return Ok(Code(byte));
+    }
+    let why = error.unwrap_or_else(|| {
+        let result = returned.and_then(|returned| returned.result.as_ref());
+        format!("this is no command's output: {}", result.map_or("nothing", Payload::as_str))
+    });
+    spinner.line(&format!("{RED}{name}{RED:#}: {}", safe_line(&why)));
+    Ok(Code::FAILED)
 }
 
 fn print_output(
@@ -200,7 +200,7 @@ fn as_json(device: &ClientId, outcome: &Outcome, output: Option<&CommandOutput>)
     json!({
         "device": device,
         "status": if outcome.completed { "completed" } else { "failed" },
-        "error": outcome.error,
+        "error": outcome.error.as_ref().or_else(|| output.and_then(|output| output.error.as_ref())),
         "exit_code": output.and_then(|output| output.exit_code),
         "stdout": output.map(|output| &output.stdout),
         "stderr": output.map(|output| &output.stderr),

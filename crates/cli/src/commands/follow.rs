@@ -64,6 +64,9 @@ pub(super) struct CommandOutput {
     pub(super) stdout: String,
     #[serde(default)]
     pub(super) stderr: String,
+    /// Why there is no exit code: what UFO's devices say of a command that they refuse, or that takes too long.
+    #[serde(default)]
+    pub(super) error: Option<String>,
 }
 
 impl CommandOutput {

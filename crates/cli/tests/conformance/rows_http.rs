@@ -264,7 +264,7 @@ fn outcomes() -> Vec<Row> {
         .golden(&["http"]),
         ours(
             "The result of a task is `pending` while it runs and `done` with its result afterwards",
-            "UFO freezes, and answers nobody any more",
+            "by its version, UFO freezes and answers nobody any more, or says `pending` for ever",
             [
                 device("d"),
                 galaxy("g", "$d"),
@@ -282,7 +282,7 @@ fn outcomes() -> Vec<Row> {
         .golden(&["http"]),
         ours(
             "A failed task is `done` too, with what there is; the newest task of a name counts",
-            "UFO freezes, and answers nobody any more",
+            "by its version, UFO freezes and answers nobody any more, or says `pending` for ever",
             [
                 device("d"),
                 galaxy("g", "$d"),
@@ -304,7 +304,7 @@ fn outcomes() -> Vec<Row> {
         ),
         ours(
             "A dispatched task has its result under its name",
-            "UFO freezes, and answers nobody any more",
+            "by its version, UFO freezes and answers nobody any more, or says `pending` for ever",
             [
                 device("d"),
                 dispatched(&json!({"client_id": "$d", "request": good_plan}), "$name", "$S"),

@@ -289,16 +289,27 @@ fn told_and_ended() -> Vec<Row> {
             ),
         ),
         ours(
-            "A `session_id` that is no id is told by its field",
-            "an id has at most 256 characters",
-            [
-                device("d"),
-                galaxy("g", "$d"),
-                task_with("g", json!({"session_id": "s".repeat(257)})),
-                hear_error("g", contains("session_id")),
-                silence("d"),
-                silence("g"),
-            ],
+            "A `session_id` that is no id is told by its field, in both, as it came",
+            "an id has at most 256 characters and no control characters; Galaxy's are as long as the task's name",
+            then(
+                vec![device("d"), galaxy("g", "$d")],
+                ["s".repeat(257), "s\n\u{7f}é".to_owned()]
+                    .iter()
+                    .flat_map(|session| {
+                        [
+                            task_with("g", json!({"session_id": session})),
+                            hear_error_about("g", session, contains("session_id")),
+                            failed("g", session, contains("session_id")),
+                        ]
+                    })
+                    .chain([
+                        // Longer than anybody could mean.
+                        task_with("g", json!({"session_id": "s".repeat(5000)})),
+                        hear_error("g", contains("session_id")),
+                        silence("d"),
+                        silence("g"),
+                    ]),
+            ),
         ),
     ]
 }

@@ -320,3 +320,26 @@ async fn results_too_many_for_a_message_are_a_failure_each() {
     let text = results[9].error.as_deref().unwrap();
     assert!(text.starts_with("The results of ") && text.ends_with("do not fit into a message"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_fills_in_every_argument_with_nothing_is_understood() {
+    let mut bench = Bench::new(many());
+    let file = bench.folder.path().join("file");
+    std::fs::write(&file, "one\n").unwrap();
+    bench.start(
+        "R",
+        &[
+            ("execute_command", json!({"command": "cat file || true", "timeout": "", "cwd": ""})),
+            (
+                "read_file",
+                json!({"path": file, "offset": "", "length": "", "from_line": "", "line_count": ""}),
+            ),
+            ("list_directory", json!({"path": ""})),
+            ("search_files", json!({"path": file, "pattern": "", "content": "one"})),
+            ("list_tools", json!({"tool_type": "", "namespace": "", "remove_meta": ""})),
+        ],
+    );
+    let (_, results) = bench.answered().await;
+    let errors: Vec<_> = results.iter().filter_map(|result| result.error.as_deref()).collect();
+    assert_eq!((results.len(), errors), (5, vec![]));
+}

@@ -71,8 +71,19 @@ impl Tool {
         self
     }
 
-    /// The same with the JSON schema of its arguments.
-    pub(super) fn taking(mut self, schema: Value) -> Self {
+    /// The same with the JSON schema of its arguments. One that need not be given, and has no default, gets the
+    /// default `null`: agents such as UFO's take every argument without a default for one that must be given.
+    pub(super) fn taking(mut self, mut schema: Value) -> Self {
+        let required = schema.get("required").cloned().unwrap_or_default();
+        let is_required = |name: &str| {
+            required.as_array().is_some_and(|names| names.iter().any(|known| known == name))
+        };
+        for (name, about) in schema["properties"].as_object_mut().into_iter().flatten() {
+            if !is_required(name) && about.get("default").is_none() {
+                about["type"] = json!([about["type"], "null"]);
+                about["default"] = Value::Null;
+            }
+        }
         self.info.input_schema = Some(schema);
         self
     }
@@ -190,6 +201,25 @@ mod tests {
             let error = catalog.find(name, ToolType::Action).err().unwrap_or_default();
             assert!(error.contains("This device has: read"), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn an_argument_that_need_not_be_given_has_a_default() {
+        let tool = |schema: Value| {
+            let tool = Tool::built_in(Origin::Files, "Files", "read", ToolType::Action);
+            tool.taking(schema).info.input_schema.unwrap()
+        };
+        let read = tool(json!({"type": "object", "required": ["path"], "properties": {
+            "path": {"type": "string"}, "from": {"type": "integer", "minimum": 0},
+            "as": {"type": "string", "default": "text"}}}));
+        let expected = json!({"type": "object", "required": ["path"], "properties": {
+            "path": {"type": "string"},
+            "from": {"type": ["integer", "null"], "minimum": 0, "default": null},
+            "as": {"type": "string", "default": "text"}}});
+        assert_eq!(read, expected);
+        let list = tool(json!({"properties": {"path": {"type": "string"}}}));
+        let path = json!({"type": ["string", "null"], "default": null});
+        assert_eq!(list, json!({"properties": {"path": path}}));
     }
 
     #[test]

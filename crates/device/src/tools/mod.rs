@@ -19,8 +19,8 @@ mod work;
 use std::sync::Arc;
 
 use aip::{Command, Payload, SessionId, ToolInfo, ToolType};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,23 @@ impl Call<'_> {
             None => serde_json::from_str("{}"),
         };
         read.map_err(|error| format!("Bad arguments: {error}"))
+    }
+}
+
+/// Reads an argument that need not be given: `null` and "" are none. Models that fill in every argument a tool
+/// may have, such as UFO's agents, write "" where they mean none.
+///
+/// # Errors
+/// When it is of the wrong type.
+fn optional<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: DeserializeOwned,
+    D: Deserializer<'de>,
+{
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::String(text) if text.is_empty() => Ok(None),
+        value => serde_json::from_value(value).map(Some).map_err(D::Error::custom),
     }
 }
 
@@ -292,12 +309,12 @@ fn is_named(name: &str, tool: &ToolInfo) -> bool {
 /// Arguments of `list_tools`, all optional.
 #[derive(Debug, Default, Deserialize)]
 struct ListTools {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     tool_type: Option<ToolType>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     namespace: Option<String>,
     /// Whether to leave out the tools about tools, which is `list_tools` itself, as UFO does.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     remove_meta: Option<bool>,
 }
 

@@ -39,9 +39,9 @@ pub(super) struct Shell {
 pub(super) struct Arguments {
     command: String,
     /// Seconds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     timeout: Option<f64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     cwd: Option<PathBuf>,
 }
 

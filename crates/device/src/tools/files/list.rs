@@ -17,7 +17,7 @@ pub(super) const MAX_ENTRIES: usize = 1000;
 /// Arguments of `list_directory`.
 #[derive(Debug, Deserialize)]
 pub(super) struct ListDirectory {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     path: Option<String>,
 }
 

@@ -16,14 +16,14 @@ use super::{Reach, Watch, failed};
 #[derive(Debug, Deserialize)]
 pub(super) struct ReadFile {
     path: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     offset: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     length: Option<u64>,
     /// Counted from 1.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     from_line: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     line_count: Option<u64>,
 }
 

@@ -43,11 +43,11 @@ const SHOWN: (usize, usize) = (100, 400);
 /// Arguments of `search_files`.
 #[derive(Debug, Deserialize)]
 pub(super) struct SearchFiles {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     path: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     pattern: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     content: Option<String>,
 }
 

@@ -15,7 +15,7 @@ use super::{Reach, Watch, failed};
 pub(super) struct WriteFile {
     path: String,
     content: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     encoding: Option<Encoding>,
 }
 

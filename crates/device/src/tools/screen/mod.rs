@@ -49,7 +49,7 @@ enum Display {
 /// Arguments of `screenshot`.
 #[derive(Debug, Deserialize)]
 struct Screenshot {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::tools::optional")]
     max_width: Option<u32>,
 }
 
