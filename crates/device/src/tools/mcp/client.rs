@@ -2,7 +2,7 @@
 //!
 //! It must not know how the server was reached, nor what becomes of it when it dies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,8 +15,7 @@ use rmcp::model::{
     ProtocolVersion, ServerResult, SubscriptionFilter,
 };
 use rmcp::service::{
-    NotificationContext, Peer, PeerRequestOptions, RequestHandle, RoleClient, ServiceError,
-    Subscription,
+    NotificationContext, Peer, PeerRequestOptions, RoleClient, ServiceError, Subscription,
 };
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -29,6 +28,9 @@ use crate::tools::Call;
 
 /// Longest wait for a server to take the news that a call is cancelled.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
+
+/// Most lines of progress that are kept for calls which nobody listens to yet.
+const MAX_EARLY: usize = 16;
 
 /// The longest message of progress that is told, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -168,7 +170,7 @@ impl Client {
             () = call.stop.cancelled() => return Err(CallError::Failed("stopped".to_owned())),
         };
         let mut handle = sent.map_err(|_| CallError::NotSent(self.told.why_it_ended()))?;
-        let _listening = self.told.listen(&handle, call.progress);
+        let _listening = self.told.listen(&handle.progress_token, call.progress);
         let why = tokio::select! {
             answer = &mut handle.rx => {
                 let answer = answer.map_err(|_| CallError::Lost(self.told.why_it_ended()))?;
@@ -271,8 +273,16 @@ struct Unasked {
     broken: OnceLock<String>,
     /// Whether the server, a child process, ended it.
     ended: AtomicBool,
-    /// Who wants to hear of which call; an entry lives as long as its call.
-    progress: Mutex<HashMap<ProgressToken, Progress>>,
+    progress: Mutex<Listeners>,
+}
+
+/// Who wants to hear of which call.
+#[derive(Default)]
+struct Listeners {
+    /// An entry lives as long as its call.
+    calls: HashMap<ProgressToken, Progress>,
+    /// What nobody listened to, newest last: a fast server tells of a call before we have noted that it is sent.
+    early: VecDeque<(ProgressToken, String)>,
 }
 
 impl Told {
@@ -301,18 +311,37 @@ impl Told {
     }
 
     /// Passes on what the server tells of one call, until the answer is dropped.
-    fn listen(
-        &self,
-        handle: &RequestHandle<RoleClient>,
-        progress: &Progress,
-    ) -> Option<Listening<'_>> {
+    fn listen(&self, token: &ProgressToken, progress: &Progress) -> Option<Listening<'_>> {
         progress.is_wanted().then(|| {
-            self.progress().insert(handle.progress_token.clone(), progress.clone());
-            Listening { told: self, token: handle.progress_token.clone() }
+            let mut listeners = self.progress();
+            listeners.calls.insert(token.clone(), progress.clone());
+            let (early, others): (VecDeque<_>, VecDeque<_>) =
+                listeners.early.drain(..).partition(|(whose, _)| whose == token);
+            listeners.early = others;
+            drop(listeners);
+            early.iter().for_each(|(_, line)| progress.tell(line));
+            Listening { told: self, token: token.clone() }
         })
     }
 
-    fn progress(&self) -> MutexGuard<'_, HashMap<ProgressToken, Progress>> {
+    /// Takes what the server tells of a call.
+    fn tell(&self, token: ProgressToken, line: String) {
+        let mut listeners = self.progress();
+        match listeners.calls.get(&token).cloned() {
+            Some(progress) => {
+                drop(listeners);
+                progress.tell(&line);
+            }
+            None => {
+                if listeners.early.len() == MAX_EARLY {
+                    listeners.early.pop_front();
+                }
+                listeners.early.push_back((token, line));
+            }
+        }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Listeners> {
         self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -324,7 +353,7 @@ struct Listening<'a> {
 
 impl Drop for Listening<'_> {
     fn drop(&mut self) {
-        self.told.progress().remove(&self.token);
+        self.told.progress().calls.remove(&self.token);
     }
 }
 
@@ -340,10 +369,8 @@ impl ClientHandler for Told {
         params: ProgressNotificationParam,
         _context: NotificationContext<RoleClient>,
     ) {
-        let progress = self.progress().get(&params.progress_token).cloned();
-        if let Some(progress) = progress {
-            progress.tell(&line(&params));
-        }
+        let line = line(&params);
+        self.tell(params.progress_token, line);
     }
 
     async fn on_tool_list_changed(&self, _context: NotificationContext<RoleClient>) {
@@ -367,7 +394,29 @@ fn line(params: &ProgressNotificationParam) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rmcp::model::NumberOrString;
+
     use super::*;
+
+    #[test]
+    fn what_a_server_tells_before_its_call_is_noted_is_told_too() {
+        let told = Told::default();
+        let token = |number| ProgressToken(NumberOrString::Number(number));
+        for number in 0..20 {
+            told.tell(token(7), format!("early {number}"));
+        }
+        told.tell(token(8), "another".to_owned());
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let listener = heard.clone();
+        let progress = Progress::to(move |line| listener.lock().unwrap().push(line.to_owned()));
+        let listening = told.listen(&token(7), &progress);
+        told.tell(token(7), "late".to_owned());
+        drop(listening);
+        told.tell(token(7), "too late".to_owned());
+        let heard = heard.lock().unwrap();
+        assert_eq!((heard.len(), heard[0].as_str()), (MAX_EARLY, "early 5"));
+        assert_eq!(heard.last().unwrap(), "late");
+    }
 
     #[test]
     fn an_address_with_a_key_does_not_show_in_an_error() {
