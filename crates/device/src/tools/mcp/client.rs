@@ -11,13 +11,12 @@ use aip::Payload;
 use rmcp::ClientHandler;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
-    CustomResult, Implementation, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
-    ProtocolVersion, ServerResult, SubscriptionFilter,
+    Implementation, ListToolsRequest, PaginatedRequestParams, ProgressNotificationParam,
+    ProgressToken, ProtocolVersion, ServerResult, SubscriptionFilter,
 };
 use rmcp::service::{
     NotificationContext, Peer, PeerRequestOptions, RoleClient, ServiceError, Subscription,
 };
-use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -34,9 +33,6 @@ const MAX_EARLY: usize = 16;
 
 /// The longest message of progress that is told, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
-
-/// The most tools of one server.
-const MAX_TOOLS: usize = 1000;
 
 /// The version in the greeting that every server answers with its own.
 const GREETED_AS: ProtocolVersion = ProtocolVersion::V_2025_11_25;
@@ -69,28 +65,16 @@ impl Client {
         Self { peer, told }
     }
 
-    /// Lists the tools, of all pages.
+    /// Asks for a page of the list of tools: its text.
     ///
     /// # Errors
-    /// When the server fails at it, or has more than [`MAX_TOOLS`].
-    pub(super) async fn list(&self) -> Result<Vec<rmcp::model::Tool>, String> {
-        let (mut tools, mut cursor) = (Vec::new(), None);
-        // An empty page is no end: only as many as there may be tools.
-        for _ in 0..MAX_TOOLS {
-            let page = PaginatedRequestParams::default().with_cursor(cursor);
-            let page = self.peer.list_tools(Some(page)).await.map_err(|error| explain(&error))?;
-            tools.extend(page.tools);
-            cursor = page.next_cursor;
-            if tools.len() > MAX_TOOLS || cursor.is_none() {
-                break;
-            }
-        }
-        if tools.len() > MAX_TOOLS || cursor.is_some() {
-            return Err(format!(
-                "it lists more than {MAX_TOOLS} tools, or never ends listing them"
-            ));
-        }
-        Ok(tools)
+    /// When the server fails at it.
+    pub(super) async fn list_page(&self, cursor: Option<String>) -> Result<String, String> {
+        let mut request = ListToolsRequest::default();
+        request.params = Some(PaginatedRequestParams::default().with_cursor(cursor));
+        let answer = self.peer.send_request(ClientRequest::ListToolsRequest(request)).await;
+        message::text_of(answer.map_err(|error| explain(&error))?)
+            .map_err(|error| message::unreadable_text(&error.to_string()))
     }
 
     /// Asks to be told of changes, where the server wants to be asked. One that does not know the question
@@ -195,12 +179,8 @@ impl Client {
 }
 
 fn read(answer: Result<ServerResult, ServiceError>, wraps: bool) -> Result<Payload, CallError> {
-    let text = match answer.map_err(|error| call_error(&error))? {
-        // As our transports keep it, where they can.
-        ServerResult::CustomResult(CustomResult(Value::String(text))) => text,
-        result => serde_json::to_string(&result)
-            .map_err(|error| CallError::Unanswered(message::unreadable_text(&error.to_string())))?,
-    };
+    let text = message::text_of(answer.map_err(|error| call_error(&error))?)
+        .map_err(|error| CallError::Unanswered(message::unreadable_text(&error.to_string())))?;
     result::returned(text, wraps)
 }
 

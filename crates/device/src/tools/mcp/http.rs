@@ -16,7 +16,6 @@ use rmcp::transport::streamable_http_client::{
     StreamableHttpClientTransportConfig, StreamableHttpError,
 };
 
-use super::message::MAX_MESSAGE_BYTES;
 use super::posts::Posts;
 
 /// Longest wait for a connection.
@@ -41,9 +40,8 @@ pub(super) fn transport(
     trust: Option<&Trust>,
 ) -> Result<Http, String> {
     let address: Url = url.parse().map_err(|error| format!("its address is not valid: {error}"))?;
-    let mut config = StreamableHttpClientTransportConfig::with_uri(url)
-        .custom_headers(custom(headers)?)
-        .max_sse_event_size(MAX_MESSAGE_BYTES);
+    let mut config =
+        StreamableHttpClientTransportConfig::with_uri(url).custom_headers(custom(headers)?);
     let mut reopening = ExponentialBackoff::default();
     reopening.max_times = Some(MAX_REOPENINGS);
     config.retry_config = Arc::new(reopening);

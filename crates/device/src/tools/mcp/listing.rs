@@ -1,27 +1,139 @@
 //! What an MCP server says of a tool, as the device lists it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aip::{ToolInfo, ToolType};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use wildmatch::WildMatch;
 
+use super::entry::{self, MAX_TOOLS, Sent};
 use super::settings::ServerSettings;
+use super::shortened;
 use crate::policy::Decision;
-use crate::tools::catalog::{Origin, Tool};
+use crate::tools::catalog::{Origin, SEPARATOR, Tool};
 
-/// The tools of a server.
+/// The most that the tools of one server may take of the list of all, in MiB: those of 64 servers fit into a
+/// message (100 MiB).
+const MAX_LISTING_MIB: usize = 1;
+
+/// The longest name of a tool, in bytes.
+const MAX_NAME_BYTES: usize = 256;
+
+/// Of so many tools that are left out is told which, and why.
+const MOST_TOLD: usize = 10;
+
+/// The tools of a server, as it tells them entry by entry.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) tools: Vec<Listed>,
-    /// How many more it has.
-    pub(super) left_out: usize,
+    names: HashSet<String>,
+    /// What the tools take of the list of all, in bytes.
+    bytes: usize,
+    entries: usize,
+    /// How many found no room.
+    beyond: usize,
+    /// Which others are left out and why, the first of them.
+    left_out: Vec<String>,
+    /// How many more.
+    more: usize,
 }
 
 impl Listing {
-    /// Why some are left out, for whoever sees that.
-    pub(super) const WHY_LEFT_OUT: &str = "their names are empty, too long, or have control characters or \
-        :: in them, or they are too large";
+    /// Takes up an entry, or notes why it is left out.
+    pub(super) fn add(&mut self, entry: &RawValue, settings: &ServerSettings, origin: Origin) {
+        self.entries += 1;
+        if let Err(why) = self.try_add(entry, settings, origin) {
+            match self.left_out.len() {
+                ..MOST_TOLD => {
+                    let which = entry::name_of(entry)
+                        .map_or_else(|| format!("entry {}", self.entries), |name| quoted(&name));
+                    self.left_out.push(format!("{which}: {}", shortened(&why)));
+                }
+                _ => self.more += 1,
+            }
+        }
+    }
+
+    fn try_add(
+        &mut self,
+        entry: &RawValue,
+        settings: &ServerSettings,
+        origin: Origin,
+    ) -> Result<(), String> {
+        let most = MAX_LISTING_MIB << 20;
+        if entry.get().len() > most {
+            self.beyond += 1;
+            return Ok(());
+        }
+        let sent = Sent::read(entry)?;
+        check_name(&sent.name)?;
+        if self.names.contains(&sent.name) {
+            return Err("it is listed already, and the first counts".to_owned());
+        }
+        let name = sent.name.clone();
+        let tool = Listed::new(sent, settings, origin);
+        let bytes = tool.bytes();
+        if self.bytes.saturating_add(bytes) > most {
+            self.beyond += 1;
+            return Ok(());
+        }
+        self.bytes += bytes;
+        self.names.insert(name);
+        self.tools.push(tool);
+        Ok(())
+    }
+
+    /// Whether it has more entries than a list may have.
+    pub(super) const fn is_too_long(&self) -> bool {
+        self.entries > MAX_TOOLS
+    }
+
+    /// Which tools are left out and why, if any are. What the server says in it is not escaped.
+    pub(super) fn left_out(&self) -> Option<String> {
+        let counted = |count: usize, what: String| (count > 0).then(|| format!("{count} {what}"));
+        let beyond =
+            format!("beyond the {MAX_LISTING_MIB} MiB that all tools of a server may take");
+        let mut told = self.left_out.clone();
+        told.extend(counted(self.more, "more".to_owned()));
+        told.extend(counted(self.beyond, beyond));
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("'{}'", shortened(name))
+}
+
+/// Whether a tool may be called so. What separates a namespace from a name must not be in one: the tool
+/// could pass for another namespace's.
+fn check_name(name: &str) -> Result<(), String> {
+    match name.len() {
+        0 => return Err("its name is empty".to_owned()),
+        1..=MAX_NAME_BYTES => {}
+        _ => return Err(format!("its name is longer than {MAX_NAME_BYTES} bytes")),
+    }
+    if name.contains(SEPARATOR) {
+        return Err(format!("its name has {SEPARATOR} in it"));
+    }
+    match name.chars().find(|letter| !is_visible(*letter)) {
+        Some(letter) => {
+            Err(format!("its name has U+{:04X} in it, which cannot be seen", letter as u32))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether whoever reads a name sees this in it.
+fn is_visible(letter: char) -> bool {
+    // What Rust's table of what can be printed has, though nothing shows: fillers, joiners, variation selectors.
+    let is_blank = matches!(letter, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}'
+        | '\u{e0100}'..='\u{e01ef}');
+    let is_quote = matches!(letter, '"' | '\'' | '\\');
+    // Behind another: accents are escaped only at the beginning.
+    let shown = String::from_iter(['x', letter]);
+    !is_blank && (is_quote || shown.escape_debug().count() == 2)
 }
 
 /// One tool of a server.
@@ -36,30 +148,29 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    pub(super) fn new(tool: rmcp::model::Tool, settings: &ServerSettings, origin: Origin) -> Self {
-        let object = |map: Arc<rmcp::model::JsonObject>| Value::Object(Arc::unwrap_or_clone(map));
-        let hints = tool.annotations.as_ref();
+    fn new(sent: Sent, settings: &ServerSettings, origin: Origin) -> Self {
+        let hints = sent.annotations.as_ref();
         let hinted = match hints.and_then(|hints| hints.read_only_hint) {
             Some(true) => ToolType::DataCollection,
             _ => ToolType::Action,
         };
-        let named = type_by_name(&tool.name, settings);
-        let wraps = tool
+        let named = type_by_name(&sent.name, settings);
+        let wraps = sent
             .output_schema
             .as_ref()
             .and_then(|schema| schema.get("x-fastmcp-wrap-result"))
             .is_some_and(|wraps| wraps == true);
         let info = ToolInfo {
             tool_key: String::new(),
-            tool_name: tool.name.into_owned(),
+            tool_name: sent.name,
             namespace: settings.namespace.clone(),
             tool_type: named.unwrap_or(hinted),
-            title: tool.title.or_else(|| hints?.title.clone()),
-            description: tool.description.map(std::borrow::Cow::into_owned),
-            input_schema: Some(object(tool.input_schema)),
-            output_schema: tool.output_schema.map(object),
-            meta: tool.meta.and_then(|meta| serde_json::to_value(meta).ok()),
-            annotations: tool.annotations.and_then(|hints| serde_json::to_value(hints).ok()),
+            title: sent.title.or_else(|| hints?.title.clone()),
+            description: sent.description,
+            input_schema: Some(sent.input_schema),
+            output_schema: sent.output_schema,
+            meta: sent.meta,
+            annotations: sent.annotations.and_then(|hints| serde_json::to_value(hints).ok()),
         };
         let believed = match settings.trusted {
             true => info.tool_type,
@@ -73,6 +184,14 @@ impl Listed {
 
     pub(super) fn name(&self) -> &str {
         &self.plain.info.tool_name
+    }
+
+    /// How much it takes of the list of all: once for each of UFO's lists, with the key that it gets there.
+    fn bytes(&self) -> usize {
+        let info = &self.plain.info;
+        let listed = (info, info.tool_type, &info.namespace, &info.tool_name);
+        let once = serde_json::to_vec(&listed).map_or(usize::MAX, |text| text.len());
+        once.saturating_mul(self.typed.len().max(1))
     }
 
     /// As it is offered, in one of UFO's lists or as what it is.

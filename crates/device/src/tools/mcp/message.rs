@@ -20,6 +20,10 @@ pub(super) const MAX_MESSAGE_MIB: usize = 256;
 /// The same in bytes.
 pub(super) const MAX_MESSAGE_BYTES: usize = MAX_MESSAGE_MIB << 20;
 
+/// The largest result that the library is left to read where we can read it as well, in bytes: it takes many
+/// times the size of what it reads.
+const MAX_LEFT_TO_LIBRARY: usize = 4 << 20;
+
 /// How the reason begins why an answer cannot be read.
 const UNREADABLE: &str = "its answer could not be read: ";
 
@@ -33,21 +37,30 @@ const LOGGED_BYTES: usize = 200;
 /// UTF-8's byte order mark, which a reader of JSON may pass over.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Reads one message. The result of an answer for which `is_call` holds is kept as the text that it came as,
-/// in a [`CustomResult`]; other results are read as the library reads them. None for what is no message.
+/// As what the result of an answer is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As the library reads it.
+    Read,
+    /// As the text that it came as, in a [`CustomResult`].
+    Text,
+    /// A list of tools as the library reads it, which notes what it needs of them for its requests over HTTP;
+    /// as text where it is large, or the library does not take it for one.
+    ListOrText,
+}
+
+/// Reads one message; `form` says what becomes of the result of the answer with this id. None for what is no
+/// message.
 ///
 /// Of an answer with both an error and a result, or with neither `jsonrpc` nor the exact form of an error, is
 /// taken what there is. One that cannot be read at all becomes an error for which [`is_unreadable`] holds, and
 /// a question that cannot becomes one that the library refuses.
-pub(super) fn read(
-    text: &[u8],
-    is_call: impl Fn(&RequestId) -> bool,
-) -> Option<ServerJsonRpcMessage> {
+pub(super) fn read(text: &[u8], form: impl Fn(&RequestId) -> Form) -> Option<ServerJsonRpcMessage> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_ascii();
     let message = match text.first() {
         None => return None,
         Some(b'{') => match serde_json::from_slice::<Envelope<'_>>(text) {
-            Ok(envelope) => envelope.open(text, is_call),
+            Ok(envelope) => envelope.open(text, form),
             Err(error) => Glimpse::of(text).message(&why(&error, text)),
         },
         Some(_) => None,
@@ -94,7 +107,12 @@ pub(super) fn why(error: &serde_json::Error, text: &[u8]) -> String {
     let near = String::from_utf8_lossy(near);
     // A character that is cut at either end.
     let near = near.trim_matches(char::REPLACEMENT_CHARACTER);
-    format!("{told} near '{}'", near.chars().map(shown).collect::<String>())
+    format!("{told} near '{}'", escaped(near))
+}
+
+/// A text as it may be shown on a terminal.
+pub(super) fn escaped(text: &str) -> String {
+    text.chars().map(shown).collect()
 }
 
 /// A character as it may be shown on a terminal.
@@ -126,11 +144,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 }
 
 impl Envelope<'_> {
-    fn open(
-        self,
-        text: &[u8],
-        is_call: impl Fn(&RequestId) -> bool,
-    ) -> Option<ServerJsonRpcMessage> {
+    fn open(self, text: &[u8], form: impl Fn(&RequestId) -> Form) -> Option<ServerJsonRpcMessage> {
         match (self.method, self.id) {
             (Some(method), Some(id)) => {
                 let question = serde_json::from_slice::<ServerRequest>(text);
@@ -148,10 +162,10 @@ impl Envelope<'_> {
             }
             (None, Some(id)) => {
                 let id = given(id);
-                let is_call = is_call(&id);
+                let form = form(&id);
                 match (self.error, self.result) {
                     (Some(error), _) => Some(JsonRpcMessage::error(told(error), Some(id))),
-                    (None, Some(result)) => Some(answer(id, result, is_call)),
+                    (None, Some(result)) => Some(answer(id, result, form)),
                     (None, None) if self.jsonrpc.is_some() => {
                         Some(unreadable(id, "it has neither a result nor an error"))
                     }
@@ -162,15 +176,33 @@ impl Envelope<'_> {
     }
 }
 
-fn answer(id: RequestId, result: &RawValue, is_call: bool) -> ServerJsonRpcMessage {
+fn answer(id: RequestId, result: &RawValue, form: Form) -> ServerJsonRpcMessage {
     let text = result.get();
-    if is_call {
-        let result = CustomResult::new(Value::String(text.to_owned()));
-        return JsonRpcMessage::response(ServerResult::CustomResult(result), id);
+    if form == Form::Text || (form == Form::ListOrText && text.len() > MAX_LEFT_TO_LIBRARY) {
+        return kept(id, text);
     }
-    match serde_json::from_str(text) {
-        Ok(result) => JsonRpcMessage::response(result, id),
-        Err(error) => unreadable(id, &why(&error, text.as_bytes())),
+    match (serde_json::from_str(text), form) {
+        (Ok(list @ ServerResult::ListToolsResult(_)), _) => JsonRpcMessage::response(list, id),
+        (_, Form::ListOrText) => kept(id, text),
+        (Ok(result), _) => JsonRpcMessage::response(result, id),
+        (Err(error), _) => unreadable(id, &why(&error, text.as_bytes())),
+    }
+}
+
+/// An answer whose result is the text that it came as.
+fn kept(id: RequestId, text: &str) -> ServerJsonRpcMessage {
+    let result = CustomResult::new(Value::String(text.to_owned()));
+    JsonRpcMessage::response(ServerResult::CustomResult(result), id)
+}
+
+/// The text of a result, of one that is kept as text the very text.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub(super) fn text_of(result: ServerResult) -> serde_json::Result<String> {
+    match result {
+        ServerResult::CustomResult(CustomResult(Value::String(text))) => Ok(text),
+        result => serde_json::to_string(&result),
     }
 }
 
@@ -320,7 +352,7 @@ mod tests {
             let message = br#"{"jsonrpc":"2.0","id":1,"result":{"a":["\u00e9",1]}}"#;
             let mut text = text;
             text.splice(0..0, message[..start].iter().copied());
-            let _message = read(&text, |_| true);
+            let _message = read(&text, |_| Form::Text);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod asked;
 mod client;
+mod entry;
 mod http;
 mod listing;
 mod message;

@@ -12,7 +12,7 @@ use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader, Empty, empty};
 
 use super::client::Told;
-use super::message::{self, MAX_MESSAGE_BYTES, MAX_MESSAGE_MIB};
+use super::message::{self, Form, MAX_MESSAGE_BYTES, MAX_MESSAGE_MIB};
 
 /// The way to a program, and back from it.
 pub(super) struct Pipes<R, W: AsyncWrite> {
@@ -20,7 +20,7 @@ pub(super) struct Pipes<R, W: AsyncWrite> {
     /// What has come of the next line.
     line: Vec<u8>,
     to: AsyncRwTransport<RoleClient, Empty, W>,
-    /// Questions whose answers the library reads: all that have none yet, but for calls of tools.
+    /// Questions whose answers the library reads: all that have none yet, but for lists and calls of tools.
     questions: HashSet<RequestId>,
     told: Told,
 }
@@ -83,7 +83,10 @@ where
         item: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
         if let JsonRpcMessage::Request(question) = &item
-            && !matches!(question.request, ClientRequest::CallToolRequest(_))
+            && !matches!(
+                question.request,
+                ClientRequest::CallToolRequest(_) | ClientRequest::ListToolsRequest(_)
+            )
         {
             self.questions.insert(question.id.clone());
         }
@@ -95,9 +98,11 @@ where
         loop {
             let line = self.next_line().await?;
             let questions = &self.questions;
-            let Some(message) = message::read(&line, |id| !questions.contains(id)) else {
-                continue;
+            let form = |id: &RequestId| match questions.contains(id) {
+                true => Form::Read,
+                false => Form::Text,
             };
+            let Some(message) = message::read(&line, form) else { continue };
             if let JsonRpcMessage::Response(answer) = &message {
                 self.questions.remove(&answer.id);
             }

@@ -2,6 +2,7 @@
 //! over an event that it cannot read, and waits for an answer that names no request of its own.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -14,7 +15,11 @@ use rmcp::transport::streamable_http_client::{
     StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
 };
 
-use super::message::{self, MAX_MESSAGE_BYTES};
+use super::message::{self, Form, MAX_MESSAGE_BYTES};
+
+/// The largest event on the stream that stands for what a server tells unasked, in bytes: no answer to a call
+/// comes there, and none has to wait for one.
+const MAX_STANDING_BYTES: usize = 4 << 20;
 
 type Answer<T> = Result<T, StreamableHttpError<reqwest::Error>>;
 
@@ -26,7 +31,7 @@ pub(super) struct Posts(reqwest::Client);
 #[derive(Clone)]
 struct Question {
     id: RequestId,
-    is_call: bool,
+    form: Form,
 }
 
 impl Posts {
@@ -38,8 +43,12 @@ impl Posts {
 impl Question {
     fn of(message: &ClientJsonRpcMessage) -> Option<Self> {
         let JsonRpcMessage::Request(request) = message else { return None };
-        let is_call = matches!(request.request, ClientRequest::CallToolRequest(_));
-        Some(Self { id: request.id.clone(), is_call })
+        let form = match request.request {
+            ClientRequest::CallToolRequest(_) => Form::Text,
+            ClientRequest::ListToolsRequest(_) => Form::ListOrText,
+            _ => Form::Read,
+        };
+        Some(Self { id: request.id.clone(), form })
     }
 
     /// The answer with the id that it should have. Servers that refuse a request before they have read it
@@ -69,18 +78,6 @@ impl StreamableHttpClient for Posts {
         headers: HashMap<HeaderName, HeaderValue>,
     ) -> Answer<StreamableHttpPostResponse> {
         let most = MAX_MESSAGE_BYTES;
-        self.post_message_with_max_sse_event_size(uri, message, session, auth, headers, most).await
-    }
-
-    async fn post_message_with_max_sse_event_size(
-        &self,
-        uri: Arc<str>,
-        message: ClientJsonRpcMessage,
-        session: Option<Arc<str>>,
-        auth: Option<String>,
-        headers: HashMap<HeaderName, HeaderValue>,
-        most: usize,
-    ) -> Answer<StreamableHttpPostResponse> {
         let question = Question::of(&message);
         let has_session = session.is_some();
         let posted = self
@@ -111,24 +108,14 @@ impl StreamableHttpClient for Posts {
         auth: Option<String>,
         headers: HashMap<HeaderName, HeaderValue>,
     ) -> Answer<BoxedSseResponse> {
-        let most = MAX_MESSAGE_BYTES;
-        self.get_stream_with_max_sse_event_size(uri, session, last_event, auth, headers, most).await
-    }
-
-    async fn get_stream_with_max_sse_event_size(
-        &self,
-        uri: Arc<str>,
-        session: Option<Arc<str>>,
-        last_event: Option<String>,
-        auth: Option<String>,
-        headers: HashMap<HeaderName, HeaderValue>,
-        most: usize,
-    ) -> Answer<BoxedSseResponse> {
+        // One that goes on from an event may bring the answer to a call.
+        let is_standing = last_event.is_none();
+        let most = if is_standing { MAX_STANDING_BYTES } else { MAX_MESSAGE_BYTES };
         let events = self
             .0
             .get_stream_with_max_sse_event_size(uri, session, last_event, auth, headers, most)
             .await?;
-        Ok(readable(events, None))
+        Ok(readable(if is_standing { reopened(events) } else { events }, None))
     }
 
     async fn delete_session(
@@ -140,6 +127,19 @@ impl StreamableHttpClient for Posts {
     ) -> Answer<()> {
         self.0.delete_session(uri, session, auth, headers).await
     }
+}
+
+/// The events until one cannot be taken. The library gives the stream up for good at some errors, and opens it
+/// anew a while after its end.
+fn reopened(events: BoxedSseResponse) -> BoxedSseResponse {
+    let taken = events.take_while(|event| {
+        if let Err(error) = event {
+            let error = error.to_string();
+            tracing::debug!(error = %error.escape_debug(), "its standing stream broke off");
+        }
+        ready(event.is_ok())
+    });
+    taken.boxed()
 }
 
 /// The events with messages that the library can read, where that is possible.
@@ -157,9 +157,10 @@ fn readable(events: BoxedSseResponse, question: Option<Question>) -> BoxedSseRes
 
 /// A message as the library can read it; notifications, and what is no message, as they came.
 fn rewritten(data: String, question: Option<&Question>) -> String {
-    let is_call =
-        |id: &RequestId| question.is_some_and(|question| question.is_call && question.id == *id);
-    match message::read(data.as_bytes(), is_call) {
+    let form = |id: &RequestId| {
+        question.filter(|question| question.id == *id).map_or(Form::Read, |question| question.form)
+    };
+    match message::read(data.as_bytes(), form) {
         None | Some(JsonRpcMessage::Notification(_)) => data,
         Some(message) => {
             let message = match question {

@@ -13,19 +13,14 @@ use tokio::time::timeout;
 
 use super::asked::Asked;
 use super::client::{Client, Told};
-use super::listing::{Listed, Listing};
+use super::entry::{MAX_TOOLS, Page};
+use super::listing::Listing;
 use super::server::Limits;
 use super::settings::{ServerSettings, Transport};
 use super::stdio::Program;
 use super::{client, http, message};
-use crate::tools::catalog::{Origin, SEPARATOR};
+use crate::tools::catalog::Origin;
 use crate::watchdog::Watchdog;
-
-/// The longest name of a tool, in bytes.
-const MAX_NAME_BYTES: usize = 256;
-
-/// The largest description of a tool with its schemas, in bytes.
-const MAX_TOOL_BYTES: usize = 1024 * 1024;
 
 /// What is said of a server that never came to be of use.
 #[derive(Clone, Copy)]
@@ -165,29 +160,30 @@ where
     Ok((client, service, listing))
 }
 
-/// The tools of a server, as the settings have them.
+/// The tools of a server, of all pages, as the settings have them.
+///
+/// # Errors
+/// When the server fails at it, or has more than [`MAX_TOOLS`].
 pub(super) async fn list(
     client: &Client,
     origin: Origin,
     settings: &ServerSettings,
 ) -> Result<Listing, String> {
-    let (tools, strange): (Vec<_>, Vec<_>) =
-        client.list().await?.into_iter().partition(|tool| is_name(&tool.name) && is_small(tool));
-    let tools = tools.into_iter().map(|tool| Listed::new(tool, settings, origin)).collect();
-    Ok(Listing { tools, left_out: strange.len() })
-}
-
-/// Whether a tool leaves room for the others in the list of all.
-fn is_small(tool: &rmcp::model::Tool) -> bool {
-    serde_json::to_vec(tool).is_ok_and(|text| text.len() <= MAX_TOOL_BYTES)
-}
-
-/// Whether a tool may be called so. What separates a namespace from a name must not be in one: the tool
-/// could pass for another namespace's.
-fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&name.len())
-        && !name.contains(char::is_control)
-        && !name.contains(SEPARATOR)
+    let (mut listing, mut cursor) = (Listing::default(), None);
+    // An empty page is no end: only as many as there may be tools.
+    for _ in 0..MAX_TOOLS {
+        let text = client.list_page(cursor).await?;
+        let page = Page::read(&text)?;
+        page.entries.iter().for_each(|entry| listing.add(entry, settings, origin));
+        cursor = page.next;
+        if cursor.is_none() || listing.is_too_long() {
+            break;
+        }
+    }
+    if cursor.is_some() || listing.is_too_long() {
+        return Err(format!("it lists more than {MAX_TOOLS} tools, or never ends listing them"));
+    }
+    Ok(listing)
 }
 
 impl Started {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::listing::Listing;
+use super::message::escaped;
 use super::server::{Shared, lock};
 use super::start::{self, Started};
 use super::state::{ServerEvent, ServerState};
@@ -102,12 +103,12 @@ impl Shared {
         })
     }
 
-    fn up(&self, client: &Client, Listing { tools, left_out }: Listing) {
-        if left_out > 0 {
-            self.warn(format!("{left_out} tools are left out: {}", Listing::WHY_LEFT_OUT));
+    fn up(&self, client: &Client, listing: Listing) {
+        if let Some(which) = listing.left_out() {
+            self.warn(format!("tools are left out: {which}"));
         }
-        let state = ServerState::Up { tools: tools.len() };
-        *lock(&self.tools) = tools.into();
+        let state = ServerState::Up { tools: listing.tools.len() };
+        *lock(&self.tools) = listing.tools.into();
         self.set(state, Some(client.clone()));
     }
 
@@ -182,9 +183,9 @@ impl Shared {
         let server = &self.settings.namespace;
         let mut warned = lock(&self.warned);
         if *warned == what {
-            return tracing::debug!(%server, "{}", what.escape_debug());
+            return tracing::debug!(%server, "{}", escaped(&what));
         }
-        tracing::warn!(%server, "{}", what.escape_debug());
+        tracing::warn!(%server, "{}", escaped(&what));
         *warned = what;
     }
 }

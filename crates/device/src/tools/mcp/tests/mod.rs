@@ -3,9 +3,11 @@
 mod hostile_http;
 mod hostile_stdio;
 mod http;
+mod listing;
 mod offers;
 mod reached;
 mod server;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::path::Path;

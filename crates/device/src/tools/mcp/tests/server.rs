@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// The variable that says what the server does wrong.
 pub(super) const MANNERS: &str = "FLIGHTDECK_TEST_MANNERS";
 
+/// How manners begin that say as JSON what the server lists.
+pub(super) const LISTS: &str = "lists ";
+
 /// An answer as Python writes it when it is not told otherwise.
 const NO_JSON: &str = r#"{"jsonrpc":"2.0","id":$ID,"result":{"value":NaN}}"#;
 
@@ -92,6 +95,14 @@ pub(super) fn serve() {
             "tools/list" if manners == "lists for ever" => {
                 answer(&id, &json!({"tools": [tool("x")], "nextCursor": "more"}));
             }
+            "tools/list" if manners.starts_with(LISTS) => {
+                let tools = &manners[LISTS.len()..];
+                raw(format!(
+                    "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"tools\":{tools}}}}}\n"
+                )
+                .as_bytes());
+            }
+            "tools/list" if manners == "fat" => answer(&id, &fat(&params["cursor"])),
             "tools/list" => {
                 let list: Vec<_> = tools.iter().map(|name| tool(name)).collect();
                 answer(&id, &json!({"tools": list}));
@@ -130,6 +141,20 @@ fn initialized(params: &Value) -> Value {
 fn tool(name: &str) -> Value {
     let hints = json!({"readOnlyHint": name == "echo"});
     json!({"name": name, "description": "odd", "inputSchema": {"type": "object"}, "annotations": hints})
+}
+
+/// A page of large tools with a small one at its end, and after four of them no more.
+fn fat(cursor: &Value) -> Value {
+    let page: u32 = cursor.as_str().map_or(0, |cursor| cursor.parse().unwrap());
+    let large = |number| {
+        let mut large = tool(&format!("large {page} {number}"));
+        large["inputSchema"]["description"] = json!("x".repeat(200_000));
+        large
+    };
+    let mut tools: Vec<_> = (0..50).map(large).collect();
+    tools.push(tool(&format!("small {page}")));
+    let next = (page < 3).then(|| (page + 1).to_string());
+    json!({"tools": tools, "nextCursor": next})
 }
 
 fn call(id: &Value, params: &Value, tools: &mut Vec<&str>) {
