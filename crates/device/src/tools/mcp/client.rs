@@ -70,8 +70,8 @@ impl Client {
     /// # Errors
     /// When the server fails at it.
     pub(super) async fn list_page(&self, cursor: Option<String>) -> Result<String, String> {
-        let mut request = ListToolsRequest::default();
-        request.params = Some(PaginatedRequestParams::default().with_cursor(cursor));
+        let params = Some(PaginatedRequestParams::default().with_cursor(cursor));
+        let request = ListToolsRequest { params, ..ListToolsRequest::default() };
         let answer = self.peer.send_request(ClientRequest::ListToolsRequest(request)).await;
         message::text_of(answer.map_err(|error| explain(&error))?)
             .map_err(|error| message::unreadable_text(&error.to_string()))

@@ -212,3 +212,75 @@ fn type_by_name(name: &str, settings: &ServerSettings) -> Option<ToolType> {
     let mut types = settings.tool_types.iter();
     types.find(|(pattern, _)| WildMatch::new(pattern).matches(name)).map(|(_, found)| *found)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::tools::mcp::settings::{Section, Transport};
+
+    fn settings(types: &[ToolType]) -> ServerSettings {
+        let section = |tool_type: &ToolType| Section {
+            agent: "A".to_owned(),
+            root: "default".to_owned(),
+            tool_type: *tool_type,
+        };
+        ServerSettings {
+            namespace: "odd".to_owned(),
+            transport: Transport::Http { url: String::new(), headers: Default::default() },
+            sections: types.iter().map(section).collect(),
+            trusted: true,
+            reset: false,
+            tool_types: Vec::new(),
+        }
+    }
+
+    fn listing(entries: &[&str], types: &[ToolType]) -> Listing {
+        let (mut listing, settings) = (Listing::default(), settings(types));
+        for entry in entries {
+            let entry: &RawValue = serde_json::from_str(entry).unwrap();
+            listing.add(entry, &settings, Origin::Mcp(0));
+        }
+        listing
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_with_its_name_and_the_reason() {
+        for (entry, told) in [
+            ("null", "entry 2: invalid type: null, expected a map"),
+            ("{}", "entry 2: it has no name, or one that is no text"),
+            (r#"{"name": "x", "inputSchema": 1}"#, "'x': its inputSchema is no object"),
+            (r#"{"name": "x", "title": "\ud800"}"#, "'x': unexpected end of hex escape near "),
+            (r#"{"name": "good"}"#, "'good': it is listed already, and the first counts"),
+            (r#"{"name": ""}"#, "'': its name is empty"),
+            (r#"{"name": "a::b"}"#, "'a::b': its name has :: in it"),
+            (r#"{"name": "a\u202eb"}"#, "its name has U+202E in it, which cannot be seen"),
+        ] {
+            let listing = listing(&[r#"{"name": "good"}"#, entry], &[]);
+            let text = listing.left_out().unwrap();
+            assert!(listing.tools.len() == 1 && text.contains(told), "{entry}: {text}");
+        }
+        assert_eq!(listing(&[r#"{"name": "good"}"#], &[]).left_out(), None);
+    }
+
+    #[test]
+    fn however_many_are_left_out_little_is_told_of_them() {
+        let long = json!({"name": "x".repeat(100_000)}).to_string();
+        let text = listing(&vec![long.as_str(); 500], &[]).left_out().unwrap();
+        assert!(text.len() < 5000 && text.ends_with("; 490 more"), "{text}");
+    }
+
+    #[test]
+    fn a_server_has_its_room_in_the_list_of_all_once_for_all_lists_it_stands_in() {
+        let half = |name| json!({"name": name, "description": "x".repeat(400_000)}).to_string();
+        let entries = [half("a"), half("b"), half("c"), r#"{"name": "small"}"#.to_owned()];
+        let entries = entries.each_ref().map(String::as_str);
+        let both = [ToolType::Action, ToolType::DataCollection];
+        for (types, kept, beyond) in [(&[][..], 3, 1), (&both[..1], 3, 1), (&both[..], 2, 2)] {
+            let listing = listing(&entries, types);
+            let told = format!("{beyond} beyond the 1 MiB that all tools of a server may take");
+            assert_eq!((listing.tools.len(), listing.left_out()), (kept, Some(told)));
+        }
+    }
+}
