@@ -191,7 +191,13 @@ impl Toolbox {
             LIST_TOOLS => Step::Answered(returned(None, &json!(self.list(call).await?))?),
             name => {
                 let tool = self.find(name, action.tool_type, call).await?;
-                self.gate.permit(&tool, call).await?;
+                let file = match tool.origin {
+                    Origin::Files if self.gate.looks_at_path(&tool) => {
+                        self.files.meant(call).await?
+                    }
+                    _ => None,
+                };
+                self.gate.permit(&tool, call, file.as_ref()).await?;
                 let place = self.places.take(&tool, call.stop).await?;
                 Step::Tool(tool, place)
             }

@@ -78,6 +78,7 @@ fn view(toolbox: &Toolbox, tool: &Tool) -> ToolView {
             tool_name: &tool.info.tool_name,
             tool_type: tool.believed,
             parameters: None,
+            file: None,
             usual: tool.usual,
         }),
         namespace: tool.info.namespace.clone(),
