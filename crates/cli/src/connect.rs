@@ -48,11 +48,14 @@ impl Target {
             );
         }
         let server: ServerUrl = values.server.exposed().parse().with_context(|| {
-            format!("{:?} is no server URL", without_query(values.server.exposed()))
+            format!("{:?} is no server URL", without_secrets(values.server.exposed()))
         })?;
         let key = find_key(&values, &server, global)?;
         let source = key_source(&values, &server, global);
-        let trust = server.is_tls().then(|| tls::trust(&values.ca_file)).transpose()?;
+        // A file that is named has to be there, also where nothing is to be trusted.
+        let trusts = server.is_tls() || !values.ca_file.is_empty();
+        let trust = trusts.then(|| tls::trust(&values.ca_file)).transpose()?;
+        let trust = trust.filter(|_| server.is_tls());
         let proxy = proxy::proxy_to(&server)?;
         Ok(Self { server, key, source, trust, proxy, values })
     }
@@ -184,6 +187,10 @@ pub(crate) fn is_on_command_line(flag: &str) -> bool {
     })
 }
 
-fn without_query(url: &str) -> &str {
-    url.split('?').next().unwrap_or_default()
+/// An address without what may be a key or a password: its query, and who is named before its host.
+fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let host = rest.rsplit('@').next().unwrap_or_default();
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }

@@ -45,6 +45,16 @@ impl StateFolder {
         Ok(Self(state_home.join("flightdeck")))
     }
 
+    /// What to type with a command that is to use the same one; nothing for the usual one.
+    pub(crate) fn flag(&self) -> String {
+        let path = std::path::absolute(&self.0).unwrap_or_else(|_| self.0.clone());
+        if Self::new(None).is_ok_and(|usual| usual.0 == path) {
+            return String::new();
+        }
+        let path = path.to_string_lossy();
+        format!(" --state-dir {}", shlex::try_quote(&path).unwrap_or_default())
+    }
+
     pub(crate) fn key_path(&self) -> PathBuf {
         self.0.join(KEY_FILE)
     }

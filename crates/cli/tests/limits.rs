@@ -34,6 +34,10 @@ async fn a_sandboxed_device_writes_below_its_root_only_or_does_not_start() {
     let elsewhere = server.run(&["exec", "--on", "box", "--", &write(outside.clone())]).await;
     assert!(elsewhere.code != 0 && elsewhere.stderr.contains("Permission denied"), "{elsewhere:?}");
     assert!(root.join("file").exists() && !outside.exists());
+    // Root is no more than another user in there.
+    let rights = ["exec", "--on", "box", "--", "grep -E '^Cap(Eff|Prm|Inh):' /proc/self/status"];
+    let rights = server.run(&rights).await;
+    assert_eq!(rights.stdout.matches("\t0000000000000000\n").count(), 3, "{rights:?}");
 }
 
 #[tokio::test]

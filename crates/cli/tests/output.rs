@@ -95,3 +95,30 @@ async fn the_help_of_a_command_names_the_defaults_of_its_own_settings() {
         assert!(about.contains(&format!("[default: {default}]")), "{command}: {about}");
     }
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_an_address_is_told_without_its_password() {
+    let home = Home::new();
+    let run = |args: &[&str]| home.start(args).done();
+    let done = run(&["devices", "--server", "ws://me:hunter2@127.0.0.1:1/x?token=5ecret"]).await;
+    assert!(done.code == 2 && done.stderr.contains("\"ws://127.0.0.1:1/x\" is no server URL"));
+    assert!(!done.stderr.contains("hunter2") && !done.stderr.contains("5ecret"), "{done:?}");
+    // It has to be there also where there is nothing to be trusted.
+    let done = run(&["devices", "--server", "ws://127.0.0.1:1", "--ca-file", "nofile.pem"]).await;
+    assert!(done.code == 2 && done.stderr.contains("nofile.pem"), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_server_with_a_state_folder_of_its_own_says_how_to_use_it() {
+    let home = Home::new();
+    let state = home.path().join("my state");
+    let args = ["serve", "--port", "0", "--state-dir", state.to_str().unwrap()];
+    let mut server = home.start(&args);
+    server.says("Other machines cannot reach").await;
+    let flag = format!("--state-dir '{}'", state.display());
+    let said = server.stderr();
+    for command in ["flightdeck key show", "flightdeck device", "flightdeck exec"] {
+        let line = said.lines().find(|line| line.contains(command)).unwrap();
+        assert!(line.contains(&flag), "{line}");
+    }
+}

@@ -416,3 +416,56 @@ async fn a_dry_run_wants_the_certificates_that_the_device_would_want() {
     let done = Home::new().start(&["device", "--dry-run", "--ca-file", "none.pem"]).done().await;
     assert!(done.code == 2 && done.stderr.contains("--ca-file none.pem"), "{done:?}");
 }
+
+#[tokio::test]
+async fn a_rule_on_a_path_is_about_the_file_that_the_path_means() {
+    let home = Home::new();
+    let root = home.path().canonicalize().unwrap();
+    for folder in ["in", "out"] {
+        fs::create_dir(root.join(folder)).unwrap();
+    }
+    fs::write(root.join("in/k.pem"), "secret").unwrap();
+    fs::write(root.join("out/old"), "old").unwrap();
+    std::os::unix::fs::symlink("../out/old", root.join("in/link")).unwrap();
+    std::os::unix::fs::symlink("k.pem", root.join("in/key")).unwrap();
+    let rules = format!(
+        "[[rule]]\nname = \"in\"\ntool = \"Files.write_file\"\narguments = {{ path = \"{0}/in/*\" }}\n\
+         decision = \"allow\"\n\
+         [[rule]]\nname = \"no keys\"\ntool = \"Files.read_file\"\narguments = {{ path = \"*.pem\" }}\n\
+         decision = \"deny\"\n",
+        root.display()
+    );
+    let policy = root.join("policy.toml");
+    fs::write(&policy, rules).unwrap();
+    fs::set_permissions(&policy, Permissions::from_mode(0o600)).unwrap();
+    let python = PythonServer::start().await;
+    let (policy, folder) = (policy.to_str().unwrap(), root.to_str().unwrap());
+    let url = python.url();
+    let args = ["device", "--id", "d", "--server", &url, "--policy", policy, "--root", folder];
+    let _device = home.start(&args);
+    let (mut link, _register) = python.accept().await;
+    let under = |path: &str| format!("{folder}/{path}");
+    for (tool, path, rule) in [
+        ("write_file", under("in/new"), None),
+        ("write_file", "in/newer".to_owned(), None),
+        ("write_file", "out/../in/newest".to_owned(), None),
+        ("write_file", under("in/../out/new"), Some("default")),
+        ("write_file", under("in/../out/../in/../new"), Some("default")),
+        ("write_file", under("in/link"), Some("default")),
+        ("read_file", "in/k.pem".to_owned(), Some("no keys")),
+        ("read_file", "in/k.pem/".to_owned(), Some("no keys")),
+        ("read_file", "in/./k.pem/.".to_owned(), Some("no keys")),
+        ("read_file", "in/key".to_owned(), Some("no keys")),
+        ("read_file", "out/old".to_owned(), None),
+    ] {
+        let parameters = json!({"path": path, "content": "x"});
+        let action = json!({"tool_name": tool, "tool_type": "action", "parameters": parameters});
+        let command = json!({"actions": [action], "session_id": "S", "response_id": unique("R")});
+        link.say_as_server("command", "continue", command).await;
+        let result = link.expect("command_results").await["action_results"][0].clone();
+        let error = result["error"].as_str().unwrap_or_default();
+        let told = rule.is_none_or(|rule| error.contains(&format!("(rule: {rule})")));
+        assert!(told && error.is_empty() == rule.is_none(), "{tool} {path}: {result}");
+    }
+    assert_eq!(fs::read_to_string(root.join("out/old")).unwrap(), "old");
+}

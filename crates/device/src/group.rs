@@ -276,6 +276,7 @@ fn confine(confinement: &Confinement, mark: Option<Mark>) -> std::io::Result<()>
     // A sandbox presupposes it.
     rustix::thread::set_no_new_privs(true)?;
     if let Some(rules) = confinement.rules() {
+        renounce_capabilities()?;
         enter_sandbox(rules)?;
     }
     if let Some(bytes) = confinement.max_memory() {
@@ -290,6 +291,26 @@ fn confine(confinement: &Confinement, mark: Option<Mark>) -> std::io::Result<()>
 #[cfg(all(unix, not(target_os = "linux")))]
 fn confine(_: &Confinement, _: Option<Mark>) -> std::io::Result<()> {
     Ok(())
+}
+
+/// Gives up what makes root more than another user, from the next program on: with it a process may set the
+/// clock, make devices, or load code into the kernel, whatever the rules of a sandbox are.
+#[cfg(target_os = "linux")]
+fn renounce_capabilities() -> rustix::io::Result<()> {
+    use rustix::io::Errno;
+    use rustix::thread::{
+        CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities,
+    };
+    for capability in CapabilitySet::all().iter() {
+        match remove_capability_from_bounding_set(capability) {
+            // This kernel does not have it; or this process may not, and has none to hand on.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut sets = capabilities(None)?;
+    sets.inheritable = CapabilitySet::empty();
+    set_capabilities(None, sets)
 }
 
 #[cfg(target_os = "linux")]

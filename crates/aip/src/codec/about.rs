@@ -132,11 +132,12 @@ fn text(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// An id that can be sent back: a string, neither empty nor too long.
+/// An id that can be sent back: a string that each reader of JSON can read (half a surrogate pair is none),
+/// neither empty nor too long.
 fn echo(value: &RawValue) -> Option<Payload> {
-    let text = value.get();
-    let is_one = text.starts_with('"') && (3..=MAX_ECHO_BYTES).contains(&text.len());
-    is_one.then(|| Payload::from_text(text.to_owned()).ok()).flatten()
+    let json = value.get();
+    let is_one = (3..=MAX_ECHO_BYTES).contains(&json.len()) && text(value).is_some();
+    is_one.then(|| Payload::from_text(json.to_owned()).ok()).flatten()
 }
 
 /// Hands each member of an object to a function.
@@ -267,6 +268,20 @@ mod tests {
             "session_id": long, "client_id": "d", "action_results": results, "timestamp": "now",
             "prev_response_id": odd});
         assert_eq!(answer(&frame.to_string()), expected);
+    }
+
+    #[test]
+    fn an_id_that_not_every_reader_can_read_is_not_sent_back() {
+        let frame =
+            r#"{"type":"command","session_id":"\ud83d","response_id":"\ud83d\ude00","actions":[]}"#;
+        let answer = answer(frame);
+        assert_eq!(
+            (&answer["session_id"], &answer["prev_response_id"]),
+            (&Value::Null, &json!("😀"))
+        );
+        let about = About::of(frame.as_bytes());
+        let error = ServerMessage::error("bad", None);
+        assert_eq!(about.in_odd_session(&error), None);
     }
 
     #[test]

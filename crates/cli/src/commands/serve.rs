@@ -95,8 +95,11 @@ impl Key {
     }
 
     /// What to type where the key is not found by itself.
-    fn export(&self) -> &'static str {
-        if self.is_generated { "export FLIGHTDECK_TOKEN=$(flightdeck key show)" } else { GIVEN_KEY }
+    fn export(&self, state: &str) -> String {
+        match self.is_generated {
+            true => format!("export FLIGHTDECK_TOKEN=$(flightdeck key show{state})"),
+            false => GIVEN_KEY.to_owned(),
+        }
     }
 }
 
@@ -313,23 +316,27 @@ fn greet(place: &Place, key: &Key, folder: &StateFolder) {
     if key.is_generated {
         let made = if key.is_new { "generated just now" } else { "kept" };
         let path = folder.key_path();
-        say!("The key is {made} in {}; `flightdeck key show` prints it.", path.display());
+        let state = folder.flag();
+        say!("The key is {made} in {}; `flightdeck key show{state}` prints it.", path.display());
     } else {
         say!("The key is the one that was given; clients need it in FLIGHTDECK_TOKEN.");
     }
-    let (local, finds_key) = place.local();
+    let (mut local, finds_key) = place.local();
+    let state = folder.flag();
     say!("\nOn this machine, in two more terminals:");
-    if !(key.is_generated && finds_key) {
-        say!("  {BOLD}{}{BOLD:#}", key.export());
+    if key.is_generated && finds_key {
+        local.push_str(&state);
+    } else {
+        say!("  {BOLD}{}{BOLD:#}", key.export(&state));
     }
     say!("  {BOLD}flightdeck device{local}{BOLD:#}");
     let id = device::info::host_name();
     say!("  {BOLD}flightdeck exec{local} --on {id} -- df -h{BOLD:#}");
-    greet_others(place, key);
+    greet_others(place, key, &state);
     say!();
 }
 
-fn greet_others(place: &Place, key: &Key) {
+fn greet_others(place: &Place, key: &Key, state: &str) {
     let ip = place.address.ip();
     if ip.is_loopback() {
         let all = if ip.is_ipv6() { "::" } else { "0.0.0.0" };
@@ -354,6 +361,6 @@ fn greet_others(place: &Place, key: &Key) {
         _ => String::new(),
     };
     say!("\nOn another machine (what $(…) stands for, type here to see it{copy}):");
-    say!("  {BOLD}{}{BOLD:#}", key.export());
+    say!("  {BOLD}{}{BOLD:#}", key.export(state));
     say!("  {BOLD}flightdeck device{remote}{BOLD:#}");
 }

@@ -343,3 +343,13 @@ async fn a_model_that_fills_in_every_argument_with_nothing_is_understood() {
     let errors: Vec<_> = results.iter().filter_map(|result| result.error.as_deref()).collect();
     assert_eq!((results.len(), errors), (5, vec![]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_argument_of_the_wrong_kind_is_named() {
+    let mut bench = Bench::new(many());
+    bench.start("R", &[("execute_command", json!({"command": "pwd", "timeout": "soon"}))]);
+    let error = bench.failed("R").await;
+    assert_eq!(error, r#"Bad arguments: timeout: invalid type: string "soon", expected f64"#);
+    bench.start("R2", &[("read_file", json!({}))]);
+    assert_eq!(bench.failed("R2").await, "Bad arguments: missing field `path`");
+}

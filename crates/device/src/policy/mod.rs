@@ -19,6 +19,9 @@ pub use self::rule::Rule;
 /// The name under which the usual decision of a tool is told, where no rule fits.
 pub const DEFAULT_RULE: &str = "default";
 
+/// The argument by which tools are told of a file.
+pub const PATH: &str = "path";
+
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Decision {
@@ -56,8 +59,20 @@ pub struct Subject<'a> {
     pub tool_type: ToolType,
     /// Its arguments.
     pub parameters: Option<&'a Payload>,
+    /// The file that its argument `path` means, where that is known.
+    pub file: Option<&'a MeantFile>,
     /// What holds where no rule speaks.
     pub usual: Decision,
+}
+
+/// The file that a path means. Patterns on `path` that deny or ask hold for either; one that allows must fit the
+/// file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeantFile {
+    /// Absolute, and without links, `.` or `..`.
+    pub path: String,
+    /// Whether the path was that of this file as it stands, or below the folder it starts from.
+    pub is_plain: bool,
 }
 
 /// What the policy says, and by which rule.
@@ -104,8 +119,14 @@ impl Policy {
         let concerned: Vec<&Ready> = self.concerned(subject).collect();
         let looked_at = concerned.iter().flat_map(|rule| rule.argument_names());
         let arguments = Arguments::read(subject.parameters, looked_at)?;
-        let fitting = concerned.into_iter().filter(|rule| rule.fits(&arguments));
+        let fitting = concerned.into_iter().filter(|rule| rule.fits(&arguments, subject.file));
         Ok(strictest(fitting).unwrap_or_else(|| usual(subject)))
+    }
+
+    /// Whether some rule looks at this argument of a call.
+    #[must_use]
+    pub fn looks_at(&self, argument: &str, subject: &Subject<'_>) -> bool {
+        self.concerned(subject).any(|rule| rule.argument_names().any(|name| name == argument))
     }
 
     /// What the policy says of a tool whatever the arguments of the subject are.

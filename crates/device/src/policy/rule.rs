@@ -4,7 +4,7 @@ use aip::{ToolInfo, ToolType};
 use wildmatch::WildMatch;
 
 use super::arguments::Arguments;
-use super::{Decision, Verdict};
+use super::{Decision, MeantFile, PATH, Verdict};
 
 /// One rule, as its owner wrote it. In patterns `*` stands for any characters and `?` for one; upper and
 /// lower case differ.
@@ -136,10 +136,18 @@ impl Ready {
     }
 
     /// Whether the arguments of a call fit, of a tool that it is about.
-    pub(super) fn fits(&self, arguments: &Arguments) -> bool {
-        // One good item of a list must not let the others in.
-        let every = self.decision == Decision::Allow;
-        self.arguments.iter().all(|(name, pattern)| arguments.fit(name, pattern, every))
+    pub(super) fn fits(&self, arguments: &Arguments, file: Option<&MeantFile>) -> bool {
+        let allows = self.decision == Decision::Allow;
+        self.arguments.iter().all(|(name, pattern)| {
+            // One good item of a list must not let the others in.
+            let fits_as_written = arguments.fit(name, pattern, allows);
+            match file.filter(|_| name == PATH) {
+                Some(file) => {
+                    pattern.matches(&file.path) || (fits_as_written && (file.is_plain || !allows))
+                }
+                None => fits_as_written,
+            }
+        })
     }
 
     /// Why it can never fit a call of one of these tools.

@@ -24,6 +24,7 @@ fn judged(rules: &[Rule], parameters: &str) -> Verdict {
         tool_name: "read",
         tool_type: ToolType::DataCollection,
         parameters: Some(&parameters),
+        file: None,
         usual: Decision::Ask,
     };
     Policy::new(rules.to_vec()).judge(&subject)
@@ -110,6 +111,7 @@ fn an_allow_holds_for_no_call_that_lacks_the_argument() {
         tool_name: "read",
         tool_type: ToolType::Action,
         parameters: None,
+        file: None,
         usual: Decision::Ask,
     };
     assert_eq!(Policy::new([anything]).judge(&subject).decision, Decision::Ask);
@@ -218,6 +220,7 @@ fn the_outlook_names_what_arguments_may_change() {
             tool_name: "read",
             tool_type: ToolType::DataCollection,
             parameters: None,
+            file: None,
             usual: Decision::Allow,
         };
         let Outlook { verdict, unless } = Policy::new(rules.to_vec()).outlook(&subject);
@@ -296,6 +299,7 @@ fn speaks(decision: Decision, pattern: &str, (namespace, tool_name): (&str, &str
         tool_name,
         tool_type: ToolType::Action,
         parameters: None,
+        file: None,
         usual: Decision::Ask,
     };
     Policy::new([rule(pattern, &[], decision)]).judge(&subject).rule != DEFAULT_RULE

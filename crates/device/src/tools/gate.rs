@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Call, STOPPED, Tool, ToolSettings};
-use crate::policy::{Answer, Ask, Decision, Policy, Question, Subject, Verdict};
+use crate::policy::{Answer, Ask, Decision, MeantFile, PATH, Policy, Question, Subject, Verdict};
 
 /// The owner's say on each call.
 pub(super) struct Gate {
@@ -30,19 +30,24 @@ impl Gate {
         self.policy.never_allows(namespace, tool_name, tool.believed).is_none()
     }
 
+    /// Whether it matters which file the path means that a tool is called with.
+    pub(super) fn looks_at_path(&self, tool: &Tool) -> bool {
+        self.policy.looks_at(PATH, &subject(tool))
+    }
+
     /// Lets a call pass, once the owner has been asked where the policy says so.
     ///
     /// # Errors
     /// That it may not run, and by which rule.
-    pub(super) async fn permit(&self, tool: &Tool, call: &Call<'_>) -> Result<(), String> {
+    pub(super) async fn permit(
+        &self,
+        tool: &Tool,
+        call: &Call<'_>,
+        file: Option<&MeantFile>,
+    ) -> Result<(), String> {
         let info = &tool.info;
-        let Verdict { decision, rule } = self.policy.judge(&Subject {
-            namespace: &info.namespace,
-            tool_name: &info.tool_name,
-            tool_type: tool.believed,
-            parameters: call.parameters,
-            usual: tool.usual,
-        });
+        let Verdict { decision, rule } =
+            self.policy.judge(&Subject { parameters: call.parameters, file, ..subject(tool) });
         let name = format!("{}.{}", info.namespace, info.tool_name);
         let why = match decision {
             Decision::Allow => return Ok(()),
@@ -70,6 +75,18 @@ impl Gate {
             answer = tokio::time::timeout(self.ask_timeout, ask.ask(question)) => Ok(answer.ok()),
             () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
+    }
+}
+
+/// A call of a tool without arguments.
+fn subject(tool: &Tool) -> Subject<'_> {
+    Subject {
+        namespace: &tool.info.namespace,
+        tool_name: &tool.info.tool_name,
+        tool_type: tool.believed,
+        parameters: None,
+        file: None,
+        usual: tool.usual,
     }
 }
 

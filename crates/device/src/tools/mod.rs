@@ -72,7 +72,19 @@ impl Call<'_> {
             Some(parameters) => parameters.parse(),
             None => serde_json::from_str("{}"),
         };
-        read.map_err(|error| format!("Bad arguments: {error}"))
+        read.map_err(|error| format!("Bad arguments: {}", self.fault::<T>(&error)))
+    }
+
+    /// What is wrong with the arguments, and with which; nobody who reads it sees lines and columns.
+    fn fault<T: DeserializeOwned>(&self, error: &serde_json::Error) -> String {
+        let text = self.parameters.map_or("{}", Payload::as_str);
+        let mut json = serde_json::Deserializer::from_str(text);
+        let (at, told) = match serde_path_to_error::deserialize::<_, T>(&mut json) {
+            Err(error) => (error.path().to_string(), error.inner().to_string()),
+            Ok(_) => (".".to_owned(), error.to_string()),
+        };
+        let told = told.rsplit_once(" at line ").map_or(told.as_str(), |(told, _)| told);
+        if at == "." { told.to_owned() } else { format!("{at}: {told}") }
     }
 }
 
@@ -191,7 +203,13 @@ impl Toolbox {
             LIST_TOOLS => Step::Answered(returned(None, &json!(self.list(call).await?))?),
             name => {
                 let tool = self.find(name, action.tool_type, call).await?;
-                self.gate.permit(&tool, call).await?;
+                let file = match tool.origin {
+                    Origin::Files if self.gate.looks_at_path(&tool) => {
+                        self.files.meant(call).await?
+                    }
+                    _ => None,
+                };
+                self.gate.permit(&tool, call, file.as_ref()).await?;
                 let place = self.places.take(&tool, call.stop).await?;
                 Step::Tool(tool, place)
             }

@@ -78,12 +78,38 @@ fn view(toolbox: &Toolbox, tool: &Tool) -> ToolView {
             tool_name: &tool.info.tool_name,
             tool_type: tool.believed,
             parameters: None,
+            file: None,
             usual: tool.usual,
         }),
         namespace: tool.info.namespace.clone(),
         tool_name: tool.info.tool_name.clone(),
         tool_type: tool.info.tool_type,
         believed: tool.believed,
+    }
+}
+
+impl ToolSettings {
+    /// What an owner may not have meant, as far as it can be told before any MCP server has started.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        // With servers it may be the name of one of their tools.
+        let disabled = match self.servers.is_empty() {
+            true => idle_disabled(self, &known(&[])),
+            false => Vec::new(),
+        };
+        disabled.into_iter().chain(self.stand_ins()).collect()
+    }
+
+    fn stand_ins(&self) -> Vec<String> {
+        let is_ours = |name: &&str| BUILT_IN.iter().any(|(namespace, ..)| namespace == name);
+        let names = self.servers.iter().map(|server| server.namespace.as_str());
+        let told = |name: &str| {
+            format!(
+                "The MCP server '{name}' stands in for this device's own tools of that name, also while it \
+                 does not run"
+            )
+        };
+        names.filter(is_ours).map(told).collect()
     }
 }
 
@@ -106,14 +132,38 @@ fn known(tools: &[Arc<Tool>]) -> Vec<ToolInfo> {
 
 fn warnings(settings: &ToolSettings, tools: &[ToolInfo]) -> Vec<String> {
     let rules = settings.policy.idle_rules(tools).into_iter().map(|why| format!("policy: {why}"));
+    rules.chain(idle_disabled(settings, tools)).chain(settings.stand_ins()).collect()
+}
+
+fn idle_disabled(settings: &ToolSettings, tools: &[ToolInfo]) -> Vec<String> {
     let names_none = |name: &&String| !tools.iter().any(|tool| super::is_named(name, tool));
     let disabled = settings.disabled.iter().filter(names_none);
-    rules.chain(disabled.map(|name| format!("disable: no tool here is \"{name}\""))).collect()
+    disabled.map(|name| format!("disable: no tool here is \"{name}\"")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    #[test]
+    fn what_an_owner_may_not_have_meant_is_told_before_anything_starts() {
+        let disabled = ["Screen", "Files.read_file", "Scren"].map(str::to_owned).to_vec();
+        let settings = ToolSettings { disabled, ..ToolSettings::default() };
+        assert_eq!(settings.warnings(), [r#"disable: no tool here is "Scren""#]);
+        let server = mcp::ServerSettings {
+            namespace: "BashExecutor".to_owned(),
+            transport: mcp::Transport::Http { url: String::new(), headers: BTreeMap::new() },
+            sections: Vec::new(),
+            trusted: true,
+            reset: false,
+            tool_types: Vec::new(),
+        };
+        let with = ToolSettings { servers: vec![server], ..settings };
+        let told = with.warnings();
+        assert!(told.len() == 1 && told[0].starts_with("The MCP server 'BashExecutor' stands in"));
+    }
 
     #[tokio::test]
     async fn every_tool_of_the_device_itself_may_be_spoken_of_where_it_is_lacking() {

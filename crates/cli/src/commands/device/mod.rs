@@ -72,6 +72,9 @@ async fn run_device(args: Args, global: Global) -> Ended {
     settings.tools.ask = Prompt::at_terminal().map(|prompt| prompt as Arc<dyn Ask>);
     settings.tools.trust = target.trust_of_servers(&servers)?;
     settings.tools.servers = servers;
+    for warning in settings.tools.warnings() {
+        say!("warning: {}", safe_line(&warning));
+    }
     settings.client = target.apply(settings.client);
     settings.request = args.request;
     settings.task_name = args.task_name;

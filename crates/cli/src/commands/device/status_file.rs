@@ -55,8 +55,9 @@ impl Report {
     /// When it cannot be read or is not what a device writes.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let cannot = || format!("cannot read the status file {}", path.display());
-        let length = fs::metadata(path).with_context(cannot)?.len();
-        anyhow::ensure!(length <= MAX_FILE_BYTES, "{}: it is too large", cannot());
+        let found = fs::metadata(path).with_context(cannot)?;
+        anyhow::ensure!(found.is_file(), "{}: it is no ordinary file", cannot());
+        anyhow::ensure!(found.len() <= MAX_FILE_BYTES, "{}: it is too large", cannot());
         let text = fs::read_to_string(path).with_context(cannot)?;
         serde_json::from_str(&text)
             .with_context(|| format!("{}: it is not what a device writes", cannot()))
@@ -166,8 +167,12 @@ fn path(named: &str, global: &Global, id: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.path().join(format!("device-{}.json", file_word(id))))
 }
 
-/// Leaves the file to another device that lives and writes to it.
+/// Leaves the file to another device that lives and writes to it, and devices and pipes to whoever uses them.
 fn claim(path: PathBuf) -> anyhow::Result<PathBuf> {
+    // It would be replaced by a file.
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        anyhow::bail!("{} is no ordinary file", path.display());
+    }
     match Report::read(&path) {
         Ok(other) if other.is_alive() && other.pid != std::process::id() => {
             anyhow::bail!("a device with its id, or its file, runs already (process {})", other.pid)

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::ToolType;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -24,6 +25,7 @@ use super::catalog::Origin;
 use super::quote::quote;
 use super::work::{Watch, Workers};
 use super::{Call, Tool, ToolSettings};
+use crate::policy::MeantFile;
 
 /// The namespace of these tools.
 pub(super) const NAMESPACE: &str = "Files";
@@ -82,6 +84,17 @@ impl Files {
         }
     }
 
+    /// The file that the path of a call means, for the policy; `None` without a path.
+    ///
+    /// # Errors
+    /// When it is outside the roots.
+    pub(super) async fn meant(&self, call: &Call<'_>) -> Result<Option<MeantFile>, String> {
+        let Ok(Paths { path: Some(path) }) = call.arguments() else { return Ok(None) };
+        let reach = self.reach.clone();
+        let meant = self.workers.run(call.stop, move || reach.meant(&path)).await?;
+        Ok(Some(meant))
+    }
+
     async fn run<A: DeserializeOwned + Send + 'static>(
         &self,
         call: &Call<'_>,
@@ -94,7 +107,20 @@ impl Files {
     }
 }
 
+/// What all of them take.
+#[derive(Deserialize)]
+struct Paths {
+    #[serde(default, deserialize_with = "crate::tools::optional")]
+    path: Option<String>,
+}
+
 impl Reach {
+    fn meant(&self, asked: &str) -> Result<MeantFile, String> {
+        let file = self.resolve(asked)?;
+        let is_plain = self.bounds.roots().iter().take(1).any(|root| root.join(asked) == file);
+        Ok(MeantFile { path: file.to_string_lossy().into_owned(), is_plain })
+    }
+
     /// Resolves a path as a caller gives it. Whatever comes out is absolute and has no link in it.
     fn resolve(&self, asked: &str) -> Result<PathBuf, String> {
         let root = self.bounds.roots().first().ok_or("No folder is open on this device")?;
