@@ -43,45 +43,52 @@ impl Listing {
     /// Takes up an entry, or notes why it is left out.
     pub(super) fn add(&mut self, entry: &RawValue, settings: &ServerSettings, origin: Origin) {
         self.entries += 1;
-        if let Err(why) = self.try_add(entry, settings, origin) {
-            match self.left_out.len() {
-                ..MOST_TOLD => {
-                    let which = entry::name_of(entry)
-                        .map_or_else(|| format!("entry {}", self.entries), |name| quoted(&name));
-                    self.left_out.push(format!("{which}: {}", shortened(&why)));
-                }
-                _ => self.more += 1,
-            }
+        if entry.get().len() > MAX_LISTING_MIB << 20 {
+            self.beyond += 1;
+            return;
+        }
+        match self.read(entry, settings, origin) {
+            Ok(tool) => self.take(tool),
+            Err(why) => self.leave_out(entry, &why),
         }
     }
 
-    fn try_add(
-        &mut self,
+    fn read(
+        &self,
         entry: &RawValue,
         settings: &ServerSettings,
         origin: Origin,
-    ) -> Result<(), String> {
-        let most = MAX_LISTING_MIB << 20;
-        if entry.get().len() > most {
-            self.beyond += 1;
-            return Ok(());
-        }
+    ) -> Result<Listed, String> {
         let sent = Sent::read(entry)?;
         check_name(&sent.name)?;
         if self.names.contains(&sent.name) {
             return Err("it is listed already, and the first counts".to_owned());
         }
-        let name = sent.name.clone();
-        let tool = Listed::new(sent, settings, origin);
-        let bytes = tool.bytes();
-        if self.bytes.saturating_add(bytes) > most {
+        Ok(Listed::new(sent, settings, origin))
+    }
+
+    /// Takes up a tool, if there is room.
+    fn take(&mut self, tool: Listed) {
+        let bytes = self.bytes.saturating_add(tool.bytes());
+        if bytes > MAX_LISTING_MIB << 20 {
             self.beyond += 1;
-            return Ok(());
+            return;
         }
-        self.bytes += bytes;
-        self.names.insert(name);
+        self.bytes = bytes;
+        self.names.insert(tool.name().to_owned());
         self.tools.push(tool);
-        Ok(())
+    }
+
+    fn leave_out(&mut self, entry: &RawValue, why: &str) {
+        if self.left_out.len() == MOST_TOLD {
+            self.more += 1;
+            return;
+        }
+        let which = match entry::name_of(entry) {
+            Some(name) => format!("'{}'", shortened(&name)),
+            None => format!("entry {}", self.entries),
+        };
+        self.left_out.push(format!("{which}: {}", shortened(why)));
     }
 
     /// Whether it has more entries than a list may have.
@@ -99,10 +106,6 @@ impl Listing {
         told.extend(counted(self.beyond, beyond));
         (!told.is_empty()).then(|| told.join("; "))
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("'{}'", shortened(name))
 }
 
 /// Whether a tool may be called so. What separates a namespace from a name must not be in one: the tool
