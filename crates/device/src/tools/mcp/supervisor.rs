@@ -124,9 +124,15 @@ impl Shared {
                 },
                 None => client.tools_changed().await,
             }
-            match start::list(client, self.origin, &self.settings).await {
-                Ok(listing) => self.up(client, listing),
-                Err(why) => self.warn(format!("its tools cannot be listed: {why}")),
+            let limit = self.limits.start_timeout;
+            let listing = start::list(client, self.origin, &self.settings);
+            match timeout(limit, listing).await {
+                Ok(Ok(listing)) => self.up(client, listing),
+                Ok(Err(why)) => self.warn(format!("its tools cannot be listed: {why}")),
+                Err(_) => {
+                    let limit = limit.as_secs_f64();
+                    self.warn(format!("its tools cannot be listed: no answer within {limit} s"));
+                }
             }
             tokio::time::sleep(LISTING_PAUSE).await;
         }
