@@ -13,33 +13,15 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod testing;
 
+#[cfg(target_os = "linux")]
+mod hunt;
+
 use std::process::Command;
 
-#[cfg(target_os = "linux")]
-use std::ops::Range;
-
-#[cfg(target_os = "linux")]
-use crate::listing::{Status, highest_number, latest_number, numbers};
 use crate::{confine::Confinement, mark::Mark};
 
 #[cfg(unix)]
 use rustix::process::{Pid, Signal};
-
-/// How many times a session is searched for members that appear while others are being killed.
-#[cfg(target_os = "linux")]
-const MAX_SWEEPS: usize = 8;
-
-/// How long after its leader's start a group counts as young.
-#[cfg(target_os = "linux")]
-const YOUTH: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// More process numbers than the system hands out during a group's youth.
-#[cfg(target_os = "linux")]
-const NUMBERS_IN_YOUTH: i32 = 8192;
-
-/// So many numbers are looked up one by one faster than all processes are listed.
-#[cfg(target_os = "linux")]
-const FEW_NUMBERS: usize = 32;
 
 /// Close-on-exec, in the flags that `/proc/self/fdinfo` shows.
 #[cfg(target_os = "linux")]
@@ -125,14 +107,15 @@ impl Group {
         // An error here and below means that nobody is left, or nobody that we may signal.
         let _ = rustix::process::kill_process_group(self.leader, Signal::TERM);
         #[cfg(target_os = "linux")]
-        self.strays().for_each(|stray| self.signal_stray(stray, Signal::TERM));
+        self.hunt().signal(Signal::TERM);
     }
 
-    /// Kills every process in it (SIGKILL). They are dead or dying when this returns.
+    /// Kills every process in it (SIGKILL). They are dead or dying when this returns, but for those
+    /// that forked too fast to be caught: they are left to [`kill_left`].
     pub(crate) fn kill(self) {
         let _ = rustix::process::kill_process_group(self.leader, Signal::KILL);
         #[cfg(target_os = "linux")]
-        self.kill_strays();
+        self.hunt().kill();
     }
 }
 
@@ -166,57 +149,18 @@ impl Group {
 
 #[cfg(target_os = "linux")]
 impl Group {
-    /// Kills the strays until none appears that wasn't there before: one may fork while it dies.
-    fn kill_strays(self) {
-        let mut struck = std::collections::HashSet::new();
-        for _ in 0..MAX_SWEEPS {
-            let fresh: Vec<Pid> = self.strays().filter(|stray| struck.insert(*stray)).collect();
-            if fresh.is_empty() {
-                return;
-            }
-            fresh.into_iter().for_each(|stray| self.signal_stray(stray, Signal::KILL));
-        }
+    /// The search for the processes of this session that have left its group, and for the
+    /// descendants that have left the session.
+    fn hunt(self) -> hunt::Hunt {
+        hunt::Hunt { leader: Some(self.leader), since: self.since, mark: self.mark }
     }
+}
 
-    /// The processes of this session that have left its group, and the descendants that have left
-    /// the session. Costs some microseconds for each process looked at, so those that are surely
-    /// no descendants are left out.
-    fn strays(self) -> impl Iterator<Item = Pid> {
-        let numbers: Box<dyn Iterator<Item = i32>> = match self.numbers_since() {
-            Some(newer) if newer.len() <= FEW_NUMBERS => Box::new(newer),
-            Some(newer) => Box::new(numbers().filter(move |id| newer.contains(id))),
-            None => Box::new(numbers()),
-        };
-        numbers.filter_map(Pid::from_raw).filter(move |process| self.has_stray(*process))
-    }
-
-    /// The numbers that were handed out after the leader's, if that is known. They are handed out
-    /// in order, up to a highest one and then from the bottom again: only soon after its start is a
-    /// leader surely below its descendants, and only if the latest number still is above its own.
-    fn numbers_since(self) -> Option<Range<i32>> {
-        let is_young = self.since.is_some_and(|since| since.elapsed() < YOUTH);
-        let (leader, latest) = (self.leader.as_raw_pid(), latest_number()?);
-        let in_order = leader <= latest && highest_number() > NUMBERS_IN_YOUTH;
-        (is_young && in_order).then_some(leader + 1..latest + 1)
-    }
-
-    fn has_stray(self, process: Pid) -> bool {
-        let (leader, id) = (self.leader.as_raw_pid(), process.as_raw_pid());
-        let bears_mark = |started| self.mark.is_some_and(|mark| mark.is_on(id, started));
-        Status::of(process).is_some_and(|status| {
-            status.group != leader && (status.session == leader || bears_mark(status.started))
-        })
-    }
-
-    /// Signals one stray. It is looked at again once a descriptor holds on to it, so that a
-    /// process that got the same number in between is never hit.
-    fn signal_stray(self, stray: Pid, signal: Signal) {
-        use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
-        let Ok(held) = pidfd_open(stray, PidfdFlags::empty()) else { return };
-        if self.has_stray(stray) {
-            let _ = pidfd_send_signal(held, signal);
-        }
-    }
+/// Looks once more for descendants of any child that forked too fast to be caught when its group
+/// was killed. Costs nothing if there are none.
+pub(crate) fn kill_left() {
+    #[cfg(target_os = "linux")]
+    hunt::kill_left();
 }
 
 /// Like [`set_apart`], closing the given descriptors to the child.
@@ -395,7 +339,9 @@ mod tests {
         // timeout(1) makes a group of its own and stays in the session.
         let (_, mut child, stray) = start_apart("timeout 1000 sleep 1000 & echo $!; wait");
         let group = Group::led_by(child.id()).unwrap();
-        testing::until("timeout has left the group", || group.strays().next());
+        let stray_id = Pid::from_raw(stray.cast_signed()).unwrap();
+        let has_left = || group.hunt().is_for(stray_id)?.then_some(());
+        testing::until("timeout has left the group", has_left);
         group.kill();
         child.wait().unwrap();
         testing::all_gone(&[child.id(), stray]);
@@ -406,7 +352,8 @@ mod tests {
         let script = "env -i setsid sh -c 'echo $$; exec sleep 1000' & wait";
         let (mark, mut child, daemon) = start_apart(script);
         let group = Group::led_by(child.id()).unwrap();
-        assert_eq!(group.strays().next(), None, "only its mark tells whose it is");
+        let daemon_id = Pid::from_raw(daemon.cast_signed()).unwrap();
+        assert_eq!(group.hunt().is_for(daemon_id), Some(false), "only its mark tells whose it is");
         group.marked(mark).kill();
         child.wait().unwrap();
         testing::all_gone(&[child.id(), daemon]);
@@ -423,22 +370,6 @@ mod tests {
         Group::led_by(child.id()).unwrap().marked(mark).kill();
         child.wait().unwrap();
         testing::all_gone(&[daemon]);
-    }
-
-    #[test]
-    fn descendants_are_looked_for_above_their_leader_only_when_they_must_be_there() {
-        let mut child = shell("exec cat").stdin(Stdio::piped()).spawn().unwrap();
-        let id = i32::try_from(child.id()).unwrap();
-        // The latest number may have come round to the bottom meanwhile.
-        if let Some(newer) = Group::of_new(child.id()).unwrap().numbers_since() {
-            assert_eq!(newer.start, id + 1);
-            assert!(newer.end <= highest_number() + 1, "{newer:?}");
-        }
-        let highest = highest_number().cast_unsigned();
-        assert_eq!(Group::of_new(highest).unwrap().numbers_since(), None, "others have come since");
-        assert_eq!(Group::led_by(child.id()).unwrap().numbers_since(), None, "it may be old");
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 
     #[test]

@@ -57,10 +57,13 @@ impl Mark {
         let _ = setrlimit(Resource::Locks, limit);
     }
 
-    /// Whether the process `id`, which was started at `started` (in ticks since boot), bears it.
-    pub(crate) fn is_on(self, id: i32, started: u64) -> bool {
-        started >= self.made
-            && crate::listing::of(id, "limits").is_some_and(|limits| self.is_among(&limits))
+    /// Whether the process `id`, which was started at `started` (in ticks since boot), bears it;
+    /// `None` if it has ended.
+    pub(crate) fn is_on(self, id: i32, started: u64) -> Option<bool> {
+        if started < self.made {
+            return Some(false);
+        }
+        crate::listing::of(id, "limits").map(|limits| self.is_among(&limits))
     }
 
     fn is_among(self, limits: &[u8]) -> bool {
@@ -116,8 +119,8 @@ mod tests {
     fn who_bears_no_mark_is_not_taken_for_one_who_does() {
         let mark = Mark::new().unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
-        assert!(!mark.is_on(own, u64::MAX));
-        assert!(!mark.is_on(i32::MAX, u64::MAX), "there is no such process");
+        assert_eq!(mark.is_on(own, u64::MAX), Some(false));
+        assert_eq!(mark.is_on(i32::MAX, u64::MAX), None, "there is no such process");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The session that one child leads, and its end.
 
 use crate::{
-    group::Group,
+    group::{Group, kill_left},
     mark::Mark,
     watchdog::{Guarded, Watchdog},
 };
@@ -28,9 +28,11 @@ impl Session {
         self.group.inspect(|group| group.ask_to_end()).is_some()
     }
 
-    /// Kills all in it, once: later the number may be somebody else's.
+    /// Kills all in it, once: later the number may be somebody else's. What an earlier one has left
+    /// is looked for first.
     pub(crate) fn kill(&mut self) {
         if let Some(group) = self.group.take() {
+            kill_left();
             group.kill();
         }
     }

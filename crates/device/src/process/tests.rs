@@ -259,6 +259,27 @@ async fn a_daemon_dies_with_the_call_that_started_it() {
     }
 }
 
+/// A script that starts a daemon which forks again and again, each parent ending, for some seconds
+/// unless it is killed. It holds `fifo` open all the while, and says at last that it lives.
+const HOPPER: &str = r#"perl -e '
+    use POSIX; open F, ">fifo"; exit if fork; POSIX::setsid();
+    for (1 .. 3000) { exit if fork; select undef, undef, undef, PAUSE }
+    syswrite F, "it lives"; POSIX::_exit(0)'"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_forks_on_and_on_dies_with_the_call() {
+    for (pause, before) in [("0.0005", ""), ("0.0001", ""), ("0.0005", "; sleep 0.3")] {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        // Read to its end, which is when nobody holds it open any more.
+        let said = std::thread::spawn(move || fs::read_to_string(fifo).unwrap());
+        let script = HOPPER.replace("PAUSE", pause) + before;
+        ran(Spec { cwd: directory.path().into(), ..shell(&script) }).await;
+        assert_eq!(said.join().unwrap(), "", "with {pause} s between two forks{before}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_program_writes_is_told_while_it_runs() {
     let directory = tempfile::tempdir().unwrap();
