@@ -85,7 +85,8 @@ impl Hunt {
     }
 
     fn kill_until(self, deadline: Instant) {
-        let Some(mark) = self.mark.filter(|_| !self.kill_surely(deadline)) else { return };
+        let is_sure = self.kill_surely(deadline);
+        let Some(mark) = self.mark.filter(|_| !is_sure) else { return };
         let mut left = left();
         if left.len() == MAX_LEFT {
             left.remove(0);
