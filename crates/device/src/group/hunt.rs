@@ -101,7 +101,9 @@ impl Hunt {
             Some(newer) => Box::new(newer),
             None => Box::new(numbers()),
         };
-        numbers.for_each(|id| drop(self.signal_number(id, signal)));
+        for id in numbers {
+            self.signal_number(id, signal);
+        }
     }
 
     /// Kills all; false when the time is up before it is sure that nobody is left.
@@ -119,7 +121,9 @@ impl Hunt {
                 return false;
             }
             if seen < latest {
-                (seen + 1..=latest).for_each(|id| drop(self.signal_number(id, Signal::KILL)));
+                for id in seen + 1..=latest {
+                    self.signal_number(id, Signal::KILL);
+                }
             } else {
                 // The numbers have come round to the bottom.
                 self.kill_listed(SWEEPS);
