@@ -85,7 +85,8 @@ impl Hunt {
     }
 
     fn kill_until(self, deadline: Instant) {
-        let Some(mark) = self.mark.filter(|_| !self.kill_surely(deadline)) else { return };
+        let is_sure = self.kill_surely(deadline);
+        let Some(mark) = self.mark.filter(|_| !is_sure) else { return };
         let mut left = left();
         if left.len() == MAX_LEFT {
             left.remove(0);
@@ -100,7 +101,9 @@ impl Hunt {
             Some(newer) => Box::new(newer),
             None => Box::new(numbers()),
         };
-        numbers.for_each(|id| drop(self.signal_number(id, signal)));
+        for id in numbers {
+            self.signal_number(id, signal);
+        }
     }
 
     /// Kills all; false when the time is up before it is sure that nobody is left.
@@ -118,7 +121,9 @@ impl Hunt {
                 return false;
             }
             if seen < latest {
-                (seen + 1..=latest).for_each(|id| drop(self.signal_number(id, Signal::KILL)));
+                for id in seen + 1..=latest {
+                    self.signal_number(id, Signal::KILL);
+                }
             } else {
                 // The numbers have come round to the bottom.
                 self.kill_listed(SWEEPS);
