@@ -146,14 +146,11 @@ async fn a_task_that_is_cancelled_takes_its_question_back() {
     assert_eq!(asked.done().await.stdout, "next\n");
 }
 
-/// Waits until so many tasks are at work on the only device.
-async fn until_busy_with(server: &Server, tasks: usize) {
-    let busy = async {
-        while server.run(&["devices", "--json"]).await.stdout.matches("\"running\"").count() < tasks
-        {
-        }
-    };
-    within("the start of all tasks", busy).await;
+/// What a device that was told nothing else says of itself.
+fn status(home: &Home) -> Value {
+    let file = home.path().join(".local/state/flightdeck/device-box.json");
+    let text = fs::read(&file).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
 }
 
 /// A device whose owner is asked one question, while a second one waits for its turn.
@@ -174,7 +171,7 @@ impl Two {
         let first = echo(&server, "first");
         device.says(WAITS).await;
         let second = echo(&server, "second");
-        until_busy_with(&server, 2).await;
+        until("the second question to wait", || status(&home)["waiting"] == 2).await;
         Self { device, typing, first, second, _server: server, home }
     }
 }
@@ -196,12 +193,7 @@ async fn a_call_that_is_stopped_before_its_turn_disturbs_no_other() {
     let Two { mut device, mut typing, first, second, _server, home } = Two::questions().await;
     second.signal(Signal::INT);
     assert_eq!(second.done().await.code, 3);
-    let status = home.path().join(".local/state/flightdeck/device-box.json");
-    let is_answered = || {
-        let read = fs::read(&status).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        read.is_some_and(|status: Value| status["counts"]["commands"] == 1)
-    };
-    until("the answer to the second", is_answered).await;
+    until("the answer to the second", || status(&home)["counts"]["commands"] == 1).await;
     typing.write("y\n").await;
     assert_eq!(first.done().await.stdout, "first\n");
     device.says("refused without asking: BashExecutor.execute_command").await;

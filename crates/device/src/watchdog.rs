@@ -6,7 +6,8 @@
 //! every group that is still on its list.
 //!
 //! It must not know what the groups run, nor keep anything from being started: a helper that
-//! fails takes only this last net away.
+//! fails takes only this last net away. It runs as the device's user, so what the device starts may
+//! kill it. That is noticed when the next group is guarded or let go, and another one is started.
 //!
 //! Known limit: a group is guarded just after its leader was started. If the device is killed in
 //! between, the leader dies with it (on Linux), but what the leader has started by then doesn't.
@@ -18,12 +19,12 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin},
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{group::Group, mark::Mark};
@@ -39,6 +40,9 @@ const WRITE_TRIES: usize = 100;
 
 /// How long to wait between two tries.
 const WRITE_PAUSE: Duration = Duration::from_millis(1);
+
+/// The least time from one start of the helper to the next.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// The device's end of the helper. Once it and all its [`Guarded`] are dropped, the helper kills
 /// what is left on its list and ends.
@@ -63,17 +67,18 @@ impl Watchdog {
     /// Guards the process group led by process `group`, and whoever bears `mark`, until the answer
     /// is dropped.
     ///
-    /// It never fails, and waits at most a tenth of a second, once, for a helper that hangs; see
-    /// [`Watchdog::is_alive`].
+    /// It never fails, and waits at most a tenth of a second for a helper that hangs, every few
+    /// seconds: such a helper is replaced.
     pub(crate) fn guard(&self, group: u32, mark: Option<Mark>) -> Guarded {
         let mark = mark.map(|mark| format!(" {mark}")).unwrap_or_default();
-        self.helper.tell(&format!("+{group}{mark}\n"));
+        self.helper.guard(group, format!("+{group}{mark}\n"));
         Guarded { helper: Arc::clone(&self.helper), group }
     }
 
-    /// Whether the helper still took the last line. It isn't started again.
-    pub fn is_alive(&self) -> bool {
-        self.helper.state().pipe.is_some()
+    /// Whether the helper still took the last line.
+    #[cfg(test)]
+    fn is_alive(&self) -> bool {
+        self.helper.state().running.is_some()
     }
 }
 
@@ -87,7 +92,7 @@ pub struct Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        self.helper.tell(&format!("-{}\n", self.group));
+        self.helper.let_go(self.group);
     }
 }
 
@@ -102,55 +107,56 @@ pub fn watch(input: impl Read) {
 /// The helper process and the pipe to it.
 #[derive(Debug)]
 struct Helper {
+    program: PathBuf,
+    args: Vec<String>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// None once the helper is known to be dead.
-    pipe: Option<ChildStdin>,
-    /// None where there is no helper.
-    process: Option<Child>,
+    /// None once the helper is known to be dead, and where there is none.
+    running: Option<(ChildStdin, Child)>,
+    started: Instant,
+    /// What it was told of each group that is guarded, for the next helper; the same bound as its own.
+    guarded: BTreeMap<u32, String>,
 }
 
 impl Helper {
-    #[cfg(unix)]
     fn start(program: &Path, args: &[&str]) -> io::Result<Self> {
-        use std::process::{Command, Stdio};
-
-        use crate::confine::Confinement;
-        use crate::group::{Tie, set_apart};
-
-        let mut command = Command::new(program);
-        // What a process was started with can be read as long as it lives: so no keys here.
-        command.args(args).env_clear().envs(crate::process::scrubbed_env());
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        set_apart(&mut command, Tie::Outlives, &Confinement::default(), None);
-        let mut process = command.spawn()?;
-        let pipe = process.stdin.take();
-        let helper = Self { state: Mutex::new(State { pipe, process: Some(process) }) };
-        if let Some(pipe) = &helper.state().pipe {
-            rustix::io::ioctl_fionbio(pipe, true)?;
-        }
-        Ok(helper)
+        let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let running = spawn(program, &args)?;
+        let state = State { running, started: Instant::now(), guarded: BTreeMap::new() };
+        Ok(Self { program: program.to_owned(), args, state: Mutex::new(state) })
     }
 
-    #[cfg(not(unix))]
-    fn start(_: &Path, _: &[&str]) -> io::Result<Self> {
-        Ok(Self { state: Mutex::new(State { pipe: None, process: None }) })
-    }
-
-    /// Writes one line. A helper that doesn't take it is given up and killed: better none than
-    /// one that would, one day, kill by an outdated list.
-    fn tell(&self, line: &str) {
+    fn guard(&self, group: u32, line: String) {
         let mut state = self.state();
-        let Some(pipe) = &mut state.pipe else { return };
-        if write_line(pipe, line).is_err() {
-            // Killed before the pipe closes: it must not act on the end of its input.
-            if let Some(process) = &mut state.process {
-                let _ = process.kill();
-            }
-            state.pipe = None;
+        self.tell(&mut state, &line);
+        if state.guarded.len() < MAX_GUARDED {
+            state.guarded.insert(group, line);
+        }
+    }
+
+    fn let_go(&self, group: u32) {
+        let mut state = self.state();
+        state.guarded.remove(&group);
+        self.tell(&mut state, &format!("-{group}\n"));
+    }
+
+    /// Writes one line. A helper that doesn't take it is replaced by one that knows all the rest.
+    fn tell(&self, state: &mut State, line: &str) {
+        if state.write(line) || state.started.elapsed() < RESTART_PAUSE {
+            return;
+        }
+        state.started = Instant::now();
+        match spawn(&self.program, &self.args) {
+            Ok(None) => return,
+            Ok(running) => state.running = running,
+            Err(error) => tracing::warn!(%error, "the watchdog cannot be started again"),
+        }
+        let known: Vec<_> = state.guarded.values().cloned().chain([line.to_owned()]).collect();
+        if known.iter().all(|line| state.write(line)) {
+            tracing::warn!("the watchdog had ended; it was started again");
         }
     }
 
@@ -159,16 +165,56 @@ impl Helper {
     }
 }
 
+impl State {
+    /// Whether the helper took the line. One that doesn't is given up and killed: better none than
+    /// one that would, one day, kill by an outdated list.
+    fn write(&mut self, line: &str) -> bool {
+        let Some((pipe, process)) = &mut self.running else { return false };
+        if write_line(pipe, line).is_ok() {
+            return true;
+        }
+        // Killed before the pipe closes: it must not act on the end of its input.
+        if process.kill().is_ok() {
+            let _reaped = process.wait();
+        }
+        self.running = None;
+        false
+    }
+}
+
 impl Drop for Helper {
     fn drop(&mut self) {
-        let mut state = self.state();
-        state.pipe = None;
-        if let Some(mut process) = state.process.take() {
+        if let Some((pipe, mut process)) = self.state().running.take() {
+            drop(pipe);
             // It ends by itself now. Nobody waits for it but a thread that reaps it; without
             // the thread it would only stay listed as dead until the device ends.
             let _ = thread::Builder::new().spawn(move || process.wait());
         }
     }
+}
+
+/// Starts a helper; `None` where there is nothing to guard.
+#[cfg(unix)]
+fn spawn(program: &Path, args: &[String]) -> io::Result<Option<(ChildStdin, Child)>> {
+    use std::process::{Command, Stdio};
+
+    use crate::confine::Confinement;
+    use crate::group::{Tie, set_apart};
+
+    let mut command = Command::new(program);
+    // What a process was started with can be read as long as it lives: so no keys here.
+    command.args(args).env_clear().envs(crate::process::scrubbed_env());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    set_apart(&mut command, Tie::Outlives, &Confinement::default(), None);
+    let mut process = command.spawn()?;
+    let Some(pipe) = process.stdin.take() else { return Ok(None) };
+    rustix::io::ioctl_fionbio(&pipe, true)?;
+    Ok(Some((pipe, process)))
+}
+
+#[cfg(not(unix))]
+fn spawn(_: &Path, _: &[String]) -> io::Result<Option<(ChildStdin, Child)>> {
+    Ok(None)
 }
 
 /// Writes a line to a pipe that doesn't block. So short a line goes in whole or not at all.
@@ -232,7 +278,6 @@ mod tests {
         env, fs,
         os::unix::process::ExitStatusExt,
         process::{Command, Stdio},
-        time::Instant,
     };
 
     use tokio_util::sync::CancellationToken;
@@ -370,7 +415,7 @@ mod tests {
     }
 
     fn helper_id(watchdog: &Watchdog) -> u32 {
-        watchdog.helper.state().process.as_ref().unwrap().id()
+        watchdog.helper.state().running.as_ref().unwrap().1.id()
     }
 
     #[test]
@@ -381,6 +426,32 @@ mod tests {
             (!watchdog.is_alive()).then_some(())
         });
         drop(watchdog.guard(u32::MAX, None));
+    }
+
+    #[test]
+    fn a_helper_that_was_killed_is_replaced_by_one_that_knows_what_is_guarded() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut child, ids) = start_endless(directory.path());
+        let watchdog = start_watchdog();
+        let _guarded = watchdog.guard(child.id(), None);
+        let first = helper_id(&watchdog);
+        let id = rustix::process::Pid::from_raw(first.cast_signed()).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+        until("another is there", || {
+            // As if it had been started long ago.
+            let mut state = watchdog.helper.state();
+            state.started = state.started.checked_sub(RESTART_PAUSE).unwrap();
+            drop(state);
+            drop(watchdog.guard(u32::MAX, None));
+            (watchdog.is_alive() && helper_id(&watchdog) != first).then_some(())
+        });
+        // The device ends.
+        let (pipe, mut helper) = watchdog.helper.state().running.take().unwrap();
+        drop(pipe);
+        helper.wait().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        all_gone(&ids);
+        all_gone(&[first]);
     }
 
     #[test]
