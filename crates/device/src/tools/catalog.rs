@@ -127,8 +127,8 @@ impl Catalog {
     /// # Errors
     /// When there is none, or when several could be meant.
     pub(super) fn find(&self, name: &str, tool_type: ToolType) -> Result<&Arc<Tool>, String> {
-        let mut meant: Vec<&Arc<Tool>> =
-            self.0.iter().filter(|tool| tool.is_called(name)).collect();
+        let called: Vec<&Arc<Tool>> = self.0.iter().filter(|tool| tool.is_called(name)).collect();
+        let mut meant = called.clone();
         if meant.iter().any(|tool| tool.info.tool_type == tool_type) {
             meant.retain(|tool| tool.info.tool_type == tool_type);
         }
@@ -138,7 +138,8 @@ impl Catalog {
             [first, ..] if meant.iter().all(|tool| tool.info.namespace == first.info.namespace) => {
                 Ok(first)
             }
-            _ => Err(ambiguous(name, &meant)),
+            // Those of the other type too: it may have been left to its default.
+            _ => Err(ambiguous(name, &called)),
         }
     }
 
@@ -171,8 +172,8 @@ impl Tool {
     }
 }
 
-fn ambiguous(name: &str, meant: &[&Arc<Tool>]) -> String {
-    let names: Vec<_> = meant
+fn ambiguous(name: &str, called: &[&Arc<Tool>]) -> String {
+    let names: Vec<_> = called
         .iter()
         .map(|tool| format!("{}{SEPARATOR}{}", tool.info.namespace, tool.info.tool_name))
         .collect();

@@ -78,8 +78,8 @@ impl Gate {
     }
 }
 
-/// A call of a tool without arguments.
-fn subject(tool: &Tool) -> Subject<'_> {
+/// A call of a tool without arguments, for the policy.
+pub(super) fn subject(tool: &Tool) -> Subject<'_> {
     Subject {
         namespace: &tool.info.namespace,
         tool_name: &tool.info.tool_name,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use aip::{ToolInfo, ToolType};
 
 use super::catalog::Origin;
+use super::gate::subject;
 use super::{Caller, Tool, ToolSettings, Toolbox, mcp};
 use crate::confine::SandboxError;
-use crate::policy::{Outlook, Subject};
+use crate::policy::Outlook;
 
 /// The tools that some device of this program has of itself.
 const BUILT_IN: [(&str, &str, ToolType); 7] = [
@@ -73,14 +74,7 @@ impl Overview {
 fn view(toolbox: &Toolbox, tool: &Tool) -> ToolView {
     ToolView {
         is_disabled: toolbox.is_disabled(&tool.info),
-        outlook: toolbox.gate.policy.outlook(&Subject {
-            namespace: &tool.info.namespace,
-            tool_name: &tool.info.tool_name,
-            tool_type: tool.believed,
-            parameters: None,
-            file: None,
-            usual: tool.usual,
-        }),
+        outlook: toolbox.gate.policy.outlook(&subject(tool)),
         namespace: tool.info.namespace.clone(),
         tool_name: tool.info.tool_name.clone(),
         tool_type: tool.info.tool_type,

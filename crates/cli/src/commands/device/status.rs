@@ -139,8 +139,8 @@ fn gone(file: &Path, report: &Report, now: Timestamp) -> String {
     };
     let last = report.state.last_error.as_ref().filter(|_| report.ended.is_none());
     format!(
-        "{RED}not running{RED:#}: '{}'; {why}\n{}  start it: flightdeck device --id {} --server {}\n  \
-         forget it: rm {}\n",
+        "{RED}not running{RED:#}: '{}'; {why}\n{}  start it: flightdeck device --id {} --server {} \
+         (and its other options)\n  forget it: rm {}\n",
         safe_line(&report.id),
         last.map_or_else(String::new, |error| shown_error(error, now)),
         quoted(&report.id),

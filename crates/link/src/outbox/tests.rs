@@ -1,0 +1,113 @@
+use super::*;
+
+fn outbox() -> Outbox {
+    Outbox::new(OutboxLimits { messages: 3, bytes: 10 })
+}
+
+fn next(outbox: &Outbox) -> Option<Next> {
+    match outbox.poll_next(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(next) => Some(next),
+        Poll::Pending => None,
+    }
+}
+
+fn frame(bytes: usize) -> Bytes {
+    Bytes::from(vec![b'x'; bytes])
+}
+
+#[test]
+fn a_queue_takes_one_message_of_any_size_and_beside_it_its_bounds_hold() {
+    let outbox = outbox();
+    for (place, bytes) in [(0, 5), (1, 1000), (2, 5)] {
+        assert_eq!(outbox.push(frame(bytes)), Ok(place));
+    }
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(5))));
+    let overflow = Overflow { messages: 2, bytes: 1005, refused: 6, bound: Bound::Bytes };
+    assert_eq!(outbox.push(frame(6)), Err(overflow));
+    let close = Next::Close(CloseCode::TOO_SLOW, overflow.to_string());
+    assert_eq!(next(&outbox), Some(close));
+    assert!(!outbox.is_open());
+    assert_eq!(outbox.overflow(), Some(overflow), "it is known when the queue is gone");
+}
+
+#[tokio::test]
+async fn who_can_wait_for_room_closes_nothing_and_waits_for_no_closed_queue() {
+    let outbox = outbox();
+    for _ in 0..2 {
+        outbox.push(frame(8)).unwrap();
+    }
+    let (mut first, mut second) = (false, false);
+    let mut pushing = Box::pin(outbox.push_in_turn(frame(20), || first = true));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(pushing.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(8))));
+    assert!(pushing.as_mut().poll(&mut cx).is_ready() && outbox.len() == 2);
+    drop(pushing);
+
+    let mut pushing = Box::pin(outbox.push_in_turn(frame(20), || second = true));
+    assert!(pushing.as_mut().poll(&mut cx).is_pending());
+    outbox.abort(CloseCode::NORMAL, "gone");
+    assert!(pushing.as_mut().poll(&mut cx).is_ready() && outbox.is_empty());
+    drop(pushing);
+    assert!(first && second);
+}
+
+#[test]
+fn it_is_bounded_by_messages_too() {
+    let outbox = outbox();
+    for place in 0..3 {
+        assert_eq!(outbox.push(frame(1)), Ok(place));
+    }
+    let overflow = Overflow { messages: 3, bytes: 3, refused: 1, bound: Bound::Messages };
+    assert_eq!(outbox.push(frame(1)), Err(overflow));
+}
+
+#[test]
+fn progress_goes_first() {
+    let dropped = Arc::new(AtomicU64::new(0));
+    let outbox = outbox().counting_dropped_progress(dropped.clone());
+    outbox.push(frame(1)).unwrap();
+    outbox.push_progress(frame(2));
+    outbox.push_progress(frame(3));
+    outbox.push_progress(frame(4));
+    assert_eq!(outbox.len(), 3, "the fourth found no room");
+    outbox.push(frame(5)).unwrap();
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(1))));
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(5))));
+    assert_eq!(next(&outbox), None);
+    assert_eq!(dropped.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn closing_sends_what_is_queued_and_aborting_does_not() {
+    let closing = outbox();
+    closing.push(frame(1)).unwrap();
+    closing.close(CloseCode::GOING_AWAY, "bye");
+    closing.push(frame(2)).unwrap();
+    assert_eq!(next(&closing), Some(Next::Frame(frame(1))));
+    assert_eq!(next(&closing), Some(Next::Close(CloseCode::GOING_AWAY, "bye".to_owned())));
+
+    let aborting = outbox();
+    aborting.push(frame(1)).unwrap();
+    aborting.abort(CloseCode::NO_LIFE, "silent");
+    aborting.abort(CloseCode::NORMAL, "closed");
+    assert_eq!(next(&aborting), Some(Next::Close(CloseCode::NO_LIFE, "silent".to_owned())));
+}
+
+#[test]
+fn the_first_close_says_why() {
+    let outbox = outbox();
+    outbox.push(frame(1)).unwrap();
+    outbox.close(CloseCode::GOING_AWAY, "bye");
+    outbox.abort(CloseCode::NORMAL, "closed");
+    assert_eq!(next(&outbox), Some(Next::Close(CloseCode::GOING_AWAY, "bye".to_owned())));
+}
+
+#[test]
+fn it_is_known_what_was_never_sent() {
+    let outbox = outbox();
+    let (first, second) = (outbox.push(frame(1)).unwrap(), outbox.push(frame(1)).unwrap());
+    next(&outbox);
+    assert!(first < outbox.taken());
+    assert!(second >= outbox.taken());
+}
