@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use common::process::{AT_ONCE, state_dir, until_gone, until_running};
-use common::{Done, Home, Peer, Process, PythonServer, Server, long_sleep, unique, until};
+use common::{Done, Home, Peer, Process, PythonServer, Server, long_sleep, unique, until, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -176,13 +176,17 @@ async fn a_device_that_is_told_to_stop_lets_its_command_finish_and_says_goodbye(
     at.status_when(|status| status["running"][0]["tools"] == json!(["execute_command"])).await;
     at.device.signal(Signal::TERM);
     at.device.says("Stopping").await;
-    // Nothing new is begun, and that is said.
-    at.command("echo new", "continue").await;
-    let refused = at.result().await;
-    assert_eq!(
-        (&refused["status"], &refused["error"]),
-        (&json!("failure"), &json!("This device is stopping"))
-    );
+    // From a moment on nothing new is begun, and that is said.
+    let refusing = async {
+        loop {
+            at.command("echo new", "continue").await;
+            let answer = at.result().await;
+            if answer["status"] == "failure" {
+                return answer["error"].clone();
+            }
+        }
+    };
+    assert_eq!(within("a refusal", refusing).await, "This device is stopping");
     fs::write(&go, "").unwrap();
     assert_eq!(at.result().await["result"]["stdout"], "done\n");
     let file = at.status_file();
