@@ -86,7 +86,8 @@ async fn run_device(args: Args, global: Global) -> Ended {
         show(&event, id.as_str(), exec, &server);
     })
     .map_err(anyhow::Error::from)?;
-    let keeping = status.as_ref().map(|status| tokio::spawn(status.clone().keep(device.state())));
+    let state = device.state();
+    let keeping = status.as_ref().map(|status| tokio::spawn(status.clone().keep(state.clone())));
     // One for both signals: between two of them the second would be lost.
     let (mut interrupts, stop) = (Interrupts::listen(), CancellationToken::new());
     let running = device.run(stop.clone());
@@ -107,7 +108,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
     held::interrupt();
     if let Some((keeping, status)) = keeping.zip(status) {
         keeping.abort();
-        status.close(&exit);
+        status.close(&exit, state.borrow().clone());
     }
     match exit {
         Exit::Stopped => Ok(Code::COMPLETED),

@@ -122,16 +122,16 @@ impl StatusFile {
     }
 
     /// Removes the file of a device that was told to stop; of one that ended by itself it stays, and
-    /// says why.
-    pub(super) fn close(self, exit: &Exit) {
+    /// says why. `state` is its last.
+    pub(super) fn close(self, exit: &Exit, state: DeviceState) {
         let mut is_closed = self.is_closed.lock().unwrap_or_else(PoisonError::into_inner);
         *is_closed = true;
         if let Exit::Stopped = exit {
             // It may never have been written.
             let _removed = fs::remove_file(&self.path);
-        } else if let Ok(last) = Report::read(&self.path) {
-            let _told_already =
-                write(&self.path, &Report { ended: Some(exit.to_string()), ..last });
+        } else {
+            let last = Report { ended: Some(exit.to_string()), ..self.report(state) };
+            let _told_already = write(&self.path, &last);
         }
     }
 
