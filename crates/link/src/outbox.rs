@@ -91,6 +91,8 @@ struct Queue {
     taken: u64,
     actor: Option<Waker>,
     probes: Vec<Probe>,
+    /// Whether somebody may wait for room.
+    is_awaited: bool,
 }
 
 /// Somebody who asks whether the peer is alive.
@@ -227,6 +229,7 @@ impl Outbox {
                     }
                     return;
                 }
+                queue.is_awaited = true;
             }
             moved.await;
         }
@@ -308,7 +311,9 @@ impl Outbox {
             if queue.items.is_empty() && queue.items.capacity() > 16 {
                 queue.items = VecDeque::new();
             }
-            self.moved.notify_waiters();
+            if std::mem::take(&mut queue.is_awaited) {
+                self.moved.notify_waiters();
+            }
             return Poll::Ready(Next::Frame(item.frame));
         }
         if let Some((code, reason)) = &queue.close {
