@@ -109,7 +109,7 @@ pub(super) fn search_files(
     let limit = match ended {
         Ok(()) => None,
         Err(Enough::Limit(limit)) => Some(limit),
-        Err(Enough::Stopped) => return Err("stopped".to_owned()),
+        Err(Enough::Stopped) => return Err(crate::tools::STOPPED.to_owned()),
     };
     Ok(search.result(limit))
 }

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::message::{self, MAX_MESSAGE_MIB};
 use super::{http, result};
 use crate::progress::Progress;
-use crate::tools::Call;
+use crate::tools::{Call, STOPPED};
 
 /// Longest wait for a server to take the news that a call is cancelled.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
@@ -151,7 +151,7 @@ impl Client {
         let options = PeerRequestOptions::no_options();
         let sent = tokio::select! {
             sent = self.peer.send_cancellable_request(request, options) => sent,
-            () = call.stop.cancelled() => return Err(CallError::Failed("stopped".to_owned())),
+            () = call.stop.cancelled() => return Err(CallError::Failed(STOPPED.to_owned())),
         };
         let mut handle = sent.map_err(|_| CallError::NotSent(self.told.why_it_ended()))?;
         let _listening = self.told.listen(&handle.progress_token, call.progress);
@@ -160,7 +160,7 @@ impl Client {
                 let answer = answer.map_err(|_| CallError::Lost(self.told.why_it_ended()))?;
                 return read(answer, wraps);
             }
-            () = call.stop.cancelled() => "stopped".to_owned(),
+            () = call.stop.cancelled() => STOPPED.to_owned(),
             () = tokio::time::sleep(limit) => {
                 format!("Timed out after {} s and was told to stop", limit.as_secs_f64())
             }

@@ -19,8 +19,8 @@ use super::listing::Listed;
 use super::settings::{Section, ServerSettings};
 use super::state::{Now, ServerState, is_down};
 use crate::confine::Confinement;
-use crate::tools::Call;
 use crate::tools::catalog::{Origin, Tool};
+use crate::tools::{Call, STOPPED};
 use crate::watchdog::Watchdog;
 
 /// Longest wait of somebody who looks for tools, for a server that was down to be tried anew.
@@ -238,7 +238,7 @@ impl Shared {
             known = now.wait_for(is_known) => {
                 known.ok().and_then(|now| now.client.clone()).ok_or_else(|| self.not_running())
             }
-            () = stop.cancelled() => Err("stopped".to_owned()),
+            () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
     }
 
@@ -275,7 +275,7 @@ impl Shared {
         if !self.settings.reset {
             return Ok(None);
         }
-        let stopped = || "stopped".to_owned();
+        let stopped = || STOPPED.to_owned();
         // Also to read is to wait, for whoever waits to write.
         let held = tokio::select! {
             held = self.task.read() => held,
@@ -313,7 +313,7 @@ impl Shared {
         }
         tokio::select! {
             _started = now.wait_for(|now| now.starts > starts) => Ok(()),
-            () = stop.cancelled() => Err("stopped".to_owned()),
+            () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::message::escaped;
 use super::server::{Shared, lock};
 use super::start::{self, Started};
 use super::state::{ServerEvent, ServerState};
+use crate::tools::STOPPED;
 
 /// First wait before a server is started again; it doubles up to [`BACKOFF_CAP`].
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
@@ -67,7 +68,7 @@ impl Shared {
             start::start(self.origin, &self.settings, &self.limits, self.watchdog.as_deref());
         tokio::select! {
             started = Box::pin(starting) => started,
-            () = stop.cancelled() => Err("stopped".to_owned()),
+            () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
     }
 

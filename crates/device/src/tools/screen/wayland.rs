@@ -38,7 +38,7 @@ pub(super) async fn take(
     };
     let (picture, error, status) = tokio::select! {
         written = written => written,
-        () = stop.cancelled() => return Err("stopped".to_owned()),
+        () = stop.cancelled() => return Err(crate::tools::STOPPED.to_owned()),
     };
     if !status.is_ok_and(|status| status.success()) {
         let error = quote(String::from_utf8_lossy(&error).trim());
