@@ -1,5 +1,6 @@
 //! AIP over a wire: the one place that touches frames and sockets.
 //!
+//! - [`ambient`]: the time of day, chance and tasks, which a simulation decides.
 //! - [`socket`]: a stream of frames, over WebSocket or (in tests) an in-memory pair.
 //! - [`outbox`]: the bounded queue through which others hand messages to a connection.
 //! - [`connection`]: what a connection's actor waits on, one event at a time.
@@ -10,6 +11,7 @@
 //!
 //! It decides nothing about tasks or tools: that is for the crates above it.
 
+pub mod ambient;
 pub mod client;
 pub mod connection;
 pub mod dial;
@@ -22,10 +24,11 @@ mod tcp;
 pub mod tls;
 mod transport;
 
+pub use ambient::Ambient;
 pub use client::{Client, ClientSettings, Exit, Role, TokenSource};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
-pub use outbox::{Alive, Bound, Outbox, OutboxLimits, Overflow};
+pub use outbox::{Alive, Bound, NotQueued, Outbox, OutboxLimits, Overflow};
 pub use proxy::{Proxy, ProxyError};
 pub use socket::{Closed, Frame, Incoming, Socket};
 pub use tls::{Trust, TrustError};

@@ -45,6 +45,17 @@ pub struct Overflow {
     pub bound: Bound,
 }
 
+/// Why a message was not queued. It is not sent, and will not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotQueued {
+    /// The connection is closing or gone.
+    #[error("the connection is closed")]
+    Closed,
+    /// The queue is full.
+    #[error(transparent)]
+    Full(#[from] Overflow),
+}
+
 /// One of the bounds of [`OutboxLimits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
@@ -87,7 +98,9 @@ struct Queue {
     bytes: usize,
     close: Option<(CloseCode, String)>,
     overflow: Option<Overflow>,
-    /// The place of the next message that the actor takes.
+    /// The place that the next message gets.
+    next_place: u64,
+    /// The place behind the last message that the actor took.
     taken: u64,
     actor: Option<Waker>,
     probes: Vec<Probe>,
@@ -109,6 +122,7 @@ pub struct Alive;
 
 struct Item {
     frame: Bytes,
+    place: u64,
     progress: bool,
 }
 
@@ -135,10 +149,13 @@ impl Outbox {
     }
 
     /// Asks whether the peer is alive: it is pinged at once, and the answer comes with the first byte
-    /// from it, or never.
+    /// from it, or never. It fails as soon as the connection is closed.
     pub fn probe(&self) -> oneshot::Receiver<Alive> {
         let (alive, answer) = oneshot::channel();
         let mut queue = self.lock();
+        if queue.close.is_some() {
+            return answer;
+        }
         if queue.probes.len() >= MAX_PROBES {
             // Nobody listens only when the asker is gone already.
             let _asker_is_gone = alive.send(Alive);
@@ -188,15 +205,16 @@ impl Outbox {
         Self { dropped_progress: Some(count), ..self }
     }
 
-    /// Queues a message. Returns its place, to compare with [`Self::taken`]. What is queued behind a
-    /// close is dropped.
+    /// Queues a message. Returns its place, to compare with [`Self::taken`] and with what [`Self::abort`]
+    /// returns.
     ///
     /// # Errors
-    /// When the queue is full even without its progress messages; the connection closes then.
-    pub fn push(&self, frame: Bytes) -> Result<u64, Overflow> {
+    /// When the connection is closing, or the queue is full even without its progress messages; the
+    /// connection closes then.
+    pub fn push(&self, frame: Bytes) -> Result<u64, NotQueued> {
         let mut queue = self.lock();
         if queue.close.is_some() {
-            return Ok(queue.next_place());
+            return Err(NotQueued::Closed);
         }
         if !queue.has_room(frame.len(), self.limits) {
             self.count_dropped_progress(queue.drop_progress());
@@ -206,7 +224,7 @@ impl Outbox {
             queue.overflow = Some(overflow);
             queue.close_now(CloseCode::TOO_SLOW, &overflow.to_string());
             self.moved.notify_waiters();
-            return Err(overflow);
+            return Err(overflow.into());
         }
         Ok(queue.append(frame, false))
     }
@@ -264,11 +282,14 @@ impl Outbox {
         }
     }
 
-    /// Closes the connection at once: what is queued is dropped. The code and the reason are those of
-    /// the first close.
-    pub fn abort(&self, code: CloseCode, reason: &str) {
-        self.lock().close_now(code, reason);
+    /// Closes the connection at once: what is queued is dropped, and who asks whether the peer is alive gets
+    /// no answer. The code and the reason are those of the first close. Returns the place behind the last
+    /// message that was handed to the socket, which is final: a message from that place on was never sent.
+    pub fn abort(&self, code: CloseCode, reason: &str) -> u64 {
+        let mut queue = self.lock();
+        queue.close_now(code, reason);
         self.moved.notify_waiters();
+        queue.taken
     }
 
     /// Whether the connection is open: neither closed by us nor gone.
@@ -283,8 +304,8 @@ impl Outbox {
         self.lock().overflow
     }
 
-    /// The place up to which messages were handed to the socket. A message whose place is not below
-    /// it was never sent; one whose place is below it was sent, as far as anybody can know.
+    /// The place up to which messages were handed to the socket so far. A message whose place is below it was
+    /// sent, as far as the server can know.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.lock().taken
@@ -307,7 +328,7 @@ impl Outbox {
         let mut queue = self.lock();
         if let Some(item) = queue.items.pop_front() {
             queue.bytes -= item.frame.len();
-            queue.taken += 1;
+            queue.taken = item.place + 1;
             if queue.items.is_empty() && queue.items.capacity() > 16 {
                 queue.items = VecDeque::new();
             }
@@ -328,7 +349,7 @@ impl Outbox {
         let mut queue = self.lock();
         queue.bytes = 0;
         let items = std::mem::take(&mut queue.items);
-        queue.taken += items.len() as u64;
+        queue.taken = items.back().map_or(queue.taken, |last| last.place + 1);
         self.moved.notify_waiters();
         items.into_iter().map(|item| item.frame).collect()
     }
@@ -365,15 +386,12 @@ impl Queue {
     }
 
     fn append(&mut self, frame: Bytes, progress: bool) -> u64 {
-        let place = self.next_place();
+        let place = self.next_place;
+        self.next_place += 1;
         self.bytes += frame.len();
-        self.items.push_back(Item { frame, progress });
+        self.items.push_back(Item { frame, place, progress });
         self.wake();
         place
-    }
-
-    fn next_place(&self) -> u64 {
-        self.taken + self.items.len() as u64
     }
 
     fn overflow_by(&self, refused: usize, limits: OutboxLimits) -> Overflow {
@@ -387,8 +405,6 @@ impl Queue {
         let before = self.items.len();
         self.items.retain(|item| !item.progress);
         let dropped = (before - self.items.len()) as u64;
-        // What stood behind moves up; better to take a waiting message for sent than the reverse.
-        self.taken += dropped;
         self.bytes = self.items.iter().map(|item| item.frame.len()).sum();
         dropped
     }
@@ -396,6 +412,7 @@ impl Queue {
     fn close_now(&mut self, code: CloseCode, reason: &str) {
         self.items = VecDeque::new();
         self.bytes = 0;
+        self.probes = Vec::new();
         // Why it ends is what was said first.
         self.close.get_or_insert_with(|| (code, reason.to_owned()));
         self.wake();

@@ -23,7 +23,7 @@ fn a_queue_takes_one_message_of_any_size_and_beside_it_its_bounds_hold() {
     }
     assert_eq!(next(&outbox), Some(Next::Frame(frame(5))));
     let overflow = Overflow { messages: 2, bytes: 1005, refused: 6, bound: Bound::Bytes };
-    assert_eq!(outbox.push(frame(6)), Err(overflow));
+    assert_eq!(outbox.push(frame(6)), Err(overflow.into()));
     let close = Next::Close(CloseCode::TOO_SLOW, overflow.to_string());
     assert_eq!(next(&outbox), Some(close));
     assert!(!outbox.is_open());
@@ -59,7 +59,7 @@ fn it_is_bounded_by_messages_too() {
         assert_eq!(outbox.push(frame(1)), Ok(place));
     }
     let overflow = Overflow { messages: 3, bytes: 3, refused: 1, bound: Bound::Messages };
-    assert_eq!(outbox.push(frame(1)), Err(overflow));
+    assert_eq!(outbox.push(frame(1)), Err(overflow.into()));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn closing_sends_what_is_queued_and_aborting_does_not() {
     let closing = outbox();
     closing.push(frame(1)).unwrap();
     closing.close(CloseCode::GOING_AWAY, "bye");
-    closing.push(frame(2)).unwrap();
+    assert_eq!(closing.push(frame(2)), Err(NotQueued::Closed));
     assert_eq!(next(&closing), Some(Next::Frame(frame(1))));
     assert_eq!(next(&closing), Some(Next::Close(CloseCode::GOING_AWAY, "bye".to_owned())));
 
@@ -104,10 +104,34 @@ fn the_first_close_says_why() {
 }
 
 #[test]
-fn it_is_known_what_was_never_sent() {
+fn it_is_known_what_was_never_sent_also_behind_progress_that_was_dropped() {
     let outbox = outbox();
-    let (first, second) = (outbox.push(frame(1)).unwrap(), outbox.push(frame(1)).unwrap());
+    let first = outbox.push(frame(1)).unwrap();
     next(&outbox);
-    assert!(first < outbox.taken());
-    assert!(second >= outbox.taken());
+    outbox.push_progress(frame(1));
+    outbox.push_progress(frame(1));
+    let second = outbox.push(frame(2)).unwrap();
+    let third = outbox.push(frame(8)).unwrap();
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(2))), "the progress gave way");
+    let taken = outbox.abort(CloseCode::NORMAL, "gone");
+    assert!(first < taken && second < taken && third >= taken);
+    assert_eq!(outbox.push(frame(1)), Err(NotQueued::Closed), "and nothing is sent after that");
+}
+
+#[test]
+fn what_is_queued_when_the_connection_closes_is_sent_or_never_sent_and_nothing_between() {
+    let outbox = outbox();
+    let place = outbox.push(frame(1)).unwrap();
+    outbox.close(CloseCode::GOING_AWAY, "bye");
+    assert_eq!(outbox.take_frames().len(), 1, "the goodbye sends what was queued before it");
+    assert!(place < outbox.abort(CloseCode::NORMAL, "closed"));
+}
+
+#[tokio::test]
+async fn a_question_whether_the_peer_is_alive_ends_with_the_connection() {
+    let outbox = outbox();
+    let asked = outbox.probe();
+    outbox.abort(CloseCode::NORMAL, "closed");
+    assert!(asked.await.is_err());
+    assert!(outbox.probe().await.is_err(), "of a closed connection it is known at once");
 }
