@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 
 pub use self::about::About;
 use crate::id::{CallId, SessionId};
-use crate::message::{ActionResult, ClientMessage, Command, ServerMessage, ServerMessageType};
+use crate::message::{
+    ActionResult, ClientMessage, Command, ResultStatus, ServerMessage, ServerMessageType,
+};
 use crate::payload::{self, Payload};
 
 /// Largest message either way, in bytes: 100 MiB.
@@ -276,14 +278,41 @@ fn write_command(out: &mut Vec<u8>, command: &Command) {
     object.close();
 }
 
-/// Writes a Result as the wire has it; `result` stands in for the result's own value when it is set.
-pub fn write_result(out: &mut Vec<u8>, result: &ActionResult, instead: Option<&Payload>) {
+/// The fields of a Result, borrowed from where they are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct ResultFields<'a> {
+    /// How it ended.
+    pub status: ResultStatus,
+    /// What went wrong.
+    pub error: Option<&'a str>,
+    /// What the tool returned.
+    pub result: Option<&'a Payload>,
+    /// Where the tool lives.
+    pub namespace: Option<&'a str>,
+    /// The id of the action.
+    pub call_id: Option<&'a CallId>,
+}
+
+impl<'a> From<&'a ActionResult> for ResultFields<'a> {
+    fn from(result: &'a ActionResult) -> Self {
+        Self {
+            status: result.status,
+            error: result.error.as_deref(),
+            result: result.result.as_ref(),
+            namespace: result.namespace.as_deref(),
+            call_id: result.call_id.as_ref(),
+        }
+    }
+}
+
+/// Writes a Result as the wire has it.
+pub fn write_result(out: &mut Vec<u8>, result: ResultFields<'_>) {
     let mut object = Object::open(out);
     object.word("status", result.status.as_str());
-    object.maybe("error", result.error.as_deref());
-    object.payload("result", instead.or(result.result.as_ref()));
-    object.maybe("namespace", result.namespace.as_deref());
-    object.maybe("call_id", result.call_id.as_ref().map(CallId::as_str));
+    object.maybe("error", result.error);
+    object.payload("result", result.result);
+    object.maybe("namespace", result.namespace);
+    object.maybe("call_id", result.call_id.map(CallId::as_str));
     object.close();
 }
 
@@ -318,7 +347,7 @@ impl Wire for ClientMessage {
         object.maybe("target_id", self.target_id.as_ref().map(|id| id.as_str()));
         object.maybe("request", self.request.as_deref());
         object.list("action_results", self.action_results.as_ref(), |out, result| {
-            write_result(out, result, None);
+            write_result(out, result.into());
         });
         object.maybe("timestamp", self.timestamp.as_deref());
         object.maybe("request_id", self.request_id.as_ref().map(|id| id.as_str()));

@@ -396,7 +396,7 @@ fn outcome(results: &ClientMessage) -> ServerMessage {
     let mut text = Vec::new();
     codec::write_outcome(&mut text, "r", |out| {
         codec::write_list(out, steps, |out, step| {
-            codec::write_list(out, step, |out, result| codec::write_result(out, result, None));
+            codec::write_list(out, step, |out, result| codec::write_result(out, result.into()));
         });
     });
     ServerMessage { result: Some(Payload::from_text(text).unwrap()), ..task_end() }

@@ -135,7 +135,9 @@ fn end_of_a_task() {
     let frame = codec::encode_server(&message, 64, |out| {
         codec::write_outcome(out, "Which kernel?", |out| {
             codec::write_list(out, [vec![ran()]], |out, step| {
-                codec::write_list(out, &step, |out, result| codec::write_result(out, result, None));
+                codec::write_list(out, &step, |out, result| {
+                    codec::write_result(out, result.into())
+                });
             });
         });
     });
@@ -155,7 +157,10 @@ fn end_of_a_task_whose_result_is_too_large() {
         ..ServerMessage::new(ServerMessageType::TaskEnd, Status::Completed)
     };
     let frame = codec::encode_server(&message, 64, |out| {
-        codec::write_outcome(out, "r", |out| codec::write_result(out, &ran(), Some(&instead)));
+        codec::write_outcome(out, "r", |out| {
+            let named = ResultFields { result: Some(&instead), ..(&ran()).into() };
+            codec::write_result(out, named);
+        });
     });
     assert_snapshot!(std::str::from_utf8(&frame).unwrap(), @r#"{"type":"task_end","status":"completed","session_id":"S","result":[{"request":"r","result":{"status":"success","result":{"truncated":true,"bytes":209715200,"task":"T"},"namespace":"BashExecutor","call_id":"C"}}]}"#);
 }

@@ -229,6 +229,17 @@ impl Outbox {
         Ok(queue.append(frame, false))
     }
 
+    /// Takes a message back that the socket does not have yet. `true` when it is never sent.
+    pub fn withdraw(&self, place: u64) -> bool {
+        let mut queue = self.lock();
+        let Some(at) = queue.items.iter().position(|item| item.place == place) else {
+            return place >= queue.taken;
+        };
+        let item = queue.items.remove(at);
+        queue.bytes -= item.map_or(0, |item| item.frame.len());
+        true
+    }
+
     /// Queues a message once there is room for it, or drops it when the queue is closed: for who can wait, and
     /// has much to say. `queued` is called just before, so that it is done when the peer has the message.
     pub async fn push_in_turn(&self, frame: Bytes, queued: impl FnOnce()) {

@@ -13,16 +13,17 @@ use base64::Engine;
 use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use link::connection::{now, timestamp};
+use link::connection::now;
 use link::{Alive, Connection, Event, Socket};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::audit;
 use crate::auth::Principal;
-use crate::connection;
+use crate::connection::{self, Registered};
+use crate::facts;
+use crate::handle::Handle;
 use crate::patient::Patient;
-use crate::registry::Client;
 use crate::server::{OpenSocket, Server};
 use crate::session::fresh_response_id;
 
@@ -141,7 +142,7 @@ pub(crate) async fn accept(
         reason: Some(&text),
         ..audit::Entry::new(audit::Event::Refused)
     });
-    let error = stamped(ServerMessage::error(text.clone(), None));
+    let error = stamped(&server, ServerMessage::error(text.clone(), None));
     if refusal.close_code() == CloseCode::TOO_BIG {
         return connection.refuse(&error, CloseCode::TOO_BIG, &text).await;
     }
@@ -178,32 +179,31 @@ async fn register(
     server: &Server,
     registration: Registration,
     visitor: &Visitor,
-) -> Result<Arc<Client>, Refusal> {
+) -> Result<Registered, Refusal> {
     check_key(&registration, &visitor.holder)?;
     let id = server.next_connection_id();
     let (config, metrics) = (server.config(), server.metrics());
     let outbox =
         link::Outbox::new(config.outbox()).counting_dropped_progress(metrics.dropped_progress());
-    let client = Arc::new(Client::new(id, registration, visitor, outbox, config));
-    let mut registered = server.registry().register(&client);
-    if let Err(Refusal::AlreadyRegistered(_)) = registered
-        && replace_dead(server, &client).await
+    let own = registration.system_info.clone();
+    let facts = own.map(|own| facts::of_newcomer(own, &registration.client_id, config));
+    let at = server.ambient().timestamp();
+    let handle = Arc::new(Handle::new(id, registration, visitor, outbox, at));
+    let enter = || server.act(|hub, _| hub.register(handle.clone(), facts.clone()));
+    let mut entered = enter();
+    if let Err(Refusal::AlreadyRegistered(_)) = entered
+        && replace_dead(server, &handle).await
     {
-        registered = server.registry().register(&client);
+        entered = enter();
     }
-    registered?;
-    // What changed since we looked does not know of this client.
-    let refusal = if server.sessions().is_closed() {
-        Refusal::ShuttingDown
-    } else if !server.keyring().is_valid(&client.holder) {
-        Refusal::NotAllowed("This key was revoked or has expired".to_owned())
-    } else {
-        metrics.count_registration(client.peer.client_type);
-        return Ok(client);
-    };
-    // Somebody may have found it meanwhile, and have sent it a task.
-    connection::take_leave(server, &client);
-    Err(refusal)
+    let registered = Registered { server: server.clone(), via: entered?, handle };
+    // A key that was revoked since we looked does not know of this client; it is taken out again, and any task that it
+    // was sent meanwhile ends.
+    if !server.keyring().is_valid(&registered.handle.holder) {
+        return Err(Refusal::NotAllowed("This key was revoked or has expired".to_owned()));
+    }
+    metrics.count_registration(registered.handle.peer.client_type);
+    Ok(registered)
 }
 
 fn check_key(registration: &Registration, holder: &Principal) -> Result<(), Refusal> {
@@ -220,8 +220,8 @@ fn check_key(registration: &Registration, holder: &Principal) -> Result<(), Refu
 
 /// Whether the connection that has the newcomer's id was dead and is gone now. It is looked at only
 /// for a newcomer with the same key, and a live one stays.
-async fn replace_dead(server: &Server, newcomer: &Client) -> bool {
-    let Some(old) = server.registry().client(newcomer.id()) else { return true };
+async fn replace_dead(server: &Server, newcomer: &Handle) -> bool {
+    let Some((via, old)) = server.hub().client(newcomer.id()) else { return true };
     if !old.holder.has_key_of(&newcomer.holder) {
         return false;
     }
@@ -238,7 +238,7 @@ async fn replace_dead(server: &Server, newcomer: &Client) -> bool {
                 "a dead connection is replaced by a new one with the same key"
             );
             old.outbox.abort(CloseCode::REPLACED, "replaced: no sign of life, and you came anew");
-            connection::take_leave(server, &old);
+            server.act(|hub, moment| hub.disconnect(moment, via));
             true
         }
     }
@@ -247,18 +247,19 @@ async fn replace_dead(server: &Server, newcomer: &Client) -> bool {
 fn serve(
     server: &Server,
     mut connection: Connection<ClientMessage>,
-    client: Arc<Client>,
+    client: Registered,
     opened: OpenSocket,
 ) {
     connection.set_max_message(MAX_MESSAGE_BYTES);
-    connection.set_outbox(client.outbox.clone());
-    connection.reply(&confirm(fresh_response_id(), timestamp(), granted(&client).as_ref()));
-    server.audit().record(client.entry(audit::Event::Registered));
+    connection.set_outbox(client.handle.outbox.clone());
+    let (id, at) = (fresh_response_id(server.ambient()), server.ambient().time_text());
+    connection.reply(&confirm(id, at, granted(&client.handle).as_ref()));
+    server.audit().record(client.handle.entry(audit::Event::Registered));
     server.spawn(connection::run(server.clone(), connection, client, opened));
 }
 
 /// What a peer that asked for the extension gets of it.
-fn granted(client: &Client) -> Option<Confirmed> {
+fn granted(client: &Handle) -> Option<Confirmed> {
     client.is_flightdeck.then(|| Confirmed {
         version: VERSION,
         features: client.wants_progress.then_some(Feature::Progress).into_iter().collect(),
@@ -268,10 +269,11 @@ fn granted(client: &Client) -> Option<Confirmed> {
 }
 
 /// A message with the time of day.
-pub(crate) fn stamped(message: ServerMessage) -> ServerMessage {
+pub(crate) fn stamped(server: &Server, message: ServerMessage) -> ServerMessage {
+    let ambient = server.ambient();
     ServerMessage {
-        response_id: message.response_id.or_else(|| Some(fresh_response_id())),
-        timestamp: Some(timestamp()),
+        response_id: message.response_id.or_else(|| Some(fresh_response_id(ambient))),
+        timestamp: Some(ambient.time_text()),
         ..message
     }
 }

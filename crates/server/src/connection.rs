@@ -3,56 +3,75 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES};
-use aip::machine::{CommandResults, Rejection, Request};
+use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES, Wire};
+use aip::machine::{CommandResults, Rejection, Request, TaskRequest};
 use aip::{
     ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
     ServerMessageType, SessionId, Status,
 };
-use link::connection::now;
 use link::{Bound, Closed, Connection, Event, Overflow};
 
 use crate::accept::stamped;
-use crate::audit;
-use crate::dispatch::Unclaimed;
+use crate::audit::{self, Event as Audited};
+use crate::drive;
 use crate::facts;
-use crate::registry::Client;
+use crate::handle::Handle;
+use crate::hub::{From, Results, Submission, SubmitError, Unclaimed, Via};
 use crate::server::{OpenSocket, Server};
-use crate::session;
 
 /// Runs a registered connection until it ends, and cleans up after it.
 pub(crate) async fn run(
     server: Server,
     mut connection: Connection<ClientMessage>,
-    client: Arc<Client>,
+    client: Registered,
     _opened: OpenSocket,
 ) {
-    tracing::info!(
-        client = %client.id(),
-        role = %client.peer.client_type,
-        connection = %client.connection,
-        platform = client.is_device().then_some(client.platform.as_str()),
-        address = client.address.map(tracing::field::display),
-        "connected"
-    );
-    let actor = Actor { server, client };
+    let actor = Actor { client: client.handle.clone(), via: client.via, server };
+    actor.report_connected();
     let closed = loop {
-        match connection.next_event_or(|| actor.client.next_deadline()).await {
+        match connection.next_event(None).await {
             Event::Closed(closed) => break closed,
             event => actor.handle_event(&mut connection, event),
         }
     };
     actor.handle_closed(&closed);
+    drop(client);
     // On the heap, so that a connection that is open does not carry the room for its end.
     Box::pin(connection.close(closed.code, &closed.reason)).await;
 }
 
+/// A registered client. However its connection ends, also by a panic, it is taken out of the hub then.
+pub(crate) struct Registered {
+    pub(crate) server: Server,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) via: Via,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.server.act(|hub, moment| hub.disconnect(moment, self.via));
+    }
+}
+
 struct Actor {
     server: Server,
-    client: Arc<Client>,
+    client: Arc<Handle>,
+    via: Via,
 }
 
 impl Actor {
+    fn report_connected(&self) {
+        let client = &self.client;
+        tracing::info!(
+            client = %client.id(),
+            role = %client.peer.client_type,
+            connection = %client.connection,
+            platform = client.is_device().then_some(client.platform.as_str()),
+            address = client.address.map(tracing::field::display),
+            "connected"
+        );
+    }
+
     fn handle_event(
         &self,
         connection: &mut Connection<ClientMessage>,
@@ -60,9 +79,12 @@ impl Actor {
     ) {
         self.server.metrics().count_received(&event);
         // What is about a session goes the way of the session's own messages, behind its ACK.
-        let mut reply = |message: ServerMessage| match message.session_id {
-            Some(_) => self.client.send(&stamped(message)),
-            None => connection.reply(&stamped(message)),
+        let mut reply = |message: ServerMessage| {
+            let message = stamped(&self.server, message);
+            match &message.session_id {
+                Some(session_id) => self.send_about(session_id, message.encode()),
+                None => connection.reply(&message),
+            }
         };
         match event {
             Event::Message(message) => match self.client.peer.admit(message) {
@@ -70,20 +92,23 @@ impl Actor {
                 Err(rejection) => self.reject(rejection, &mut reply),
             },
             Event::Unreadable(error, about) => {
-                self.handle_unreadable(&error, &about);
                 let is_task = about.is("task");
                 let refused = self.unreadable(&error, about.session_id.clone());
                 if !(is_task && self.refuse_oddly_named(&refused, &about)) {
                     self.refuse(refused, is_task, &mut reply);
                 }
+                self.handle_unreadable(&error, &about);
             }
             Event::Binary => {
                 let error = DecodeError::Invalid("binary frames are not AIP".to_owned());
                 reply(self.unreadable(&error, None));
             }
-            Event::Due => self.client.commands.handle_deadline(now(), self.client.outbox.taken()),
-            Event::Closed(_) => {}
+            Event::Due | Event::Closed(_) => {}
         }
+    }
+
+    fn send_about(&self, session_id: &SessionId, frame: bytes::Bytes) {
+        self.server.act(|hub, _| hub.send_about(self.via, session_id, frame));
     }
 
     fn unreadable(&self, error: &DecodeError, session_id: Option<SessionId>) -> ServerMessage {
@@ -95,7 +120,10 @@ impl Actor {
     fn handle_unreadable(&self, error: &DecodeError, about: &About) {
         if about.is("command_results") {
             let text = format!("The device's results could not be read: {error}");
-            self.client.commands.handle_unreadable(about, &text);
+            let ids = (about.session_id.as_ref(), about.prev_response_id.as_ref());
+            if let Err(unclaimed) = self.settle(ids, Results::Unreadable(text)) {
+                tracing::debug!(%unclaimed, "unreadable results");
+            }
         }
     }
 
@@ -108,12 +136,15 @@ impl Actor {
             // Nobody waits for an answer, and who did not ask for the extension is not to be heard.
             Request::Output { session_id, response_id, output } => {
                 if self.client.wants_progress {
-                    self.client.commands.handle_output(&session_id, &response_id, output.lines);
+                    let ids = (&session_id, &response_id);
+                    self.server.act(|hub, moment| {
+                        hub.handle_output(moment, self.via, ids, output.lines);
+                    });
                 }
             }
             Request::Task(task) => {
                 let session_id = task.session_id.clone();
-                if let Err(error) = session::submit_for(&self.server, &self.client, task) {
+                if let Err(error) = self.submit(task) {
                     let is_task = !error.names_open_task();
                     self.reject(Rejection { text: error.to_string(), session_id, is_task }, reply);
                 }
@@ -148,7 +179,7 @@ impl Actor {
         }
         reply(error);
         if let Some(session_id) = session_id
-            && !self.server.sessions().is_open(&session_id)
+            && !self.server.hub().is_open(&session_id)
         {
             reply(ServerMessage::task_failed(text, session_id));
         }
@@ -162,8 +193,8 @@ impl Actor {
             error: text.clone(),
             ..ServerMessage::new(ServerMessageType::TaskEnd, Status::Failed)
         };
-        let [Some(error), Some(failed)] =
-            [error, &failed].map(|message| about.in_odd_session(&stamped(message.clone())))
+        let [Some(error), Some(failed)] = [error, &failed]
+            .map(|message| about.in_odd_session(&stamped(&self.server, message.clone())))
         else {
             return false;
         };
@@ -182,9 +213,32 @@ impl Actor {
         });
     }
 
+    fn submit(&self, request: TaskRequest) -> Result<(), SubmitError> {
+        if !self.client.may_reach(&request.target_id) {
+            return Err(SubmitError::NotAuthorized);
+        }
+        let submission = Submission {
+            request,
+            holder: self.client.holder.clone(),
+            address: self.client.address,
+            from: From::Client(self.via),
+        };
+        drive::submit(&self.server, submission).map(|_task| ())
+    }
+
+    fn settle(
+        &self,
+        ids: (Option<&SessionId>, Option<&ResponseId>),
+        results: Results,
+    ) -> Result<(), Unclaimed> {
+        self.server.act(|hub, moment| hub.handle_results(moment, self.via, ids, results))
+    }
+
     fn handle_results(&self, results: CommandResults, reply: &mut impl FnMut(ServerMessage)) {
-        let (session_id, response_id) = (results.session_id.clone(), results.response_id.clone());
-        if let Err(unclaimed) = self.client.commands.handle_results(results) {
+        let CommandResults { session_id, response_id, results } = results;
+        let results = Results::Read(results.into_iter().map(Into::into).collect());
+        let settled = self.settle((session_id.as_ref(), response_id.as_ref()), results);
+        if let Err(unclaimed) = settled {
             self.server.metrics().count_dropped_results(unclaimed);
             tracing::info!(
                 client = %self.client.id(),
@@ -205,8 +259,7 @@ impl Actor {
             let text = "Not authorized to request device info for this device";
             return ServerMessage::error(text.to_owned(), None);
         }
-        let device = self.server.registry().device(target_id);
-        let facts = device.and_then(|device| facts::of(&device, self.server.config()));
+        let facts = self.server.hub().facts(target_id);
         let result = facts.or_else(|| {
             let error = format!("Device {target_id} not found or no system info available");
             Payload::from_value(&BTreeMap::from([("error", error)])).ok()
@@ -224,9 +277,10 @@ impl Actor {
     fn store_facts(&self, facts: Option<Payload>, reply: &mut impl FnMut(ServerMessage)) {
         let facts = facts
             .filter(|facts| facts.len() <= MAX_FIRST_MESSAGE_BYTES)
-            .and_then(|facts| facts::with_id(&facts, self.client.id()));
+            .and_then(|facts| facts::with_id(&facts, self.client.id()))
+            .map(|facts| facts::merged(facts, self.client.id(), self.server.config()));
         match facts {
-            Some(facts) => self.client.set_facts(facts),
+            Some(facts) => self.server.act(|hub, _| hub.set_facts(self.via, facts)),
             None => {
                 let error = format!(
                     "DEVICE_INFO_RESPONSE requires metadata of at most {MAX_FIRST_MESSAGE_BYTES} \
@@ -241,12 +295,12 @@ impl Actor {
         self.server.metrics().count_disconnect(closed);
         let is_cut =
             closed.by_us && !matches!(closed.code, CloseCode::NORMAL | CloseCode::GOING_AWAY);
-        let event = if is_cut { audit::Event::Cut } else { audit::Event::Disconnected };
+        let event = if is_cut { Audited::Cut } else { Audited::Disconnected };
         let reason = closed.to_string();
         self.server
             .audit()
             .record(audit::Entry { reason: Some(&reason), ..self.client.entry(event) });
-        take_leave(&self.server, &self.client);
+        self.server.act(|hub, moment| hub.disconnect(moment, self.via));
         if let Some(overflow) = self.client.outbox.overflow() {
             self.report_slow_consumer(overflow);
         }
@@ -277,14 +331,4 @@ impl Actor {
             "a client was cut because it reads too slowly"
         );
     }
-}
-
-/// Frees the id, and ends at once whatever depended on this connection. Doing so again changes
-/// nothing.
-pub(crate) fn take_leave(server: &Server, client: &Client) {
-    server.registry().unregister(client);
-    let taken = client.outbox.taken();
-    client.outbox.abort(CloseCode::NORMAL, "closed");
-    server.sessions().handle_gone(client);
-    client.commands.handle_lost(taken);
 }

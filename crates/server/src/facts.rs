@@ -6,23 +6,26 @@ use aip::{ClientId, Payload};
 use serde::Deserialize;
 
 use crate::config::Config;
-use crate::registry::Client;
 
 /// The fields of a JSON object.
 type Fields = BTreeMap<String, Payload>;
 
+/// What a device that registers says of itself, as it is kept.
+pub(crate) fn of_newcomer(facts: Payload, id: &ClientId, config: &Config) -> Payload {
+    merged(pinned(facts, id), id, config)
+}
+
 /// A device's facts, merged with the server's configuration for it.
-pub(crate) fn of(device: &Client, config: &Config) -> Option<Payload> {
-    let facts = device.facts()?;
-    match config.devices.get(device.id().as_str()) {
-        Some(configured) => Some(merge(&facts, configured).unwrap_or(facts)),
-        None => Some(facts),
+pub(crate) fn merged(facts: Payload, id: &ClientId, config: &Config) -> Payload {
+    match config.devices.get(id.as_str()) {
+        Some(configured) => merge(&facts, configured).unwrap_or(facts),
+        None => facts,
     }
 }
 
 /// What a device says of itself, under the id that it is pinned to. What names no other is kept as it
 /// came.
-pub(crate) fn pinned(facts: Payload, id: &ClientId) -> Payload {
+fn pinned(facts: Payload, id: &ClientId) -> Payload {
     #[derive(Deserialize)]
     struct Named {
         device_id: Option<Payload>,

@@ -36,9 +36,6 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// The largest head of an HTTP request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How often to look for what is due.
-const TIDY: Duration = Duration::from_secs(1);
-
 /// How many requests that Host or Origin forbid, and connections that find no room, are written down in
 /// a minute, of all addresses together. It is no one's key that stops them, not even on this machine,
 /// where any page may send them; beyond the bound they are refused and counted, and do not fill the
@@ -133,15 +130,11 @@ pub(crate) async fn serve(
     let told = Arc::new(RateLimiter::direct(Quota::per_minute(TOLD_PER_MINUTE)));
     let router = server.router();
     let front = Front { server: server.clone(), router, gate, told, tls };
-    let mut tidy = tokio::time::interval(TIDY);
+    server.start_upkeep();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
-            _ = tidy.tick() => {
-                server.tidy();
-                continue;
-            }
         };
         match accepted {
             Ok((stream, address)) => front.accept(stream, address),

@@ -5,9 +5,9 @@
 //! - [`agent`]: decides the next step of a task.
 //! - [`store`]: where the journal of each task goes.
 //!
-//! Inside: `accept` (upgrade to registered connection), `connection` (its actor), `registry` (who is
-//! connected), `session` (a task's life), `dispatch` (a command, its device and its reply), `http`,
-//! `metrics` (what is counted).
+//! Inside: `accept` (upgrade to registered connection), `connection` (its actor), `hub` (the one place that decides
+//! who is there, where each task stands and which answer settles which command), `drive` (carries out what the hub
+//! decides), `session` (what a task is), `http`, `metrics` (what is counted).
 
 mod accept;
 pub mod agent;
@@ -15,15 +15,16 @@ mod audit;
 mod auth;
 mod config;
 mod connection;
-mod dispatch;
+mod drive;
 mod facts;
 mod front;
+mod handle;
 mod hosts;
 mod http;
+mod hub;
 mod limits;
 mod metrics;
 mod patient;
-mod registry;
 mod server;
 mod session;
 pub mod store;
@@ -35,5 +36,5 @@ pub use config::{Config, MIN_OUTBOX_MESSAGES};
 pub use front::listen;
 pub use hosts::{HostPattern, InvalidPattern, OriginPattern};
 pub use server::{ServeError, Server, Services, Snapshot};
-pub use session::{Requester, Task, TaskId};
+pub use session::{Call, CallResult, CallStatus, Finish, KeyName, Requester, Step, Task, TaskId};
 pub use tls::{Tls, TlsError};

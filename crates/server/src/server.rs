@@ -2,17 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aip::CloseCode;
 use axum::Router;
 use jiff::Timestamp;
-use link::Socket;
+use link::{Ambient, Socket};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,11 +22,12 @@ use crate::audit::{Audit, Entry, Event};
 use crate::auth::{KeyRecord, Keyring, Keys};
 use crate::config::Config;
 use crate::front;
+use crate::handle::{ConnectionId, Handle};
 use crate::http;
+use crate::hub::{Hub, Session};
 use crate::limits::{Addresses, FailedKeys, MAX_FAILED_ADDRESSES};
 use crate::metrics::Metrics;
-use crate::registry::{ConnectionId, Registry};
-use crate::session::{Cause, Sessions, Task};
+use crate::session::Cause;
 use crate::store::{MemoryStore, Store};
 use crate::tls::Tls;
 
@@ -45,12 +46,17 @@ pub enum ServeError {
 #[derive(Clone)]
 pub struct Server(Arc<Inner>);
 
-struct Inner {
-    config: Config,
+pub(crate) struct Inner {
+    config: Arc<Config>,
     keyring: Keyring,
     started_at: Timestamp,
-    registry: Registry,
-    sessions: Sessions,
+    hub: Mutex<Hub>,
+    /// Rung when something is due earlier than the upkeep looks.
+    alarm: Arc<Notify>,
+    /// Rung when a client left or a session is over.
+    moved: Notify,
+    is_kept_up: AtomicBool,
+    ambient: Ambient,
     store: Arc<dyn Store>,
     agent: Arc<dyn Agent>,
     connections: TaskTracker,
@@ -80,6 +86,10 @@ pub struct Snapshot {
     pub requesters: usize,
     /// Commands without a settlement.
     pub commands: usize,
+    /// Identities: clients, and those that left something open.
+    pub identities: usize,
+    /// Timers of commands and sessions.
+    pub timers: usize,
     /// Messages that wait to be sent.
     pub queued_messages: usize,
     /// WebSockets, registered or not.
@@ -96,6 +106,8 @@ pub struct Services {
     pub agent: Arc<dyn Agent>,
     /// Where it is written down who did what.
     pub audit: Audit,
+    /// The time of day, chance, ids and tasks.
+    pub ambient: Ambient,
 }
 
 impl Services {
@@ -103,7 +115,8 @@ impl Services {
     #[must_use]
     pub fn in_memory(config: &Config) -> Self {
         let store = MemoryStore::new(config.history());
-        Self { store: Arc::new(store), agent: Arc::new(Auto), audit: Audit::none() }
+        let (audit, ambient) = (Audit::none(), Ambient::system());
+        Self { store: Arc::new(store), agent: Arc::new(Auto), audit, ambient }
     }
 }
 
@@ -118,14 +131,18 @@ impl Server {
     /// A server that opens to these keys.
     #[must_use]
     pub fn with(config: Config, keys: Keys, services: Services) -> Self {
-        let Services { store, agent, audit } = services;
+        let Services { store, agent, audit, ambient } = services;
+        let config = Arc::new(config.sound());
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         let per_minute = config.failed_keys_per_minute;
         Self(Arc::new(Inner {
             keyring: Keyring::new(keys),
-            started_at: Timestamp::now(),
-            registry: Registry::default(),
-            sessions: Sessions::default(),
+            started_at: ambient.timestamp(),
+            hub: Mutex::new(Hub::new(config.clone())),
+            alarm: Arc::default(),
+            moved: Notify::new(),
+            is_kept_up: AtomicBool::new(false),
+            ambient,
             store,
             agent,
             audit,
@@ -138,7 +155,7 @@ impl Server {
             stopping: CancellationToken::new(),
             tasks_over: CancellationToken::new(),
             open_sockets: AtomicUsize::new(0),
-            config: config.sound(),
+            config,
         }))
     }
 
@@ -176,7 +193,7 @@ impl Server {
     /// Does what is due every second: closes the connections whose keys expired meanwhile, and lets go of
     /// history.
     pub(crate) fn tidy(&self) {
-        self.0.store.tidy(Timestamp::now());
+        self.0.store.tidy(self.0.ambient.timestamp());
         if self.0.keyring.has_expired() {
             self.close_invalid();
         }
@@ -184,9 +201,9 @@ impl Server {
 
     fn close_invalid(&self) {
         // Those that came in over HTTP have no connection to end with.
-        let is_meant = |task: &Task| !self.0.keyring.is_valid(&task.holder);
-        self.0.sessions.stop_where(&Cause::KeyGone, is_meant);
-        for client in self.0.registry.all() {
+        let is_meant = |session: &Session| !self.0.keyring.is_valid(session.holder());
+        self.act(|hub, moment| hub.stop_where(moment, &Cause::KeyGone, is_meant));
+        for client in self.handles() {
             if !self.0.keyring.is_valid(&client.holder) {
                 tracing::warn!(
                     client = %client.id(),
@@ -202,6 +219,7 @@ impl Server {
     /// already. Returns when it is registered or refused; a registered one is served in a task of its
     /// own.
     pub async fn accept(&self, socket: Socket, address: Option<SocketAddr>) {
+        self.start_upkeep();
         let opened = OpenSocket::new(self.clone());
         let visitor = Visitor { holder: self.0.keyring.holder_of_shared().clone(), address };
         let accepting = accept::accept(self.clone(), socket, visitor, opened);
@@ -210,32 +228,36 @@ impl Server {
 
     /// Serves one peer as soon as its upgrade is through.
     pub(crate) fn spawn_upgraded(&self, upgrade: hyper::upgrade::OnUpgrade, visitor: Visitor) {
+        self.start_upkeep();
         let opened = OpenSocket::new(self.clone());
         self.spawn(accept::upgraded(self.clone(), upgrade, visitor, opened));
     }
 
     /// Runs a part of a connection's life; shutdown waits for it.
     pub(crate) fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
-        self.0.connections.spawn(part);
+        self.0.ambient.spawn(self.0.connections.track_future(part));
     }
 
     /// Shuts down, as [`Self::serve`] does at its end: for programs that serve the router themselves.
     pub async fn shut_down(&self) {
-        self.0.sessions.close();
+        self.act(Hub::close);
         self.0.stopping.cancel();
         let grace = self.0.config.shutdown_grace;
-        if tokio::time::timeout(grace, self.0.sessions.wait_empty()).await.is_err() {
-            self.0.sessions.stop_all();
-            let _told = tokio::time::timeout(GOODBYE, self.0.sessions.wait_empty()).await;
+        if tokio::time::timeout(grace, self.wait_idle()).await.is_err() {
+            self.act(|hub, moment| hub.stop_where(moment, &Cause::Shutdown, |_| true));
+            if tokio::time::timeout(GOODBYE, self.wait_idle()).await.is_err() {
+                let open = self.snapshot().sessions;
+                tracing::error!(open, "tasks are left whose outcome could not be stored");
+            }
         }
         self.0.tasks_over.cancel();
         // A legacy client may not come back, so it keeps its link for as long as there is anything.
         for legacy in [false, true] {
-            let leaving = self.0.registry.all().into_iter();
+            let leaving = self.handles().into_iter();
             for client in leaving.filter(|client| legacy || client.is_flightdeck) {
                 client.outbox.close(CloseCode::GOING_AWAY, "the server is shutting down");
             }
-            let gone = self.0.registry.wait_until(|client| !legacy && !client.is_flightdeck);
+            let gone = self.wait_until(|client| !legacy && !client.is_flightdeck);
             let _read_it = tokio::time::timeout(GOODBYE, gone).await;
         }
         self.0.connections.close();
@@ -249,15 +271,17 @@ impl Server {
     /// How much of everything there is right now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let clients = self.0.registry.all();
-        let [sessions, session_ids, lanes, requesters] = self.0.sessions.sizes();
+        let clients = self.handles();
+        let sizes = self.hub().sizes();
         Snapshot {
             clients: clients.len(),
-            sessions,
-            session_ids,
-            lanes,
-            requesters,
-            commands: clients.iter().map(|client| client.commands.len()).sum(),
+            sessions: sizes.sessions,
+            session_ids: sizes.session_ids,
+            lanes: sizes.lanes,
+            requesters: sizes.requesters,
+            commands: sizes.commands,
+            identities: sizes.identities,
+            timers: sizes.timers,
             queued_messages: clients.iter().map(|client| client.outbox.len()).sum(),
             sockets: self.open_sockets(),
             dropped_results: self.0.metrics.dropped_results(),
@@ -292,12 +316,62 @@ impl Server {
         self.0.started_at
     }
 
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.0.registry
+    /// The place that decides, locked: for a look. What changes something goes through [`Self::act`].
+    pub(crate) fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.0.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn sessions(&self) -> &Sessions {
-        &self.0.sessions
+    /// Every connection, by client id.
+    pub(crate) fn handles(&self) -> Vec<Arc<Handle>> {
+        self.hub().handles()
+    }
+
+    pub(crate) fn alarm(&self) -> &Arc<Notify> {
+        &self.0.alarm
+    }
+
+    pub(crate) fn moved(&self) -> &Notify {
+        &self.0.moved
+    }
+
+    pub(crate) fn ambient(&self) -> &Ambient {
+        &self.0.ambient
+    }
+
+    /// Whether this is asked for the first time.
+    pub(crate) fn is_first_connection(&self) -> bool {
+        !self.0.is_kept_up.load(Ordering::Relaxed)
+            && !self.0.is_kept_up.swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(crate) fn upgrade(server: &Weak<Inner>) -> Option<Self> {
+        server.upgrade().map(Self)
+    }
+
+    /// Waits until no session is open.
+    async fn wait_idle(&self) {
+        loop {
+            let moved = self.0.moved.notified();
+            if self.hub().is_idle() {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Waits until only clients are left that `may_stay`.
+    async fn wait_until(&self, may_stay: impl Fn(&Handle) -> bool) {
+        loop {
+            let moved = self.0.moved.notified();
+            if self.handles().iter().all(|client| may_stay(client)) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {

@@ -135,3 +135,17 @@ async fn a_question_whether_the_peer_is_alive_ends_with_the_connection() {
     assert!(asked.await.is_err());
     assert!(outbox.probe().await.is_err(), "of a closed connection it is known at once");
 }
+
+#[test]
+fn a_message_can_be_taken_back_until_the_socket_has_it() {
+    let outbox = outbox();
+    let [first, second, third] = [(); 3].map(|()| outbox.push(frame(1)).unwrap());
+    next(&outbox);
+    assert!(!outbox.withdraw(first));
+    assert!(outbox.withdraw(second));
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(1))));
+    assert!(!outbox.withdraw(third) && outbox.is_empty());
+    let dropped = outbox.push(frame(1)).unwrap();
+    outbox.abort(CloseCode::NORMAL, "gone");
+    assert!(outbox.withdraw(dropped), "what the end dropped is never sent either");
+}

@@ -5,43 +5,102 @@
 
 mod plan;
 
+use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use aip::{Command, Payload};
+use aip::Payload;
 use link::connection::OFFLOAD_BYTES;
 
 pub use plan::{Plan, PlanCommand};
 
-use crate::session::{Step, Task};
+use crate::session::{Call, Finish, Step, Task};
+
+/// What an agent decides over.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The task.
+    pub task: Arc<Task>,
+    /// What is known of its device: a JSON object.
+    pub facts: Option<Payload>,
+    /// The device's tools, as `list_tools` returned them; `None` until the agent asked for them with
+    /// [`Decision::Discover`].
+    pub tools: Option<Payload>,
+    /// All steps so far.
+    pub history: Arc<Vec<Step>>,
+    /// What the task may still take.
+    pub remaining: Remaining,
+    /// What the agent gave with its last answer, if it is still there.
+    pub memo: Memo,
+}
+
+/// What a task may still take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remaining {
+    /// Steps.
+    pub steps: u32,
+    /// Time.
+    pub time: Duration,
+}
+
+/// Something that spares the agent work at its next question about the same task. It is never stored, and may be
+/// gone by then.
+pub type Memo = Option<Arc<dyn Any + Send + Sync>>;
+
+/// What an agent answers.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What to do next.
+    pub decision: Decision,
+    /// What it has to say beside: kept in the journal.
+    pub notes: Vec<Payload>,
+    /// What its model took for it.
+    pub usage: Usage,
+    /// What it wants to have at the next question.
+    pub memo: Memo,
+}
+
+/// What a model took for an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens that it read.
+    pub input_tokens: u64,
+    /// Tokens that it wrote.
+    pub output_tokens: u64,
+}
 
 /// What an agent decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Send these to the device, as one COMMAND. Their call ids are set when they are sent.
-    Commands(Vec<Command>),
+    Calls(Vec<Call>),
+    /// Ask the device for its tools. It is a step like others, but no part of the outcome.
+    Discover,
     /// The task is done.
     Finish(Finish),
     /// The task cannot be done, and why.
     Fail(String),
 }
 
-/// What a completed task returns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finish {
-    /// The results of all its steps.
-    Results,
-    /// A value of the agent's own.
-    Value(Payload),
+impl From<Decision> for Answer {
+    fn from(decision: Decision) -> Self {
+        Self { decision, notes: Vec::new(), usage: Usage::default(), memo: None }
+    }
 }
 
-/// A decision on its way.
-pub type Deciding<'a> = Pin<Box<dyn Future<Output = Decision> + Send + 'a>>;
+/// An answer that is there, or on its way.
+pub enum Thinking {
+    /// The agent knows at once.
+    Done(Answer),
+    /// It takes a while. Dropping the future cancels the thought.
+    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+}
 
 /// Decides the next step of a task.
 pub trait Agent: Send + Sync + 'static {
-    /// The next step, from the task and all its steps so far. Dropping the future cancels the thought.
-    fn next<'a>(&'a self, task: &'a Arc<Task>, history: &'a [Step]) -> Deciding<'a>;
+    /// The next step. A panic in here, or in the future, fails the task.
+    fn next(&self, question: Question) -> Thinking;
 }
 
 /// The default agent: a request that is a plan runs as one; anything else would need a model.
@@ -49,29 +108,37 @@ pub trait Agent: Send + Sync + 'static {
 pub struct Auto;
 
 impl Agent for Auto {
-    fn next<'a>(&'a self, task: &'a Arc<Task>, history: &'a [Step]) -> Deciding<'a> {
-        if task.request.len() <= OFFLOAD_BYTES || !history.is_empty() {
-            return Box::pin(std::future::ready(decide(task, history)));
+    fn next(&self, question: Question) -> Thinking {
+        let is_read = question.memo.is_some();
+        if is_read || question.task.request.len() <= OFFLOAD_BYTES {
+            return Thinking::Done(decide(&question));
         }
-        // A large plan is read on a thread of its own, so that nobody waits for it.
-        Box::pin(async move {
-            let read = task.clone();
-            let _read_or_read_below = tokio::task::spawn_blocking(move || {
-                let _memo = Plan::of(&read);
-            })
-            .await;
-            decide(task, history)
-        })
+        // A large plan is read on a thread of its own, so that nothing else waits for it.
+        Thinking::Later(Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || decide(&question));
+            read.await.unwrap_or_else(|_| Decision::Fail(NOT_READ.to_owned()).into())
+        }))
     }
 }
 
-fn decide(task: &Task, history: &[Step]) -> Decision {
-    match Plan::of(task) {
-        Ok(Some(plan)) => plan.next(history),
-        Ok(None) => Decision::Fail(NO_MODEL.to_owned()),
-        Err(error) => Decision::Fail(format!("The plan is not valid: {error}")),
-    }
+fn decide(question: &Question) -> Answer {
+    let known = question.memo.clone().and_then(|memo| memo.downcast::<Plan>().ok());
+    let plan = match known {
+        Some(plan) => plan,
+        None => match Plan::read(&question.task.request) {
+            Ok(Some(plan)) => Arc::new(plan),
+            Ok(None) => return Decision::Fail(NO_MODEL.to_owned()).into(),
+            Err(error) => {
+                return Decision::Fail(format!("The plan is not valid: {error}")).into();
+            }
+        },
+    };
+    let decision = plan.next(&question.history);
+    Answer { memo: Some(plan), ..decision.into() }
 }
+
+/// What the requester of a plan that could not be read at all is told.
+const NOT_READ: &str = "The server failed to read the plan";
 
 /// What the requester of a task in natural language is told.
 const NO_MODEL: &str = "This server has no model, so it cannot run a task in natural language. \

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use aip::codec::{MAX_DEPTH, check_depth};
-use aip::{Command, Payload, ResultStatus, ToolType};
+use aip::{Payload, ToolType};
 use serde::Deserialize;
 
-use super::{Decision, Finish};
-use crate::session::{Step, Task};
+use super::Decision;
+use crate::session::{Call, CallResult, Finish, Step};
 
 /// A request that says itself what to do: `{"commands":[{"tool_name", "parameters",
 /// "tool_type"}…], "keep_going": false}`. Each command is one step, one COMMAND.
@@ -41,19 +41,11 @@ fn action() -> ToolType {
 }
 
 impl Plan {
-    /// Reads a task's request as a plan, once for its whole life. `None` when it is none: whatever
-    /// does not begin with a brace is text.
+    /// Reads a task's request as a plan. `None` when it is none: what does not begin with a brace is text.
     ///
     /// # Errors
     /// What is wrong with it, when it is meant as a plan.
-    pub fn of(task: &Task) -> Result<Option<&Self>, &str> {
-        match task.plan.get_or_init(|| Self::read(&task.request)) {
-            Ok(plan) => Ok(plan.as_ref()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn read(request: &str) -> Result<Option<Self>, String> {
+    pub fn read(request: &str) -> Result<Option<Self>, String> {
         // A file may begin with a byte order mark.
         let text = request.trim_start_matches('\u{feff}').trim();
         if !text.starts_with('{') {
@@ -75,18 +67,18 @@ impl Plan {
             return Decision::Fail(format!("Step {} failed: {failure}", history.len()));
         }
         match self.commands.get(history.len()) {
-            Some(command) => Decision::Commands(vec![command.to_command()]),
+            Some(command) => Decision::Calls(vec![command.to_call()]),
             None => Decision::Finish(Finish::Results),
         }
     }
 }
 
 impl PlanCommand {
-    fn to_command(&self) -> Command {
-        Command {
+    fn to_call(&self) -> Call {
+        Call {
             tool_name: self.tool_name.clone(),
             parameters: self.parameters.clone(),
-            tool_type: self.tool_type,
+            observes: self.tool_type == ToolType::DataCollection,
             call_id: None,
         }
     }
@@ -99,9 +91,8 @@ const MAX_REASON_CHARS: usize = 1000;
 
 /// What failed in a step, if something did.
 fn failure(step: &Step) -> Option<String> {
-    let failed = |status| matches!(status, ResultStatus::Failure | ResultStatus::Skipped);
-    let at = step.results.iter().position(|result| failed(result.status))?;
-    let tool = step.commands.get(at).map_or("tool", |command| &command.tool_name);
+    let at = step.results.iter().position(CallResult::is_bad)?;
+    let tool = step.calls.get(at).map_or("tool", |call| &call.tool_name);
     let why = step.results[at].error.as_deref().unwrap_or("the tool gave no reason");
     Some(format!("{}: {}", head(tool, MAX_TOOL_CHARS), head(why, MAX_REASON_CHARS)))
 }
@@ -118,9 +109,8 @@ fn head(text: &str, chars: usize) -> Cow<'_, str> {
 mod tests {
     use std::sync::Arc;
 
-    use aip::ActionResult;
-
     use super::*;
+    use crate::session::CallStatus;
 
     fn plan(keep_going: bool) -> Plan {
         let text = format!(
@@ -130,18 +120,20 @@ mod tests {
         Plan::read(&text).unwrap().unwrap()
     }
 
-    fn step(result: ActionResult) -> Step {
-        let command = plan(false).commands[0].to_command();
-        Step { commands: Arc::new([command]), results: Arc::new([result]) }
+    fn step(result: CallResult) -> Step {
+        let call = plan(false).commands[0].to_call();
+        Step { calls: Arc::new([call]), results: Arc::new([result]), is_discovery: false }
     }
 
     fn good() -> Step {
-        step(ActionResult::success(None, None, Payload::from_text("true").unwrap()))
+        let result = Some(Payload::from_text("true").unwrap());
+        let status = CallStatus::Success;
+        step(CallResult { status, error: None, result, namespace: None, call_id: None })
     }
 
     fn tools(decision: &Decision) -> Vec<&str> {
         match decision {
-            Decision::Commands(commands) => commands.iter().map(|c| c.tool_name.as_str()).collect(),
+            Decision::Calls(calls) => calls.iter().map(|c| c.tool_name.as_str()).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -156,11 +148,11 @@ mod tests {
 
     #[test]
     fn a_failure_ends_it_unless_it_shall_keep_going() {
-        let bad = step(ActionResult::failure(None, "no such file"));
+        let bad = step(CallResult::failure(None, "no such file"));
         let failed = Decision::Fail("Step 1 failed: a: no such file".to_owned());
         assert_eq!(plan(false).next(std::slice::from_ref(&bad)), failed);
         assert_eq!(tools(&plan(true).next(&[bad])), ["b"]);
-        let wordy = step(ActionResult::failure(None, "x".repeat(1_000_000)));
+        let wordy = step(CallResult::failure(None, "x".repeat(1_000_000)));
         let Decision::Fail(error) = plan(false).next(&[wordy]) else { panic!() };
         assert!(error.ends_with("xxx…") && error.len() < 1100, "{}", error.len());
     }

@@ -89,10 +89,10 @@ struct Limits {
 )]
 pub(super) async fn show(State(server): State<Server>) -> Json<About> {
     let snapshot = server.snapshot();
-    let clients = server.registry().all();
+    let clients = server.handles();
     let devices = clients.iter().filter(|client| client.is_device()).count();
-    let levels = server.sessions().levels();
-    let uptime = Timestamp::now().duration_since(server.started_at()).as_secs();
+    let levels = server.hub().levels();
+    let uptime = server.ambient().timestamp().duration_since(server.started_at()).as_secs();
     Json(About {
         version: env!("CARGO_PKG_VERSION"),
         started_at: server.started_at(),

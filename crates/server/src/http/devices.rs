@@ -15,10 +15,10 @@ use utoipa::ToSchema;
 use super::access::Holder;
 use super::answer::{Id, on_thread};
 use super::problem::Problem;
-use crate::facts;
-use crate::registry::Client;
+use crate::handle::Handle;
+use crate::hub::SessionState;
 use crate::server::Server;
-use crate::session::{SessionState, Task};
+use crate::session::Task;
 
 /// The devices that are online, by id.
 #[derive(Serialize, ToSchema)]
@@ -120,7 +120,7 @@ pub(super) async fn list(
     Extension(holder): Extension<Holder>,
 ) -> Result<Response<Body>, Problem> {
     on_thread(move || {
-        let clients = server.registry().all();
+        let clients = server.handles();
         let devices = clients.iter().filter(|client| client.is_device());
         let devices = devices.filter(|device| holder.may_reach(device.id()));
         Devices {
@@ -145,18 +145,18 @@ pub(super) async fn show(
     Id(id): Id,
 ) -> Result<Json<Device>, Problem> {
     let known = ClientId::new(&id).ok().filter(|id| holder.may_reach(id));
-    let device = known.and_then(|id| server.registry().device(&id));
+    let device = known.and_then(|id| server.hub().device(&id));
     let detail = || format!("Device '{id}' is not online, or not yours to see");
     let device =
         device.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "device_not_online", detail()))?;
     Ok(Json(describe(&server, &device, &holder, true)))
 }
 
-fn describe(server: &Server, device: &Client, holder: &Holder, with_facts: bool) -> Device {
-    let facts = facts::of(device, server.config());
+fn describe(server: &Server, device: &Handle, holder: &Holder, with_facts: bool) -> Device {
+    let facts = server.hub().facts(device.id());
     let features: Features =
         facts.as_ref().and_then(|facts| facts.parse().ok()).unwrap_or_default();
-    let tasks = server.sessions().busy(device.id());
+    let tasks = server.hub().busy(device.id());
     Device {
         id: device.id().to_string(),
         platform: device.platform.clone(),

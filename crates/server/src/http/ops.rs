@@ -25,14 +25,18 @@ pub(super) async fn alive() -> &'static str {
     responses(
         (status = OK, body = String, content_type = "text/plain", description = "`ready`"),
         (status = SERVICE_UNAVAILABLE, body = String, content_type = "text/plain",
-            description = "`stopping`")
+            description = "`stopping`, or that the store would not write of how many tasks")
     )
 )]
-pub(super) async fn ready(State(server): State<Server>) -> (StatusCode, &'static str) {
+pub(super) async fn ready(State(server): State<Server>) -> (StatusCode, String) {
+    let unstored = server.hub().levels().unstored;
     if server.is_stopping() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned())
+    } else if unstored > 0 {
+        let text = format!("the store fails: {unstored} tasks stay open until it writes again");
+        (StatusCode::SERVICE_UNAVAILABLE, text)
     } else {
-        (StatusCode::OK, "ready")
+        (StatusCode::OK, "ready".to_owned())
     }
 }
 

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::session::{Refused, SubmitError};
+use crate::hub::{CannotBegin, SubmitError};
+use crate::store::StoreError;
 
 /// The media type of an error.
 pub(super) const KIND: &str = "application/problem+json";
@@ -35,6 +36,11 @@ impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         Self { status: status.as_u16(), title, code, detail: detail.into() }
+    }
+
+    /// The store could not be asked.
+    pub(super) fn unreadable(error: &StoreError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", error.to_string())
     }
 
     pub(super) fn no_such_task() -> Self {
@@ -68,12 +74,14 @@ impl From<SubmitError> for Problem {
             SubmitError::NotAuthorized => (StatusCode::FORBIDDEN, "not_allowed"),
             SubmitError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_long"),
             SubmitError::Timeout { .. } => (StatusCode::BAD_REQUEST, "bad_command_timeout"),
-            SubmitError::Refused(refused) => match refused {
-                Refused::OwnedByAnother(_) | Refused::AlreadyRunning(_) => {
+            SubmitError::Replaced => (StatusCode::CONFLICT, "replaced"),
+            SubmitError::KeyGone => (StatusCode::UNAUTHORIZED, "invalid_key"),
+            SubmitError::CannotBegin(why) => match why {
+                CannotBegin::OwnedByAnother(_) | CannotBegin::AlreadyRunning(_) => {
                     (StatusCode::CONFLICT, "session_in_use")
                 }
-                Refused::QueueFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
-                Refused::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+                CannotBegin::QueueFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
+                CannotBegin::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
             },
         };
         Self::new(status, code, error.to_string())

@@ -1,17 +1,19 @@
 //! How a task comes in over HTTP, by our route or UFO's.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aip::machine::TaskRequest;
 use axum::Extension;
 use tokio::sync::oneshot;
 
 use super::access::Holder;
-use crate::audit;
 use crate::front::Caller;
+use crate::hub::{From, Submission, SubmitError};
 use crate::server::Server;
-use crate::session::{self, Origin, Requester, SubmitError, Wanted};
+use crate::session::Task;
+use crate::store::StoreError;
+use crate::{audit, drive};
 
 /// From where a request comes.
 pub(super) fn address(caller: Option<Extension<Caller>>) -> Option<SocketAddr> {
@@ -21,7 +23,7 @@ pub(super) fn address(caller: Option<Extension<Caller>>) -> Option<SocketAddr> {
 /// Why a task could not be submitted over HTTP.
 pub(super) enum NotSubmitted {
     Refused(SubmitError),
-    NotStored,
+    NotStored(StoreError),
 }
 
 /// Submits a task and waits until it is stored.
@@ -30,7 +32,7 @@ pub(super) async fn submit(
     holder: Holder,
     address: Option<SocketAddr>,
     request: TaskRequest,
-) -> Result<Arc<session::Task>, NotSubmitted> {
+) -> Result<Arc<Task>, NotSubmitted> {
     let (device, key) = (request.target_id.clone(), holder.clone());
     let submitted = try_submit(server, holder, address, request).await;
     if let Err(NotSubmitted::Refused(error)) = &submitted {
@@ -50,15 +52,13 @@ async fn try_submit(
     holder: Holder,
     address: Option<SocketAddr>,
     request: TaskRequest,
-) -> Result<Arc<session::Task>, NotSubmitted> {
+) -> Result<Arc<Task>, NotSubmitted> {
     if !holder.may_reach(&request.target_id) {
         return Err(NotSubmitted::Refused(SubmitError::NotAuthorized));
     }
-    let requester = Requester::Http(holder.name().into());
     let (stored, is_stored) = oneshot::channel();
-    let origin = Origin::Http { stored: Mutex::new(Some(stored)), address };
-    let task = session::submit(server, Wanted { request, requester, holder }, origin)
-        .map_err(NotSubmitted::Refused)?;
-    is_stored.await.map_err(|_| NotSubmitted::NotStored)?;
+    let submission = Submission { request, holder, address, from: From::Http(stored) };
+    let task = drive::submit(server, submission).map_err(NotSubmitted::Refused)?;
+    is_stored.await.unwrap_or(Err(StoreError::Closed)).map_err(NotSubmitted::NotStored)?;
     Ok(task)
 }

@@ -1,14 +1,13 @@
 //! A task as the HTTP API shows it.
 
-use aip::{ActionResult, Command, Payload};
+use aip::{Payload, ResultStatus};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::agent::Finish;
-use crate::server::Server;
-use crate::session::{self, SessionState};
-use crate::store::{Entry, Summary};
+use crate::hub::{Hub, SessionState};
+use crate::session::{self, Call, CallResult, Finish};
+use crate::store::{Ending, Record, Summary};
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -69,7 +68,7 @@ pub(super) struct Task {
     request: Option<String>,
     /// What was done. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
-    steps: Option<Vec<Step>>,
+    steps: Option<Vec<ShownStep>>,
     /// What its agent returned, if that is something else than the results of its steps. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
@@ -88,7 +87,7 @@ pub(super) struct Tasks {
 /// One step of a task: a COMMAND and its answer.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TaskStep)]
-struct Step {
+struct ShownStep {
     /// From 1.
     n: usize,
     /// When it was sent.
@@ -129,30 +128,30 @@ struct Action {
 }
 
 /// A task as it is now, without its steps.
-pub(super) fn view(server: &Server, known: &Summary) -> Task {
+pub(super) fn view(hub: &Hub, known: &Summary) -> Task {
     let task = &known.task;
     let (state, ended_at, error) = match &known.ended {
-        Some(Entry::Ended { at, status, error, is_cancelled, .. }) => {
-            let state = match status {
-                _ if *is_cancelled => TaskState::Cancelled,
-                aip::Status::Completed => TaskState::Completed,
-                _ => TaskState::Failed,
+        Some(ended) => {
+            let state = match ended.ending {
+                Ending::Completed => TaskState::Completed,
+                Ending::Failed => TaskState::Failed,
+                Ending::Cancelled => TaskState::Cancelled,
             };
-            (state, Some(*at), error.as_deref().map(str::to_owned))
+            (state, Some(ended.at), ended.error.as_deref().map(str::to_owned))
         }
-        _ => match server.sessions().state(task.id) {
+        None => match hub.state(task.id) {
             Some(SessionState::Queued) => (TaskState::Queued, None, None),
             _ => (TaskState::Running, None, None),
         },
     };
-    let ahead = server.sessions().ahead(task.id).filter(|_| state == TaskState::Queued);
+    let ahead = if state == TaskState::Queued { hub.ahead(task.id) } else { None };
     Task {
         id: task.id.to_string(),
         session_id: task.session_id.to_string(),
         task_name: task.task_name.to_string(),
         device: task.device.to_string(),
         requester: task.requester.to_string(),
-        key: task.holder.name().to_owned(),
+        key: task.key.name.to_string(),
         state,
         ahead,
         created_at: task.created_at,
@@ -170,9 +169,12 @@ impl Task {
         self.state
     }
 
-    pub(super) fn with_steps(self, task: &session::Task, journal: &[Entry]) -> Self {
-        let result = journal.iter().find_map(|entry| match entry {
-            Entry::Ended { finish: Finish::Value(value), .. } => Some(value.clone()),
+    pub(super) fn with_steps(self, task: &session::Task, journal: &[Record]) -> Self {
+        let result = journal.iter().find_map(|record| match record {
+            Record::Ended(ended) => match &ended.finish {
+                Finish::Value(value) => Some(value.clone()),
+                Finish::Results => None,
+            },
             _ => None,
         });
         Self { request: Some(task.request.clone()), steps: Some(steps(journal)), result, ..self }
@@ -189,35 +191,35 @@ impl Tasks {
     }
 }
 
-fn steps(journal: &[Entry]) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    for entry in journal {
-        match entry {
-            Entry::Decided { at, commands, .. } => steps.push(Step {
+fn steps(journal: &[Record]) -> Vec<ShownStep> {
+    let mut steps: Vec<ShownStep> = Vec::new();
+    for record in journal {
+        match record {
+            Record::Decided { at, calls, .. } => steps.push(ShownStep {
                 n: steps.len() + 1,
                 sent_at: *at,
                 settled_at: None,
-                actions: commands.iter().map(Action::begun).collect(),
+                actions: calls.iter().map(Action::begun).collect(),
             }),
-            Entry::Answered { at, results } => {
+            Record::Answered { at, results } => {
                 if let Some(step) = steps.last_mut() {
                     step.settled_at = Some(*at);
                     let ended = step.actions.iter_mut().zip(results.iter());
                     ended.for_each(|(action, result)| action.end(result));
                 }
             }
-            Entry::Created(_) | Entry::Ended { .. } => {}
+            Record::Created(_) | Record::Noted { .. } | Record::Ended(_) => {}
         }
     }
     steps
 }
 
 impl Action {
-    fn begun(command: &Command) -> Self {
+    fn begun(call: &Call) -> Self {
         Self {
-            tool_name: command.tool_name.clone(),
-            parameters: command.parameters.clone(),
-            tool_type: command.tool_type.to_string(),
+            tool_name: call.tool_name.clone(),
+            parameters: call.parameters.clone(),
+            tool_type: call.tool_type().to_string(),
             status: None,
             error: None,
             result: None,
@@ -225,8 +227,8 @@ impl Action {
         }
     }
 
-    fn end(&mut self, result: &ActionResult) {
-        self.status = Some(result.status.to_string());
+    fn end(&mut self, result: &CallResult) {
+        self.status = Some(ResultStatus::from(result.status).to_string());
         self.error.clone_from(&result.error);
         self.result.clone_from(&result.result);
         self.namespace.clone_from(&result.namespace);

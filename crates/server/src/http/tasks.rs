@@ -21,10 +21,11 @@ use super::problem::Problem;
 use super::submit::{self, NotSubmitted};
 use super::task_view::{Task, TaskState, Tasks, view};
 use crate::audit::{self, Event};
+use crate::drive;
 use crate::front::Caller;
 use crate::server::Server;
-use crate::session::{self, Step, TaskId};
-use crate::store::{Entry, Query, Summary};
+use crate::session::{Step, TaskId};
+use crate::store::{Query, Record, Summary};
 
 /// Tasks of a list, unless it is asked for fewer.
 const PAGE: usize = 50;
@@ -132,15 +133,17 @@ pub(super) async fn submit(
     let task = match submit::submit(&server, holder, submit::address(caller), request).await {
         Ok(task) => task,
         Err(NotSubmitted::Refused(error)) => return Err(error.into()),
-        Err(NotSubmitted::NotStored) => {
-            let (status, text) = (StatusCode::SERVICE_UNAVAILABLE, "The task could not be stored");
+        Err(NotSubmitted::NotStored(error)) => {
+            let text = format!("The task could not be stored: {error}");
+            let status = StatusCode::SERVICE_UNAVAILABLE;
             return Err(Problem::new(status, "not_stored", text));
         }
     };
     let location = HeaderValue::from_str(&format!("/api/v1/tasks/{}", task.id)).ok();
     // It may be over already.
-    let entries = server.store().journal(task.id).unwrap_or_default();
-    let shown = view(&server, &Journal { task, entries }.summary());
+    let journal = server.store().journal(task.id).await;
+    let known = journal.ok().flatten().as_deref().and_then(Summary::of);
+    let shown = view(&server.hub(), &known.unwrap_or_else(|| Summary::new(task)));
     let mut response = (StatusCode::CREATED, Json(shown)).into_response();
     if let Some(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
@@ -208,12 +211,15 @@ pub(super) async fn list(
     // A state of an open task is not in the store, so pages are read until there is enough.
     query.limit = if state.is_some() { MAX_PAGE } else { limit + 1 };
     loop {
-        let found = server.store().tasks(&query);
+        let found = server.store().tasks(query.clone()).await;
+        let found = found.map_err(|error| Problem::unreadable(&error))?;
         query.before = found.last().map(|last| last.task.id);
         let is_last = found.len() < query.limit;
-        let shown = found.iter().map(|found| view(&server, found));
+        let hub = server.hub();
+        let shown = found.iter().map(|found| view(&hub, found));
         let wanted = shown.filter(|task| state.is_none_or(|state| task.state() == state));
         tasks.extend(wanted.take(limit + 1 - tasks.len()));
+        drop(hub);
         if is_last || tasks.len() > limit {
             break;
         }
@@ -257,7 +263,7 @@ pub(super) async fn show(
     Extension(holder): Extension<Holder>,
     Id(id): Id,
 ) -> Result<Response<Body>, Problem> {
-    let journal = journal(&server, &holder, &id)?;
+    let journal = journal(&server, &holder, &id).await?;
     whole(server, journal).await
 }
 
@@ -287,9 +293,9 @@ pub(super) async fn wait(
         return Err(bad(format!("timeout_s: 0 to {MAX_WAIT_S}")));
     }
     let timeout = Duration::from_secs_f64(timeout);
-    let known = journal(&server, &holder, &id)?;
-    if let Some(session) = server.sessions().get(known.task.id) {
-        let over = server.sessions().wait_over(&session);
+    let known = journal(&server, &holder, &id).await?;
+    let over = server.hub().watch(known.summary.task.id);
+    if let Some(over) = over {
         // In both cases the answer is the task as it is then.
         let _over_or_too_long = tokio::time::timeout(timeout, over).await;
     }
@@ -297,7 +303,7 @@ pub(super) async fn wait(
     if !server.keyring().is_valid(&holder) {
         return Err(Problem::invalid_key());
     }
-    let journal = journal(&server, &holder, &id)?;
+    let journal = journal(&server, &holder, &id).await?;
     whole(server, journal).await
 }
 
@@ -320,21 +326,21 @@ pub(super) async fn cancel(
     caller: Option<Extension<Caller>>,
     Id(id): Id,
 ) -> Result<Response<Body>, Problem> {
-    let known = journal(&server, &holder, &id)?;
-    let session = server.sessions().get(known.task.id);
-    // What is in the journal has happened, also if nobody was told yet.
-    let Some(session) = session.filter(|_| known.summary().ended.is_none()) else {
-        return over(&view(&server, &journal(&server, &holder, &id)?.summary()));
+    let known = journal(&server, &holder, &id).await?;
+    let id_of_task = known.summary.task.id;
+    let cancelled = server.act(|hub, moment| hub.cancel(moment, id_of_task, holder.name()));
+    let Some((task, origin)) = cancelled else {
+        let now = journal(&server, &holder, &id).await?;
+        return over(&view(&server.hub(), &now.summary));
     };
     server.audit().record(audit::Entry {
         client: None,
         role: None,
         key: Some(holder.name()),
         address: submit::address(caller),
-        ..session::entry(&session, Event::Cancelled)
+        ..drive::entry(&task, &origin, Event::Cancelled)
     });
-    session.cancel(holder.name());
-    let shown = view(&server, &known.summary());
+    let shown = view(&server.hub(), &known.summary);
     Ok((StatusCode::ACCEPTED, Json(shown)).into_response())
 }
 
@@ -349,39 +355,32 @@ fn over(task: &Task) -> Result<Response<Body>, Problem> {
 
 /// A task that is known, and what happened to it.
 struct Journal {
-    task: Arc<session::Task>,
-    entries: Vec<Entry>,
+    summary: Summary,
+    records: Vec<Record>,
 }
 
-impl Journal {
-    fn summary(&self) -> Summary {
-        Summary::new(self.task.clone(), &self.entries)
-    }
-}
-
-fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, Problem> {
-    let entries = id.parse().ok().and_then(|id| server.store().journal(id));
-    let entries = entries.ok_or_else(Problem::no_such_task)?;
-    match entries.first() {
-        Some(Entry::Created(task)) if holder.may_see(task) => {
-            Ok(Journal { task: task.clone(), entries })
-        }
-        _ => Err(Problem::no_such_task()),
-    }
+async fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, Problem> {
+    let id: TaskId = id.parse().map_err(|_| Problem::no_such_task())?;
+    let found = server.store().journal(id).await.map_err(|error| Problem::unreadable(&error))?;
+    let records = found.ok_or_else(Problem::no_such_task)?;
+    let summary = Summary::of(&records).filter(|known| holder.may_see(&known.task));
+    Ok(Journal { summary: summary.ok_or_else(Problem::no_such_task)?, records })
 }
 
 /// The steps that are over.
-pub(super) fn steps(journal: &[Entry]) -> Vec<Step> {
+pub(super) fn steps(journal: &[Record]) -> Vec<Step> {
     let mut decided = None;
     let mut steps = Vec::new();
-    for entry in journal {
-        match entry {
-            Entry::Decided { commands, .. } => decided = Some(commands),
-            Entry::Answered { results, .. } => {
-                let commands = decided.take().cloned().unwrap_or_else(|| Arc::new([]));
-                steps.push(Step { commands, results: results.clone() });
+    for record in journal {
+        match record {
+            Record::Decided { calls, is_discovery, .. } => decided = Some((calls, *is_discovery)),
+            Record::Answered { results, .. } => {
+                let (calls, is_discovery) = decided.take().unzip();
+                let calls = calls.cloned().unwrap_or_else(|| Arc::new([]));
+                let is_discovery = is_discovery.unwrap_or_default();
+                steps.push(Step { calls, results: results.clone(), is_discovery });
             }
-            Entry::Created(_) | Entry::Ended { .. } => {}
+            Record::Created(_) | Record::Noted { .. } | Record::Ended(_) => {}
         }
     }
     steps
@@ -389,6 +388,10 @@ pub(super) fn steps(journal: &[Entry]) -> Vec<Step> {
 
 /// A task with its steps.
 async fn whole(server: Server, journal: Journal) -> Result<Response<Body>, Problem> {
-    on_thread(move || view(&server, &journal.summary()).with_steps(&journal.task, &journal.entries))
-        .await
+    on_thread(move || {
+        let Journal { summary, records } = journal;
+        let shown = view(&server.hub(), &summary);
+        shown.with_steps(&summary.task, &records)
+    })
+    .await
 }

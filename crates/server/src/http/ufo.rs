@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::response::{IntoResponse, Json};
+use link::Ambient;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::{IntoResponses, ToSchema};
@@ -18,9 +19,10 @@ use super::answer::{self, Id};
 use super::submit::{self, NotSubmitted};
 use super::{body, tasks};
 use crate::front::Caller;
+use crate::hub::SubmitError;
 use crate::server::Server;
-use crate::session::{self, SubmitError};
-use crate::store::{Entry, Query};
+use crate::session;
+use crate::store::{Query, StoreError};
 
 /// Why a request failed, in the form of UFO's server.
 #[derive(ToSchema)]
@@ -114,7 +116,7 @@ pub(super) async fn health(
 
 /// Everybody for whoever may see everything, else the devices that it may work with.
 fn online(server: &Server, holder: &Holder) -> Vec<String> {
-    let everybody = server.registry().all();
+    let everybody = server.handles();
     let is_shown =
         |id: &ClientId, is_device| holder.is_operator() || (is_device && holder.may_reach(id));
     let shown = everybody.iter().filter(|client| is_shown(client.id(), client.is_device()));
@@ -155,7 +157,10 @@ const BAD_TASK_NAME: &str = "Invalid task_name: must be a non-empty string of ch
 
 impl Dispatch {
     /// Reads the body. The checks come in the order of UFO's server.
-    fn read(mut fields: Map<String, Value>) -> Result<Self, (StatusCode, String)> {
+    fn read(
+        mut fields: Map<String, Value>,
+        ambient: &Ambient,
+    ) -> Result<Self, (StatusCode, String)> {
         let bad = |text: &str| (StatusCode::BAD_REQUEST, text.to_owned());
         let request = text(&fields, "request")?.filter(|request| !request.trim().is_empty());
         let request = request.ok_or_else(|| bad("Empty task content"))?.to_owned();
@@ -164,7 +169,7 @@ impl Dispatch {
         let offline = || (StatusCode::NOT_FOUND, "Client not online".to_owned());
         let client_id = ClientId::new(client_id).map_err(|_| offline())?;
         let task_name = match fields.remove("task_name") {
-            None => session::fresh_task_name(),
+            None => session::fresh_task_name(ambient),
             Some(Value::String(name)) => TaskName::sanitize(&name)
                 .filter(|safe| safe.as_str() == name)
                 .ok_or_else(|| bad(BAD_TASK_NAME))?,
@@ -234,7 +239,7 @@ pub(super) async fn dispatch(
         Ok(fields) => fields,
         Err(error) => return not_valid(&error),
     };
-    let wanted = match Dispatch::read(fields) {
+    let wanted = match Dispatch::read(fields, server.ambient()) {
         Ok(wanted) => wanted,
         Err((StatusCode::UNPROCESSABLE_ENTITY, error)) => return not_valid(&error),
         Err((status, text)) => return detail(status, &text),
@@ -276,7 +281,7 @@ async fn start(
 
 fn refused(why: &NotSubmitted) -> Response<Body> {
     let error = match why {
-        NotSubmitted::NotStored => {
+        NotSubmitted::NotStored(_) => {
             return detail(StatusCode::SERVICE_UNAVAILABLE, "The task could not be stored");
         }
         NotSubmitted::Refused(error) => error,
@@ -287,8 +292,9 @@ fn refused(why: &NotSubmitted) -> Response<Body> {
         }
         SubmitError::NotADevice | SubmitError::Timeout { .. } => StatusCode::BAD_REQUEST,
         SubmitError::NotAuthorized => StatusCode::FORBIDDEN,
+        SubmitError::KeyGone => StatusCode::UNAUTHORIZED,
         SubmitError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        SubmitError::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
+        SubmitError::Replaced | SubmitError::CannotBegin(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     detail(status, &error.to_string())
 }
@@ -321,14 +327,23 @@ pub(super) async fn task_result(
 ) -> Response<Body> {
     let key = tasks::only_own(&holder);
     let query = Query { task_name: Some(task_name), key, limit: 1, ..Query::default() };
-    let Some(newest) = server.store().tasks(&query).into_iter().next() else {
-        return pending();
+    let found = async {
+        let newest = server.store().tasks(query).await?.into_iter().next();
+        let Some((newest, ended)) = newest.and_then(|task| Some((task.clone(), task.ended?)))
+        else {
+            return Ok(None);
+        };
+        let journal = server.store().journal(newest.task.id).await?.unwrap_or_default();
+        Ok::<_, StoreError>(Some((newest.task, ended.finish.clone(), tasks::steps(&journal))))
     };
-    let Some(Entry::Ended { finish, .. }) = newest.ended else { return pending() };
-    let steps = tasks::steps(&server.store().journal(newest.task.id).unwrap_or_default());
+    let (task, finish, steps) = match found.await {
+        Ok(Some(found)) => found,
+        Ok(None) => return pending(),
+        Err(error) => return detail(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+    };
     let mut out = b"{\"status\":\"done\",\"result\":".to_vec();
     let written = tokio::task::spawn_blocking(move || {
-        session::write_whole_result(&mut out, &newest.task, &finish, &steps);
+        session::write_whole_result(&mut out, &task, &finish, &steps);
         out.push(b'}');
         out
     });

@@ -3,8 +3,7 @@
 use aip::machine::Refusal;
 use aip::{ClientMessageType, ClientType, CloseCode, ServerMessageType, Status};
 
-use crate::dispatch::{Settlement, Unclaimed};
-use crate::session::SessionState;
+use crate::hub::{SessionState, Settlement, Unclaimed};
 
 /// A label with a closed set of values.
 pub(super) trait Label: Copy + 'static {
@@ -224,13 +223,13 @@ impl From<Unclaimed> for Dropped {
     }
 }
 
-impl From<Option<&Settlement>> for Settled {
-    fn from(settlement: Option<&Settlement>) -> Self {
+impl From<Settlement> for Settled {
+    fn from(settlement: Settlement) -> Self {
         match settlement {
-            Some(Settlement::Answered(_)) => Self::Answered,
-            Some(Settlement::TimedOut(_)) => Self::TimedOut,
-            Some(Settlement::Lost(_)) => Self::Lost,
-            None => Self::Stopped,
+            Settlement::Answered => Self::Answered,
+            Settlement::TimedOut => Self::TimedOut,
+            Settlement::Lost => Self::Lost,
+            Settlement::Stopped => Self::Stopped,
         }
     }
 }

@@ -30,9 +30,8 @@ use prometheus_client::registry::Registry;
 pub(crate) use labels::Refused;
 use labels::{Close, Dropped, Ended, Label, Received, Settled};
 
-use crate::dispatch::{Settlement, Unclaimed};
+use crate::hub::{SessionState, Settlement, Unclaimed};
 use crate::server::Server;
-use crate::session::SessionState;
 
 /// The name of every metric begins with it.
 const PREFIX: &str = "flightdeck";
@@ -243,8 +242,8 @@ impl Metrics {
         self.slow_consumers.inc();
     }
 
-    /// Counts a command that is over; `None` is one that was stopped.
-    pub(crate) fn count_command(&self, settlement: Option<&Settlement>, took: Duration) {
+    /// Counts a command that is over.
+    pub(crate) fn count_command(&self, settlement: Settlement, took: Duration) {
         self.commands.inc(settlement.into());
         self.command_seconds.observe(took.as_secs_f64());
     }
@@ -330,14 +329,14 @@ impl Levels {
     }
 
     fn read(&self, server: &Server) {
-        let clients = server.registry().all();
+        let clients = server.handles();
         for role in ClientType::ALL {
             let of_role = clients.iter().filter(|client| client.peer.client_type == *role);
             self.connections.set(*role, of_role.count());
         }
         let waiting = clients.iter().map(|client| client.outbox.len()).sum();
         self.outbox_messages.set(signed(waiting));
-        let sessions = server.sessions().levels();
+        let sessions = server.hub().levels();
         self.sessions.set(SessionState::Running, sessions.running);
         self.sessions.set(SessionState::Queued, sessions.queued);
         self.sessions.set(SessionState::Stopping, sessions.stopping);
@@ -405,15 +404,14 @@ mod tests {
 
     #[test]
     fn each_way_a_command_can_be_settled_is_counted_apart() {
-        use crate::dispatch::Reach;
         let server =
             Server::new(crate::Config::default(), crate::Keys::local("key".to_owned().into()));
         let metrics = server.metrics();
         let second = Duration::from_secs(1);
-        metrics.count_command(Some(&Settlement::Answered(Vec::new())), second);
-        metrics.count_command(Some(&Settlement::TimedOut(Reach::Sent)), second);
-        metrics.count_command(Some(&Settlement::Lost(Reach::NeverSent)), second);
-        metrics.count_command(None, second);
+        use Settlement::{Answered, Lost, Stopped, TimedOut};
+        for how in [Answered, TimedOut, Lost, Stopped] {
+            metrics.count_command(how, second);
+        }
         let text = metrics.render(&server);
         for settlement in ["answered", "timed_out", "lost", "stopped"] {
             let line = format!("flightdeck_commands_total{{settlement=\"{settlement}\"}} 1\n");

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use aip::codec::{MAX_MESSAGE_BYTES, encode_server, write_list, write_outcome, write_result};
+use aip::codec::{
+    MAX_MESSAGE_BYTES, ResultFields, encode_server, write_list, write_outcome, write_result,
+};
 use aip::message::TruncatedResult;
-use aip::{ActionResult, Payload, ResponseId, ServerMessage, ServerMessageType, Status};
+use aip::{Payload, ResponseId, ServerMessage, ServerMessageType, Status};
 use bytes::Bytes;
-use link::connection::timestamp;
 
-use super::{Cause, Step, Task, TaskId};
-use crate::agent::Finish;
+use super::{CallResult, Cause, Finish, Step, Task, TaskId};
+use crate::store::Ending;
 
 /// Room that an outcome needs beside its results.
 const ENVELOPE_BYTES: usize = 8192;
@@ -26,42 +27,44 @@ const REQUEST_HEAD_CHARS: usize = 1000;
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    pub(crate) status: Status,
+    pub(crate) ending: Ending,
     pub(crate) error: Option<Arc<str>>,
     pub(crate) finish: Finish,
-    /// Whether it failed because somebody cancelled it.
-    pub(crate) is_cancelled: bool,
     /// Whether the error is in its agent's words, which may repeat what a device said.
     is_given_up: bool,
 }
 
+/// Names a TASK_END: its id, and when it is sent.
+pub(crate) struct Stamp {
+    pub(crate) response_id: ResponseId,
+    pub(crate) at: String,
+}
+
 impl Outcome {
-    pub(super) fn completed(finish: Finish) -> Self {
-        let status = Status::Completed;
-        Self { status, error: None, finish, is_cancelled: false, is_given_up: false }
+    pub(crate) const fn completed(finish: Finish) -> Self {
+        Self { ending: Ending::Completed, error: None, finish, is_given_up: false }
     }
 
-    pub(super) fn failed(error: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn failed(error: impl Into<Arc<str>>) -> Self {
         Self {
-            status: Status::Failed,
+            ending: Ending::Failed,
             error: Some(error.into()),
             finish: Finish::Results,
-            is_cancelled: false,
             is_given_up: false,
         }
     }
 
     /// Its agent says that it failed, and why.
-    pub(super) fn given_up(error: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn given_up(error: impl Into<Arc<str>>) -> Self {
         Self { is_given_up: true, ..Self::failed(error) }
     }
 
-    /// Why it failed, in the server's own words: for the logs, which repeat nobody's.
-    pub(super) fn reason(&self) -> Option<&str> {
-        if self.is_given_up { Some("The agent gave the task up") } else { self.error.as_deref() }
+    /// What is said when something failed inside the server.
+    pub(crate) fn broken() -> Self {
+        Self::failed("The server failed inside; see its log")
     }
 
-    pub(super) fn stopped(cause: &Cause, task: &Task) -> Self {
+    pub(crate) fn stopped(cause: &Cause, task: &Task) -> Self {
         let failed = Self::failed(match cause {
             Cause::DeviceGone => {
                 format!("Task was cancelled because target device disconnected ('{}')", task.device)
@@ -73,100 +76,124 @@ impl Outcome {
                 .to_owned(),
             Cause::Cancelled(by) => format!("Task was cancelled by '{by}'"),
         });
-        Self { is_cancelled: matches!(cause, Cause::Cancelled(_)), ..failed }
-    }
-
-    /// The TASK_END, as one frame.
-    pub(super) fn encode(&self, task: &Task, history: &[Step], response_id: &ResponseId) -> Bytes {
-        let message = self.message(task, response_id);
-        let value = self.value(history);
-        let fit = Fit::new(task, &value);
-        encode_server(&message, fit.bytes + fit.request.len(), |out| {
-            write_outcome(out, fit.request, |out| value.write(out, task.id, fit.largest));
-        })
-    }
-
-    /// Whether the TASK_END carries all results whole.
-    pub(super) fn fits_whole(&self, task: &Task, history: &[Step]) -> bool {
-        Fit::new(task, &self.value(history)).largest == usize::MAX
-    }
-
-    fn value<'a>(&self, history: &'a [Step]) -> Value<'a> {
-        match &self.finish {
-            Finish::Value(value) => Value::Own(value.clone()),
-            Finish::Results => Value::Results(history),
+        match cause {
+            Cause::Cancelled(_) => Self { ending: Ending::Cancelled, ..failed },
+            _ => failed,
         }
     }
 
-    /// The TASK_END for somebody who knows the results already.
-    pub(super) fn encode_without_result(&self, task: &Task, response_id: &ResponseId) -> Bytes {
-        encode_server(&self.message(task, response_id), 0, |_| ())
+    /// The word of the wire for it.
+    pub(crate) const fn status(&self) -> Status {
+        match self.ending {
+            Ending::Completed => Status::Completed,
+            Ending::Failed | Ending::Cancelled => Status::Failed,
+        }
     }
 
-    fn message(&self, task: &Task, response_id: &ResponseId) -> ServerMessage {
+    /// Why it failed, in the server's own words: for the logs, which repeat nobody's.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        if self.is_given_up { Some("The agent gave the task up") } else { self.error.as_deref() }
+    }
+
+    /// The TASK_END as one frame, and whether it carries all results whole.
+    pub(crate) fn encode(&self, task: &Task, history: &[Step], stamp: Stamp) -> (Bytes, bool) {
+        let message = self.message(task, stamp);
+        let value = Value::of(&self.finish, history);
+        let fit = Fit::new(task, &value);
+        let frame = encode_server(&message, fit.bytes + fit.request.len(), |out| {
+            write_outcome(out, fit.request, |out| value.write(out, task.id, fit.largest));
+        });
+        (frame, fit.largest == usize::MAX)
+    }
+
+    /// The TASK_END for somebody who knows the results already.
+    pub(crate) fn encode_without_result(&self, task: &Task, stamp: Stamp) -> Bytes {
+        encode_server(&self.message(task, stamp), 0, |_| ())
+    }
+
+    fn message(&self, task: &Task, stamp: Stamp) -> ServerMessage {
         ServerMessage {
             error: self.error.as_deref().map(str::to_owned),
             session_id: Some(task.session_id.clone()),
-            timestamp: Some(timestamp()),
-            response_id: Some(response_id.clone()),
-            ..ServerMessage::new(ServerMessageType::TaskEnd, self.status)
+            timestamp: Some(stamp.at),
+            response_id: Some(stamp.response_id),
+            ..ServerMessage::new(ServerMessageType::TaskEnd, self.status())
         }
     }
 }
 
 /// What a task returns.
 enum Value<'a> {
-    Own(Payload),
+    Own(&'a Payload),
     Results(&'a [Step]),
 }
 
-impl Value<'_> {
+impl<'a> Value<'a> {
+    const fn of(finish: &'a Finish, history: &'a [Step]) -> Self {
+        match finish {
+            Finish::Value(value) => Self::Own(value),
+            Finish::Results => Self::Results(history),
+        }
+    }
+
+    /// The steps that it returns: a look at the device's tools is none.
+    fn steps(&self) -> impl Iterator<Item = &'a Step> + use<'a> {
+        let steps = match self {
+            Self::Own(_) => &[],
+            Self::Results(steps) => *steps,
+        };
+        steps.iter().filter(|step| !step.is_discovery)
+    }
+
+    fn results(&self) -> impl Iterator<Item = &'a CallResult> + use<'a> {
+        self.steps().flat_map(|step| step.results.iter())
+    }
+
     /// The size of each result.
     fn sizes(&self) -> Vec<usize> {
         match self {
             Self::Own(value) => vec![value.len()],
-            Self::Results(steps) => {
-                steps.iter().flat_map(|step| step.results.iter()).map(result_bytes).collect()
-            }
+            Self::Results(_) => self.results().map(CallResult::value_bytes).collect(),
         }
     }
 
     /// What the texts beside the values may take in all, in bytes.
     fn texts(&self) -> usize {
-        let Self::Results(steps) = self else { return 0 };
-        let results = steps.iter().flat_map(|step| step.results.iter());
-        let texts = results.flat_map(|result| [&result.error, &result.namespace]);
+        let texts = self.results().flat_map(|result| [&result.error, &result.namespace]);
         texts.flatten().map(|text| text.len() * ESCAPED_BYTES).sum()
     }
 
     /// Writes the value; a result over `largest` bytes is only named.
     fn write(&self, out: &mut Vec<u8>, task: TaskId, largest: usize) {
+        let named = |bytes: usize| (bytes > largest).then(|| truncated(bytes, task)).flatten();
         match self {
             Self::Own(value) => {
-                let named = (value.len() > largest).then(|| truncated(value.len(), task));
-                out.extend_from_slice(named.flatten().as_ref().unwrap_or(value).as_bytes());
+                out.extend_from_slice(named(value.len()).as_ref().unwrap_or(value).as_bytes());
             }
-            Self::Results(steps) => write_list(out, *steps, |out, step| {
+            Self::Results(_) => write_list(out, self.steps(), |out, step| {
                 write_list(out, step.results.iter(), |out, result| {
-                    let bytes = result_bytes(result);
-                    let named = (bytes > largest).then(|| truncated(bytes, task)).flatten();
-                    write_result(out, result, named.as_ref());
+                    let named = named(result.value_bytes());
+                    write_result(out, fields(result, named.as_ref()));
                 });
             }),
         }
     }
 }
 
-fn result_bytes(result: &ActionResult) -> usize {
-    result.result.as_ref().map_or(0, Payload::len)
+/// A result as the wire has it; `instead` stands in for its value when it is set.
+fn fields<'a>(result: &'a CallResult, instead: Option<&'a Payload>) -> ResultFields<'a> {
+    ResultFields {
+        status: result.status.into(),
+        error: result.error.as_deref(),
+        result: instead.or(result.result.as_ref()),
+        namespace: result.namespace.as_deref(),
+        call_id: result.call_id.as_ref(),
+    }
 }
 
 /// Writes what a task returned, as in its TASK_END but always whole.
 pub(crate) fn write_whole_result(out: &mut Vec<u8>, task: &Task, finish: &Finish, steps: &[Step]) {
-    let value = match finish {
-        Finish::Value(value) => Value::Own(value.clone()),
-        Finish::Results => Value::Results(steps),
-    };
+    let value = Value::of(finish, steps);
     write_outcome(out, &task.request, |out| value.write(out, task.id, usize::MAX));
 }
 
@@ -212,45 +239,33 @@ fn head(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-    use std::time::Duration;
-
     use aip::codec::Wire;
-    use aip::{ClientId, SessionId, TaskName};
-    use jiff::Timestamp;
     use serde_json::{Value as Json, json};
 
     use super::*;
-    use crate::auth::Principal;
-    use crate::session::{Requester, fresh_response_id};
+    use crate::session::CallStatus;
+    use crate::session::tests::task;
 
-    fn task() -> Task {
-        Task {
-            id: TaskId::fresh(),
-            session_id: SessionId::new("S").unwrap(),
-            task_name: TaskName::sanitize("t").unwrap(),
-            request: "do it".to_owned(),
-            requester: Requester::Client(ClientId::new("g").unwrap()),
-            device: ClientId::new("d").unwrap(),
-            agent_name: "LinuxAgent".to_owned(),
-            command_timeout: Duration::from_secs(300),
-            holder: Arc::new(Principal::Shared { name: "local" }),
-            created_at: Timestamp::UNIX_EPOCH,
-            plan: OnceLock::new(),
-        }
+    fn a_task() -> Task {
+        task(TaskId::fresh())
     }
 
     fn step(bytes: usize) -> Step {
-        let result = ActionResult::success(None, None, Payload::string(&"x".repeat(bytes)));
-        Step { commands: Arc::new([]), results: Arc::new([result]) }
+        let result = Some(Payload::string(&"x".repeat(bytes)));
+        let status = CallStatus::Success;
+        let result = CallResult { status, error: None, result, namespace: None, call_id: None };
+        Step { calls: Arc::new([]), results: Arc::new([result]), is_discovery: false }
     }
 
     fn result(outcome: &Outcome, task: &Task, steps: &[Step]) -> Json {
-        let frame = outcome.encode(task, steps, &fresh_response_id());
+        let stamp = Stamp { response_id: ResponseId::new("E").unwrap(), at: String::new() };
+        let (frame, is_whole) = outcome.encode(task, steps, stamp);
         assert!(frame.len() <= MAX_MESSAGE_BYTES, "{}", frame.len());
         let message = ServerMessage::decode(&frame).unwrap();
-        assert_eq!(message.status, outcome.status);
-        message.result.unwrap().parse().unwrap()
+        assert_eq!(message.status, outcome.status());
+        let result: Json = message.result.unwrap().parse().unwrap();
+        assert_eq!(is_whole, !result.to_string().contains("\"truncated\":true"));
+        result
     }
 
     #[test]
@@ -259,13 +274,20 @@ mod tests {
         let expected = json!([{"request": "do it", "result": [
             [{"status": "success", "result": "x"}], [{"status": "success", "result": "xx"}],
         ]}]);
-        assert_eq!(result(&Outcome::completed(Finish::Results), &task(), &steps), expected);
-        assert_eq!(result(&Outcome::failed("no"), &task(), &steps), expected);
+        assert_eq!(result(&Outcome::completed(Finish::Results), &a_task(), &steps), expected);
+        assert_eq!(result(&Outcome::failed("no"), &a_task(), &steps), expected);
+    }
+
+    #[test]
+    fn a_look_at_the_tools_is_no_part_of_the_outcome() {
+        let steps = [Step { is_discovery: true, ..step(9) }, step(1)];
+        let result = result(&Outcome::completed(Finish::Results), &a_task(), &steps);
+        assert_eq!(result[0]["result"], json!([[{"status": "success", "result": "x"}]]));
     }
 
     #[test]
     fn an_outcome_that_would_be_too_large_names_its_largest_results() {
-        let task = task();
+        let task = a_task();
         let steps = [step(60 << 20), step(60 << 20), step(5)];
         let result = result(&Outcome::completed(Finish::Results), &task, &steps);
         let named =
@@ -276,9 +298,9 @@ mod tests {
 
     #[test]
     fn what_stands_beside_the_results_counts_too() {
-        let task = Task { request: "\"".repeat(8 << 20), ..task() };
-        let failure = ActionResult::failure(None, "\u{1}".repeat(64 << 10));
-        let wordy = Step { commands: Arc::new([]), results: Arc::new([failure]) };
+        let task = Task { request: "\"".repeat(8 << 20), ..a_task() };
+        let failure = CallResult::failure(None, "\u{1}".repeat(64 << 10));
+        let wordy = Step { results: Arc::new([failure]), ..step(0) };
         let mut steps = vec![step(60 << 20)];
         steps.extend(vec![wordy; 100]);
         let result = result(&Outcome::completed(Finish::Results), &task, &steps);

@@ -3,10 +3,10 @@
 
 use aip::codec::Wire;
 use aip::message::{Step as Shown, StepStatus};
-use aip::{ActionResult, Command, Payload, ServerMessage, ServerMessageType, SessionId, Status};
-use link::connection::timestamp;
+use aip::{Payload, ServerMessage, ServerMessageType, SessionId, Status};
+use bytes::Bytes;
 
-use crate::registry::Client;
+use super::{Call, CallResult, CallStatus};
 
 /// How much of a result is shown, in characters.
 const RESULT_HEAD_CHARS: usize = 400;
@@ -17,8 +17,8 @@ const PARAMETERS_HEAD_CHARS: usize = 200;
 /// Arguments over this size are not repeated in progress, in bytes.
 const MAX_PARAMETERS_BYTES: usize = 4096;
 
-/// The task waits for its turn.
-pub(super) fn queued(requester: &Client, session_id: &SessionId, device: &str, ahead: usize) {
+/// Says that a task waits for its turn.
+pub(crate) fn waits(session_id: &SessionId, device: &str, ahead: usize, at: String) -> Bytes {
     let step = Shown {
         n: 0,
         tool_name: String::new(),
@@ -28,60 +28,76 @@ pub(super) fn queued(requester: &Client, session_id: &SessionId, device: &str, a
         elapsed_ms: 0,
     };
     let tasks = if ahead == 1 { "task" } else { "tasks" };
-    send(requester, session_id, format!("waiting for {ahead} {tasks} on '{device}'"), &step);
+    frame(session_id, vec![format!("waiting for {ahead} {tasks} on '{device}'")], &step, at)
 }
 
-/// A step was sent.
-pub(super) fn running(requester: &Client, session_id: &SessionId, n: u32, commands: &[Command]) {
-    for command in commands {
-        send(requester, session_id, format!("step {n}: {}", describe(command)), &shown(n, command));
-    }
+/// Says that a call of step `n` was sent.
+pub(crate) fn step_runs(session_id: &SessionId, n: u32, call: &Call, at: String) -> Bytes {
+    let line = format!("step {n}: {}", describe(call));
+    frame(session_id, vec![line], &shown(n, call), at)
 }
 
-/// A step is over.
-pub(super) fn ended(
-    requester: &Client,
+/// Says what became of a call of step `n`.
+pub(crate) fn step_ended(
     session_id: &SessionId,
     n: u32,
-    commands: &[Command],
-    results: &[ActionResult],
+    (call, result): (&Call, &CallResult),
     elapsed_ms: u64,
-) {
-    for (command, result) in commands.iter().zip(results) {
-        let line = format!("step {n}: {} {} ({elapsed_ms} ms)", command.tool_name, result.status);
-        let step = shown(n, command).ended(result, elapsed_ms, RESULT_HEAD_CHARS);
-        send(requester, session_id, line, &step);
+    at: String,
+) -> Bytes {
+    let status = match result.status {
+        CallStatus::Success => StepStatus::Success,
+        CallStatus::Failure => StepStatus::Failure,
+        CallStatus::Skipped => StepStatus::Skipped,
+        CallStatus::None => StepStatus::None,
+    };
+    let word = aip::ResultStatus::from(result.status);
+    let line = format!("step {n}: {} {word} ({elapsed_ms} ms)", call.tool_name);
+    let text = result.error.as_deref().or(result.result.as_ref().map(Payload::as_str));
+    let result_head = text.map(|text| text.chars().take(RESULT_HEAD_CHARS).collect());
+    let step = Shown { status, result_head, elapsed_ms, ..shown(n, call) };
+    frame(session_id, vec![line], &step, at)
+}
+
+/// Passes on what a tool writes while it runs.
+pub(crate) fn forward_output(session_id: &SessionId, lines: Vec<String>, at: String) -> Bytes {
+    message(session_id, lines, None, at)
+}
+
+fn shown(n: u32, call: &Call) -> Shown {
+    let small = |parameters: &&Payload| parameters.len() <= MAX_PARAMETERS_BYTES;
+    Shown {
+        n,
+        tool_name: call.tool_name.clone(),
+        parameters: call.parameters.as_ref().filter(small).cloned(),
+        status: StepStatus::Running,
+        result_head: None,
+        elapsed_ms: 0,
     }
 }
 
-/// A tool tells something while it runs.
-pub(crate) fn told(requester: &Client, session_id: &SessionId, lines: Vec<String>) {
-    push(requester, session_id, lines, None);
-}
-
-fn shown(n: u32, command: &Command) -> Shown {
-    let small = |parameters: &&Payload| parameters.len() <= MAX_PARAMETERS_BYTES;
-    let parameters = command.parameters.as_ref().filter(small).cloned();
-    Shown::running(n, &Command { parameters, ..command.clone() })
-}
-
-fn describe(command: &Command) -> String {
-    let parameters = command.parameters.as_ref().map_or("", Payload::as_str);
+fn describe(call: &Call) -> String {
+    let parameters = call.parameters.as_ref().map_or("", Payload::as_str);
     let head: String = parameters.chars().take(PARAMETERS_HEAD_CHARS).collect();
-    format!("{} {head}", command.tool_name).trim_end().to_owned()
+    format!("{} {head}", call.tool_name).trim_end().to_owned()
 }
 
-fn send(requester: &Client, session_id: &SessionId, line: String, step: &Shown) {
-    push(requester, session_id, vec![line], step.to_result());
+fn frame(session_id: &SessionId, lines: Vec<String>, step: &Shown, at: String) -> Bytes {
+    message(session_id, lines, step.to_result(), at)
 }
 
-fn push(requester: &Client, session_id: &SessionId, lines: Vec<String>, result: Option<Payload>) {
+fn message(
+    session_id: &SessionId,
+    lines: Vec<String>,
+    result: Option<Payload>,
+    at: String,
+) -> Bytes {
     let message = ServerMessage {
         messages: Some(lines),
         session_id: Some(session_id.clone()),
-        timestamp: Some(timestamp()),
+        timestamp: Some(at),
         result,
         ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue)
     };
-    requester.outbox.push_progress(message.encode());
+    message.encode()
 }

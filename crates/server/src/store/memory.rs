@@ -9,19 +9,18 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aip::Payload;
 use aip::message::TruncatedResult;
-use aip::{ActionResult, Command, Payload};
 use jiff::Timestamp;
 
-use super::{Commit, Entry, Query, Store, Summary};
-use crate::agent::Finish;
-use crate::session::TaskId;
-
-/// What an entry costs beside its payloads, about, in bytes.
-const ENTRY_BYTES: usize = 512;
+use super::{Batch, Commit, Ended, Query, Reading, Record, Store, Summary};
+use crate::session::{Call, CallResult, Finish, TaskId};
 
 /// Payloads up to this size stay when the others go, in bytes.
 const SMALL_BYTES: usize = 1024;
+
+/// Tasks that are looked at under one lock; a query of more lets others in between.
+const LOOK_AT: usize = 1024;
 
 /// How much is remembered of ended tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,22 +29,29 @@ pub struct HistoryLimits {
     pub tasks: usize,
     /// Most bytes of them; beyond it the payloads of the oldest go.
     pub bytes: usize,
-    /// Most bytes of results that somebody has still to fetch: see [`Entry::Ended`].
+    /// Most bytes of results that somebody has still to fetch: see [`Ended`].
     pub unfetched_bytes: usize,
     /// How long such results are kept whole.
     pub unfetched_time: Duration,
 }
 
-/// Keeps the journals of open tasks, and of the newest ended ones.
+/// Keeps the journals of open tasks, and of the newest ended ones. Cheap to clone; all clones are the same.
+#[derive(Clone)]
 pub struct MemoryStore {
-    journals: Mutex<Journals>,
+    journals: Arc<Mutex<Journals>>,
     limits: HistoryLimits,
+}
+
+/// What is known of one task.
+struct Journal {
+    records: Vec<Record>,
+    summary: Summary,
 }
 
 #[derive(Default)]
 struct Journals {
     /// In the order in which they were created.
-    tasks: BTreeMap<TaskId, Vec<Entry>>,
+    tasks: BTreeMap<TaskId, Journal>,
     /// Ended tasks with their size, oldest first.
     ended: VecDeque<(TaskId, usize)>,
     ended_bytes: usize,
@@ -60,7 +66,7 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new(limits: HistoryLimits) -> Self {
-        Self { journals: Mutex::default(), limits }
+        Self { journals: Arc::default(), limits }
     }
 
     fn lock(&self) -> MutexGuard<'_, Journals> {
@@ -69,34 +75,28 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn append(&self, task: TaskId, entry: Entry) -> Commit {
-        let mut journals = self.lock();
-        let ended = match &entry {
-            Entry::Ended { at, is_unfetched, .. } => Some((*at, *is_unfetched)),
-            _ => None,
-        };
-        let journal = journals.tasks.entry(task).or_default();
-        journal.push(entry);
-        if let Some((at, is_unfetched)) = ended {
-            let bytes = journal.iter().map(size).sum();
-            if is_unfetched {
-                journals.keep_for_fetching(task, bytes, at, &self.limits);
-            } else {
-                journals.remember(task, bytes, &self.limits);
+    fn append(&self, batch: &Arc<Batch>) -> Commit {
+        self.lock().append(batch, &self.limits);
+        Commit::Known(Ok(()))
+    }
+
+    fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>> {
+        let found = self.lock().tasks.get(&task).map(|journal| journal.records.clone());
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn tasks(&self, query: Query) -> Reading<Vec<Summary>> {
+        let store = self.clone();
+        Box::pin(async move {
+            let (mut found, mut before) = (Vec::new(), query.before);
+            loop {
+                before = store.lock().look(&query, before, &mut found);
+                if before.is_none() || found.len() >= query.limit {
+                    return Ok(found);
+                }
+                tokio::task::yield_now().await;
             }
-        }
-        Commit::done()
-    }
-
-    fn journal(&self, task: TaskId) -> Option<Vec<Entry>> {
-        self.lock().tasks.get(&task).cloned()
-    }
-
-    fn tasks(&self, query: &Query) -> Vec<Summary> {
-        let journals = self.lock();
-        let older = (Bound::Unbounded, query.before.map_or(Bound::Unbounded, Bound::Excluded));
-        let known = journals.tasks.range(older).rev().filter_map(|(_, journal)| summary(journal));
-        known.filter(|summary| query.wants(summary)).take(query.limit).collect()
+        })
     }
 
     fn tidy(&self, now: Timestamp) {
@@ -108,6 +108,60 @@ impl Store for MemoryStore {
 }
 
 impl Journals {
+    fn append(&mut self, batch: &Batch, limits: &HistoryLimits) {
+        let mut ended = None;
+        for record in &batch.records {
+            if let Record::Ended(how) = record {
+                ended = Some(how.clone());
+            }
+            self.note(batch.task, record);
+        }
+        if let Some(ended) = ended {
+            self.end(batch.task, &ended, limits);
+        }
+    }
+
+    /// Notes a record. What is about a task that is not known any more is dropped.
+    fn note(&mut self, task: TaskId, record: &Record) {
+        if let Some(journal) = self.tasks.get_mut(&task) {
+            journal.summary.note(record);
+            journal.records.push(record.clone());
+        } else if let Record::Created(created) = record {
+            let (summary, records) = (Summary::new(created.clone()), vec![record.clone()]);
+            self.tasks.insert(task, Journal { records, summary });
+        }
+    }
+
+    fn end(&mut self, task: TaskId, ended: &Ended, limits: &HistoryLimits) {
+        let bytes = self.tasks.get(&task).map_or(0, Journal::bytes);
+        if ended.is_unfetched {
+            self.keep_for_fetching(task, bytes, ended.at, limits);
+        } else {
+            self.remember(task, bytes, limits);
+        }
+    }
+
+    /// Looks at a stretch of tasks. Returns where to go on, if there are more.
+    fn look(
+        &self,
+        query: &Query,
+        before: Option<TaskId>,
+        found: &mut Vec<Summary>,
+    ) -> Option<TaskId> {
+        let older = (Bound::Unbounded, before.map_or(Bound::Unbounded, Bound::Excluded));
+        let mut last = None;
+        for (looked, (id, journal)) in self.tasks.range(older).rev().enumerate() {
+            if found.len() >= query.limit || looked >= LOOK_AT {
+                return last;
+            }
+            last = Some(*id);
+            if query.wants(&journal.summary) {
+                found.push(journal.summary.clone());
+            }
+        }
+        None
+    }
+
     fn keep_for_fetching(
         &mut self,
         task: TaskId,
@@ -132,11 +186,6 @@ impl Journals {
     }
 
     fn remember(&mut self, task: TaskId, bytes: usize, limits: &HistoryLimits) {
-        if let Some(Entry::Created(created)) = self.tasks.get_mut(&task).and_then(|j| j.first_mut())
-            && created.request.len() > SMALL_BYTES
-        {
-            *created = created.without_plan();
-        }
         self.ended.push_back((task, bytes));
         self.ended_bytes += bytes;
         while self.ended_bytes > limits.bytes && self.cut < self.ended.len() {
@@ -152,8 +201,8 @@ impl Journals {
         let Some((task, bytes)) = self.ended.get_mut(self.cut) else { return };
         self.cut += 1;
         if let Some(journal) = self.tasks.get_mut(task) {
-            journal.iter_mut().for_each(|entry| cut(*task, entry));
-            let left = journal.iter().map(size).sum();
+            journal.cut(*task);
+            let left = journal.bytes();
             self.ended_bytes -= *bytes - left;
             *bytes = left;
         }
@@ -168,32 +217,24 @@ impl Journals {
     }
 }
 
-fn summary(journal: &[Entry]) -> Option<Summary> {
-    let Some(Entry::Created(task)) = journal.first() else { return None };
-    Some(Summary::new(task.clone(), journal))
-}
+impl Journal {
+    fn bytes(&self) -> usize {
+        self.records.iter().map(Record::bytes).sum()
+    }
 
-/// What an entry costs, about, in bytes.
-fn size(entry: &Entry) -> usize {
-    let payloads = match entry {
-        Entry::Created(task) => task.request.len(),
-        Entry::Decided { commands, .. } => {
-            commands.iter().filter_map(|c| c.parameters.as_ref()).map(Payload::len).sum()
-        }
-        Entry::Answered { results, .. } => results.iter().map(ActionResult::bytes).sum(),
-        Entry::Ended { error, finish, .. } => {
-            let value = match finish {
-                Finish::Value(value) => value.len(),
-                Finish::Results => 0,
-            };
-            value + error.as_ref().map_or(0, |error| error.len())
-        }
-    };
-    ENTRY_BYTES + payloads
+    /// Puts the size of each large payload in its place.
+    fn cut(&mut self, task: TaskId) {
+        self.records.iter_mut().for_each(|record| cut(task, record));
+        let ended = self.records.iter().rev().find_map(|record| match record {
+            Record::Ended(ended) => Some(ended.clone()),
+            _ => None,
+        });
+        self.summary.ended = ended;
+    }
 }
 
 /// Puts the size of each large payload in its place.
-fn cut(task: TaskId, entry: &mut Entry) {
+fn cut(task: TaskId, record: &mut Record) {
     let cut = |payload: &mut Payload| {
         let (bytes, task) = (payload.len(), task.to_string());
         let marker = TruncatedResult { truncated: true, bytes, task };
@@ -203,28 +244,41 @@ fn cut(task: TaskId, entry: &mut Entry) {
             *payload = marker;
         }
     };
-    match entry {
-        Entry::Created(_) => {}
-        Entry::Decided { commands, .. } => {
-            let mut smaller: Vec<Command> = commands.to_vec();
-            smaller.iter_mut().filter_map(|command| command.parameters.as_mut()).for_each(cut);
-            *commands = smaller.into();
+    match record {
+        Record::Created(_) => {}
+        Record::Noted { notes, .. } => {
+            let mut smaller = notes.to_vec();
+            smaller.iter_mut().for_each(cut);
+            *notes = smaller.into();
         }
-        Entry::Answered { results, .. } => {
-            let mut smaller: Vec<ActionResult> = results.to_vec();
+        Record::Decided { calls, .. } => {
+            let mut smaller: Vec<Call> = calls.to_vec();
+            smaller.iter_mut().filter_map(|call| call.parameters.as_mut()).for_each(cut);
+            *calls = smaller.into();
+        }
+        Record::Answered { results, .. } => {
+            let mut smaller: Vec<CallResult> = results.to_vec();
             smaller.iter_mut().filter_map(|result| result.result.as_mut()).for_each(cut);
-            *results = Arc::from(smaller);
+            *results = smaller.into();
         }
-        Entry::Ended { finish: Finish::Value(value), .. } => cut(value),
-        Entry::Ended { finish: Finish::Results, .. } => {}
+        Record::Ended(ended) => {
+            let mut smaller = Ended::clone(ended);
+            if let Finish::Value(value) = &mut smaller.finish {
+                cut(value);
+            }
+            *ended = Arc::new(smaller);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use aip::Status;
+    use futures_util::FutureExt;
 
     use super::*;
+    use crate::session::CallStatus;
+    use crate::session::tests::task;
+    use crate::store::Ending;
 
     const LIMITS: HistoryLimits = HistoryLimits {
         tasks: 3,
@@ -233,26 +287,34 @@ mod tests {
         unfetched_time: Duration::from_secs(60),
     };
 
-    fn end(store: &MemoryStore, task: TaskId, bytes: usize, is_unfetched: bool) {
-        let result = Payload::string(&"x".repeat(bytes));
-        let results = Arc::new([ActionResult::success(None, None, result)]);
-        let at = Timestamp::UNIX_EPOCH;
-        let _kept = store.append(task, Entry::Answered { at, results });
-        let ended = Entry::Ended {
-            at,
-            status: Status::Completed,
+    fn append(store: &MemoryStore, task: TaskId, records: Vec<Record>) {
+        let _kept = store.append(&Arc::new(Batch { task, records }));
+    }
+
+    fn end(store: &MemoryStore, id: TaskId, bytes: usize, is_unfetched: bool) {
+        let result = CallResult {
+            status: CallStatus::Success,
             error: None,
-            finish: Finish::Results,
-            is_cancelled: false,
-            is_unfetched,
+            result: Some(Payload::string(&"x".repeat(bytes))),
+            namespace: None,
+            call_id: None,
         };
-        let _kept = store.append(task, ended);
+        let at = Timestamp::UNIX_EPOCH;
+        let created = Record::Created(Arc::new(task(id)));
+        let answered = Record::Answered { at, results: Arc::new([result]) };
+        let (ending, finish) = (Ending::Completed, Finish::Results);
+        let ended = Ended { at, ending, error: None, finish, is_unfetched };
+        append(store, id, vec![created, answered, Record::Ended(Arc::new(ended))]);
+    }
+
+    fn journal(store: &MemoryStore, task: TaskId) -> Option<Vec<Record>> {
+        store.journal(task).now_or_never().unwrap().unwrap()
     }
 
     /// How much is left of a task's result; `None` when it is forgotten.
     fn left(store: &MemoryStore, task: TaskId) -> Option<usize> {
-        match &store.journal(task)?[0] {
-            Entry::Answered { results, .. } => results[0].result.as_ref().map(Payload::len),
+        match &journal(store, task)?[1] {
+            Record::Answered { results, .. } => results[0].result.as_ref().map(Payload::len),
             other => panic!("{other:?}"),
         }
     }
@@ -299,9 +361,20 @@ mod tests {
     fn an_open_task_is_never_forgotten() {
         let store = MemoryStore::new(HistoryLimits { tasks: 0, bytes: 0, ..LIMITS });
         let open = TaskId::fresh();
-        let at = Timestamp::UNIX_EPOCH;
-        let _kept = store.append(open, Entry::Answered { at, results: Arc::new([]) });
+        append(&store, open, vec![Record::Created(Arc::new(task(open)))]);
         end(&store, TaskId::fresh(), 10, false);
-        assert_eq!(store.journal(open).map(|journal| journal.len()), Some(1));
+        assert_eq!(journal(&store, open).map(|journal| journal.len()), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_list_of_many_tasks_is_looked_for_in_stretches_and_has_neither_gaps_nor_repeats() {
+        let store = MemoryStore::new(HistoryLimits { tasks: 5000, bytes: 10_000_000, ..LIMITS });
+        let tasks: Vec<TaskId> = (0..3 * LOOK_AT).map(|_| TaskId::fresh()).collect();
+        tasks.iter().for_each(|task| end(&store, *task, 1, false));
+        let all = store.tasks(Query { limit: 5000, ..Query::default() }).await.unwrap();
+        assert!(all.iter().map(|found| found.task.id).eq(tasks.iter().rev().copied()));
+        let query = Query { limit: 7, before: Some(tasks[100]), ..Query::default() };
+        let page = store.tasks(query).await.unwrap();
+        assert!(page.iter().map(|found| found.task.id).eq(tasks[93..100].iter().rev().copied()));
     }
 }

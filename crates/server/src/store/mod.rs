@@ -1,112 +1,79 @@
 //! Where the journal of each task goes: the list of what happened to it.
 //!
-//! An entry is appended before its effect becomes visible to anybody. The store answers with a
-//! [`Commit`] to wait for, so that an implementation can commit many entries at once.
+//! Writes go in batches, each kept whole or not at all, and those of one task in the order of their calls.
+//! The store answers with a [`Commit`] to wait for, so that it can commit many batches at once. What waits for
+//! a commit is decided by the server's hub: what others see of a record waits, the rest does not.
 
 mod memory;
+mod record;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
-use aip::{ActionResult, ClientId, Command, ResponseId, Status};
+use aip::ClientId;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 pub use memory::{HistoryLimits, MemoryStore};
+pub use record::{Batch, Ended, Ending, Record};
 
-use crate::agent::Finish;
 use crate::session::{Task, TaskId};
 
-/// Something that happened to a task.
-#[derive(Debug, Clone)]
-pub enum Entry {
-    /// It was accepted.
-    Created(Arc<Task>),
-    /// Its agent decided, and this is being sent.
-    Decided {
-        /// When.
-        at: Timestamp,
-        /// The COMMAND's id, *R*.
-        response_id: ResponseId,
-        /// The COMMAND's actions.
-        commands: Arc<[Command]>,
+/// Why a batch was not kept, or a journal could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// As much waits to be written as may.
+    #[error("the store has {bytes} bytes to write already, which is as many as may wait")]
+    Full {
+        /// What waits, in bytes.
+        bytes: usize,
     },
-    /// Its device answered.
-    Answered {
-        /// When.
-        at: Timestamp,
-        /// One result for each action.
-        results: Arc<[ActionResult]>,
-    },
-    /// It is over.
-    Ended {
-        /// When.
-        at: Timestamp,
-        /// `completed` or `failed`.
-        status: Status,
-        /// Why it failed.
-        error: Option<Arc<str>>,
-        /// What it returned.
-        finish: Finish,
-        /// Whether it failed because somebody cancelled it.
-        is_cancelled: bool,
-        /// Whether somebody has still to fetch the results, because no message carried them whole: they
-        /// were too large for one, or the task came in over HTTP.
-        is_unfetched: bool,
-    },
+    /// The disk or the database would not.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
 }
 
-/// Why an entry could not be kept.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store cannot write: {0}")]
-pub struct StoreError(pub String);
-
-/// An entry on its way into the store.
-#[must_use = "an effect must wait for its entry"]
-pub struct Commit(Option<oneshot::Receiver<Result<(), StoreError>>>);
+/// A batch on its way into the store.
+#[must_use = "an effect must wait for its batch"]
+pub enum Commit {
+    /// It is known already whether it is in.
+    Known(Result<(), StoreError>),
+    /// The sender says so.
+    Pending(oneshot::Receiver<Result<(), StoreError>>),
+}
 
 impl Commit {
-    /// It is in already.
-    pub const fn done() -> Self {
-        Self(None)
-    }
-
-    /// It is in when the sender says so.
-    pub const fn pending(receiver: oneshot::Receiver<Result<(), StoreError>>) -> Self {
-        Self(Some(receiver))
-    }
-
-    /// Whether it is in already.
-    #[must_use]
-    pub const fn is_done(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Waits until the entry is in.
+    /// Waits until the batch is in.
     ///
     /// # Errors
     /// When it could not be kept.
     pub async fn wait(self) -> Result<(), StoreError> {
-        match self.0 {
-            None => Ok(()),
-            Some(receiver) => {
-                receiver.await.unwrap_or_else(|_| Err(StoreError("the store is closed".to_owned())))
-            }
+        match self {
+            Self::Known(known) => known,
+            Self::Pending(receiver) => receiver.await.unwrap_or(Err(StoreError::Closed)),
         }
     }
 }
 
+/// An answer of the store on its way.
+pub type Reading<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
 /// Keeps journals.
 pub trait Store: Send + Sync + 'static {
-    /// Appends an entry to a task's journal. Entries of one task are kept in the order of the calls.
-    fn append(&self, task: TaskId, entry: Entry) -> Commit;
+    /// Appends a batch to its task's journal. Never waits; what waits to be written is bounded in bytes, and
+    /// a batch beyond it is refused with [`StoreError::Full`]. A refused batch may be appended again.
+    fn append(&self, batch: &Arc<Batch>) -> Commit;
 
     /// A task's journal, if it is still known.
-    fn journal(&self, task: TaskId) -> Option<Vec<Entry>>;
+    fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>>;
 
     /// The tasks that a query asks for, newest first.
-    fn tasks(&self, query: &Query) -> Vec<Summary>;
+    fn tasks(&self, query: Query) -> Reading<Vec<Summary>>;
 
-    /// Is called every second or so: whatever has its time may go.
+    /// Lets go of what has had its time; called every second or so.
     fn tidy(&self, now: Timestamp);
 }
 
@@ -132,32 +99,45 @@ impl Query {
     fn wants(&self, found: &Summary) -> bool {
         let task = &found.task;
         self.device.as_ref().is_none_or(|device| *device == task.device)
-            && self
-                .task_name
-                .as_ref()
-                .is_none_or(|name| name.as_str() == &*task.task_name.to_string())
-            && self.key.as_deref().is_none_or(|key| task.holder.key_id() == Some(key))
+            && self.task_name.as_ref().is_none_or(|name| name.as_str() == task.task_name.as_str())
+            && self.key.as_deref().is_none_or(|key| task.key.id.as_deref() == Some(key))
             && self.is_over.is_none_or(|is_over| is_over == found.ended.is_some())
     }
 }
 
-/// A task and, when it is over, its [`Entry::Ended`].
+/// A task without what was done for it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// The task.
     pub task: Arc<Task>,
     /// How many steps were decided.
     pub steps: usize,
-    /// How it ended.
-    pub ended: Option<Entry>,
+    /// How it ended, when it is over.
+    pub ended: Option<Arc<Ended>>,
 }
 
 impl Summary {
-    /// Of a task with this journal.
+    /// Of a task of which nothing else is known yet.
     #[must_use]
-    pub fn new(task: Arc<Task>, journal: &[Entry]) -> Self {
-        let steps = journal.iter().filter(|entry| matches!(entry, Entry::Decided { .. })).count();
-        let ended = journal.last().filter(|entry| matches!(entry, Entry::Ended { .. })).cloned();
-        Self { task, steps, ended }
+    pub const fn new(task: Arc<Task>) -> Self {
+        Self { task, steps: 0, ended: None }
+    }
+
+    /// Of a journal, if it is one.
+    #[must_use]
+    pub fn of(journal: &[Record]) -> Option<Self> {
+        let Some(Record::Created(task)) = journal.first() else { return None };
+        let mut summary = Self::new(task.clone());
+        journal.iter().for_each(|record| summary.note(record));
+        Some(summary)
+    }
+
+    /// Notes one more record.
+    pub fn note(&mut self, record: &Record) {
+        match record {
+            Record::Decided { .. } => self.steps += 1,
+            Record::Ended(ended) => self.ended = Some(ended.clone()),
+            Record::Created(_) | Record::Noted { .. } | Record::Answered { .. } => {}
+        }
     }
 }

@@ -1,0 +1,160 @@
+//! The commands that one device has not answered, and the one settlement that each gets.
+//!
+//! A command is settled by what is first: its results, its deadline, a stop, or the loss of the device. Everything
+//! later is counted and ignored. A command that was sent and settled without an answer stays in the table as
+//! *stopping* until the device confirms (by answering after all), is gone, or its grace is over: until then its
+//! place on the device is taken.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use aip::{CallId, ResponseId, SessionId};
+use link::Outbox;
+
+use super::timers::TimerKey;
+use crate::session::{CallResult, TaskId};
+
+/// Commands of a device that are remembered after they were given up.
+const MAX_GIVEN_UP: usize = 32;
+
+/// How a command was settled, for those who count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// The device answered.
+    Answered,
+    /// No answer came in time.
+    TimedOut,
+    /// The device is gone.
+    Lost,
+    /// Its session was stopped.
+    Stopped,
+}
+
+/// How far a command without an answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It never left this server: it was not executed.
+    NeverSent,
+    /// It was sent: whether it was executed is unknown.
+    Sent,
+}
+
+/// Why results were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unclaimed {
+    #[error("These results answer no command of yours in this session")]
+    Unknown,
+    #[error("These results came too late: their command was settled without them")]
+    Late,
+}
+
+/// A command that its device was sent.
+#[derive(Debug)]
+pub(super) struct OpenCommand {
+    pub(super) task: TaskId,
+    pub(super) session_id: SessionId,
+    pub(super) call_ids: Vec<CallId>,
+    /// Its place in the device's outgoing queue.
+    pub(super) place: u64,
+    /// Whether its session waits for it, or its device has still to confirm that it stopped.
+    pub(super) is_stopping: bool,
+    pub(super) timer: TimerKey,
+}
+
+impl OpenCommand {
+    /// How far it came on a connection whose queue was aborted, which was taken up to `taken`.
+    pub(super) const fn reach(&self, taken: u64) -> Reach {
+        if self.place >= taken { Reach::NeverSent } else { Reach::Sent }
+    }
+
+    /// Takes it out of the queue of a connection, if it still waits there.
+    pub(super) fn withdraw(&self, outbox: &Outbox) -> Reach {
+        if outbox.withdraw(self.place) { Reach::NeverSent } else { Reach::Sent }
+    }
+}
+
+/// The commands of one device. There is at most one for each place of its lane.
+#[derive(Debug, Default)]
+pub(super) struct Commands {
+    open: BTreeMap<ResponseId, OpenCommand>,
+    /// The last ones that were given up, so that results that come even later are told from invented ones.
+    given_up: VecDeque<ResponseId>,
+}
+
+impl Commands {
+    pub(super) fn insert(&mut self, response_id: ResponseId, command: OpenCommand) {
+        self.open.insert(response_id, command);
+    }
+
+    pub(super) fn get(&self, response_id: &ResponseId) -> Option<&OpenCommand> {
+        self.open.get(response_id)
+    }
+
+    pub(super) fn get_mut(&mut self, response_id: &ResponseId) -> Option<&mut OpenCommand> {
+        self.open.get_mut(response_id)
+    }
+
+    pub(super) fn remove(&mut self, response_id: &ResponseId) -> Option<OpenCommand> {
+        self.open.remove(response_id)
+    }
+
+    /// Takes out the command that these results answer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn claim(
+        &mut self,
+        session_id: Option<&SessionId>,
+        response_id: Option<&ResponseId>,
+    ) -> Result<OpenCommand, Unclaimed> {
+        let response_id = response_id.ok_or(Unclaimed::Unknown)?;
+        let known = self.open.get(response_id).ok_or_else(|| self.unclaimed(response_id))?;
+        if session_id != Some(&known.session_id) {
+            return Err(Unclaimed::Unknown);
+        }
+        self.open.remove(response_id).ok_or(Unclaimed::Unknown)
+    }
+
+    fn unclaimed(&self, response_id: &ResponseId) -> Unclaimed {
+        if self.given_up.contains(response_id) { Unclaimed::Late } else { Unclaimed::Unknown }
+    }
+
+    /// Remembers a command that did not confirm its stop in time.
+    pub(super) fn give_up(&mut self, response_id: ResponseId) {
+        self.given_up.truncate(MAX_GIVEN_UP - 1);
+        self.given_up.push_front(response_id);
+    }
+
+    pub(super) fn take_all(&mut self) -> BTreeMap<ResponseId, OpenCommand> {
+        std::mem::take(&mut self.open)
+    }
+
+    /// Whether a task still has a command here.
+    pub(super) fn has_of(&self, task: TaskId) -> bool {
+        self.open.values().any(|command| command.task == task)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+/// Puts results into the order of the calls; a missing one counts as a failure.
+pub(super) fn in_order(call_ids: &[CallId], mut results: Vec<CallResult>) -> Vec<CallResult> {
+    let as_asked = results.len() == call_ids.len()
+        && results
+            .iter()
+            .zip(call_ids)
+            .all(|(result, id)| result.call_id.as_ref().is_none_or(|named| named == id));
+    if as_asked {
+        for (result, id) in results.iter_mut().zip(call_ids) {
+            result.call_id.get_or_insert_with(|| id.clone());
+        }
+        return results;
+    }
+    let mut take = |id: &CallId| {
+        let found = results.iter().position(|result| result.call_id.as_ref() == Some(id));
+        found.map(|at| results.swap_remove(at))
+    };
+    let missing = |id: &CallId| CallResult::failure(Some(id.clone()), "no result");
+    call_ids.iter().map(|id| take(id).unwrap_or_else(|| missing(id))).collect()
+}

@@ -1,0 +1,195 @@
+//! One task that is not over, as a state machine.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aip::{ClientId, ClientType, Payload, ResponseId};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio_util::sync::DropGuard;
+
+use super::parties::Incarnation;
+use super::timers::TimerKey;
+use crate::agent::Memo;
+use crate::auth::Principal;
+use crate::session::{Call, Cause, Outcome, Step, Task};
+use crate::store::{Batch, Ending, Record, StoreError};
+
+/// Where a task comes from, and where its messages go.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// Who is sent its messages; the HTTP API looks instead.
+    pub(crate) identity: Option<Incarnation>,
+    /// The client, as the audit log names it.
+    pub(crate) client: Option<(ClientId, ClientType)>,
+    /// From which address it was submitted.
+    pub(crate) address: Option<SocketAddr>,
+}
+
+/// A decided step that waits for its commit.
+pub(crate) struct Prepared {
+    pub(crate) response_id: ResponseId,
+    pub(crate) calls: Arc<[Call]>,
+    pub(crate) is_discovery: bool,
+    /// The COMMAND.
+    pub(crate) frame: Bytes,
+}
+
+/// A step whose COMMAND was sent, or was meant to be.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) response_id: ResponseId,
+    pub(super) calls: Arc<[Call]>,
+    pub(super) is_discovery: bool,
+    pub(super) at: Instant,
+}
+
+/// The TASK_END of a task, as the parties get it.
+pub(crate) struct Goodbyes {
+    /// For the requester, when it has a connection.
+    pub(crate) requester: Option<Bytes>,
+    /// For the device, when it is told.
+    pub(crate) device: Option<Bytes>,
+    /// Whether the requester's carries all results whole.
+    pub(crate) is_whole: bool,
+}
+
+/// How a task ends, on its way into the store and out to the parties.
+pub(super) struct Farewell {
+    pub(super) outcome: Outcome,
+    /// Written, and noted in the journal, once they are there.
+    pub(super) goodbyes: Option<Goodbyes>,
+}
+
+/// Where a session stands:
+///
+/// queued → thinking → prepared → running → thinking → … → ending; from each of them it may go to ending.
+pub(super) enum Phase {
+    /// It waits for its turn on the device.
+    Queued,
+    /// Its agent is asked. The guard cancels a thought that takes a while.
+    Thinking(Option<DropGuard>),
+    /// Its next step is decided, and waits for its commit.
+    Prepared(Prepared),
+    /// Its command was sent.
+    Running(Sent),
+    /// Its outcome is known, and not told yet.
+    Ending(Box<Farewell>),
+}
+
+/// What a session has to store. One batch is on its way at a time, so that records stay in order.
+#[derive(Default)]
+pub(super) struct Journal {
+    waiting: Vec<Record>,
+    is_on_its_way: bool,
+    /// When the store is tried again.
+    pub(super) retry: Option<TimerKey>,
+    /// Whether the last try failed.
+    pub(super) is_failing: bool,
+}
+
+impl Journal {
+    pub(super) fn push(&mut self, record: Record) {
+        self.waiting.push(record);
+    }
+
+    /// Takes what waits, if it may go.
+    pub(super) fn take(&mut self) -> Option<Vec<Record>> {
+        if self.is_on_its_way || self.retry.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        self.is_on_its_way = true;
+        Some(std::mem::take(&mut self.waiting))
+    }
+
+    /// The batch on its way arrived. `true` when the one before had failed.
+    pub(super) fn arrived(&mut self) -> bool {
+        self.is_on_its_way = false;
+        std::mem::take(&mut self.is_failing)
+    }
+
+    /// The batch on its way did not, and goes again, together with what waits behind it. `true` when the one before
+    /// had not failed.
+    pub(super) fn failed(&mut self, batch: &Batch, retry: TimerKey) -> bool {
+        self.is_on_its_way = false;
+        self.waiting.splice(0..0, batch.records.iter().cloned());
+        self.retry = Some(retry);
+        !std::mem::replace(&mut self.is_failing, true)
+    }
+
+    /// Whether everything is in the store.
+    pub(super) fn is_stored(&self) -> bool {
+        self.waiting.is_empty() && !self.is_on_its_way
+    }
+}
+
+/// A message for the requester that waits behind the ACK.
+pub(super) struct Held {
+    pub(super) frame: Bytes,
+    pub(super) is_progress: bool,
+}
+
+/// A task that is not over.
+pub(crate) struct Session {
+    pub(super) task: Arc<Task>,
+    pub(super) origin: Origin,
+    pub(super) holder: Arc<Principal>,
+    pub(super) device: Incarnation,
+    pub(super) phase: Phase,
+    pub(super) journal: Journal,
+    /// Whether its acceptance is stored, and acknowledged.
+    pub(super) is_accepted: bool,
+    /// What waits behind the ACK.
+    pub(super) held: VecDeque<Held>,
+    pub(super) history: Arc<Vec<Step>>,
+    pub(super) tools: Option<Payload>,
+    pub(super) memo: Memo,
+    /// Bytes of results so far.
+    pub(super) bytes: usize,
+    pub(super) accepted_at: Instant,
+    /// By when it must end, once it has its turn.
+    pub(super) deadline: Option<(Instant, TimerKey)>,
+    /// Whether its device is gone, so that it is told nothing.
+    pub(super) is_device_gone: bool,
+    /// Who waits over HTTP until it is stored.
+    pub(super) stored: Option<oneshot::Sender<Result<(), StoreError>>>,
+    /// Who waits until it is over: dropping them says so.
+    pub(super) waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// Why a session goes no further.
+#[derive(Debug, Clone)]
+pub(super) enum Halt {
+    Stopped(Cause),
+    OutOfTime,
+    /// Something failed inside the server.
+    Broken,
+}
+
+/// Why a step was the last.
+pub(super) enum Broken {
+    Stopped(Cause),
+    Failed(String),
+}
+
+impl Session {
+    /// Whether its outcome is not known yet, or is that it was cancelled.
+    pub(super) fn may_be_cancelled(&self) -> bool {
+        match &self.phase {
+            Phase::Ending(farewell) => farewell.outcome.ending == Ending::Cancelled,
+            _ => true,
+        }
+    }
+
+    /// The number of the step that comes next, from 1.
+    pub(super) fn step_number(&self) -> u32 {
+        u32::try_from(self.history.len() + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the device asked for the task itself.
+    pub(super) fn is_own_task(&self) -> bool {
+        self.origin.identity == Some(self.device)
+    }
+}

@@ -1,0 +1,227 @@
+//! A task, as it was accepted, and what was done for it: what agents decide over and the store keeps.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aip::{CallId, ClientId, Payload, ResultStatus, SessionId, TaskName};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+/// The server's own id of a task, unique for ever: the journal and the HTTP API know it by this one. Of two
+/// tasks of one server the later one has the greater id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(Uuid);
+
+impl TaskId {
+    pub(crate) const fn new(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fresh() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        Uuid::from_str(text).map(Self)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Who wants a task, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Requester {
+    /// A client.
+    Client(ClientId),
+    /// A user of the HTTP API, who has the key of this name.
+    Http(Arc<str>),
+}
+
+impl fmt::Display for Requester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(id) => id.fmt(f),
+            Self::Http(key) => write!(f, "HTTP, key {key}"),
+        }
+    }
+}
+
+/// The key that a task was submitted with: its names, never the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyName {
+    /// The label.
+    pub name: Arc<str>,
+    /// The public id of a created key; the shared key has none.
+    pub id: Option<Arc<str>>,
+}
+
+/// A task, as it was accepted. It never changes.
+#[derive(Debug)]
+pub struct Task {
+    /// The server's own id.
+    pub id: TaskId,
+    /// The wire's name for this run.
+    pub session_id: SessionId,
+    /// The label for people.
+    pub task_name: TaskName,
+    /// What to do.
+    pub request: String,
+    /// Who wants it.
+    pub requester: Requester,
+    /// Which device does it.
+    pub device: ClientId,
+    /// Which section of a Python device's `mcp.yaml` its commands are for.
+    pub agent_name: String,
+    /// Longest time for one of its commands.
+    pub command_timeout: Duration,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// The key that it was submitted with.
+    pub key: KeyName,
+}
+
+/// One tool call of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Which tool.
+    pub tool_name: String,
+    /// Its arguments: a JSON object.
+    pub parameters: Option<Payload>,
+    /// Whether the tool only observes.
+    pub observes: bool,
+    /// The wire's id of the call, once it is sent.
+    pub call_id: Option<CallId>,
+}
+
+/// How a tool call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallStatus {
+    /// The tool ran.
+    Success,
+    /// The tool could not run, or said that it failed.
+    Failure,
+    /// A call before it failed.
+    Skipped,
+    /// The device said nothing.
+    None,
+}
+
+/// What became of a tool call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallResult {
+    /// How it ended.
+    pub status: CallStatus,
+    /// What went wrong, for people.
+    pub error: Option<String>,
+    /// What the tool returned.
+    pub result: Option<Payload>,
+    /// Where the tool lives.
+    pub namespace: Option<String>,
+    /// The wire's id of the call.
+    pub call_id: Option<CallId>,
+}
+
+/// What a result takes of memory and of a message beside its value and its error, about, in bytes.
+const RESULT_BYTES: usize = 160;
+
+impl CallResult {
+    /// A call that failed, and why.
+    #[must_use]
+    pub fn failure(call_id: Option<CallId>, error: impl Into<String>) -> Self {
+        let error = Some(error.into());
+        Self { status: CallStatus::Failure, error, result: None, namespace: None, call_id }
+    }
+
+    /// What it takes of a message, about, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        RESULT_BYTES + self.error.as_ref().map_or(0, String::len) + self.value_bytes()
+    }
+
+    /// The size of its value, in bytes.
+    pub(crate) fn value_bytes(&self) -> usize {
+        self.result.as_ref().map_or(0, Payload::len)
+    }
+
+    /// Whether the calls behind it do not run.
+    pub(crate) const fn is_bad(&self) -> bool {
+        matches!(self.status, CallStatus::Failure | CallStatus::Skipped)
+    }
+}
+
+/// One step of a task that is over: what was asked of the device, and what became of it.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What was asked.
+    pub calls: Arc<[Call]>,
+    /// One result for each call, in the same order.
+    pub results: Arc<[CallResult]>,
+    /// Whether it only asked for the device's tools.
+    pub is_discovery: bool,
+}
+
+/// What a completed task returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finish {
+    /// The results of all its steps.
+    Results,
+    /// A value of the agent's own.
+    Value(Payload),
+}
+
+impl From<ResultStatus> for CallStatus {
+    fn from(status: ResultStatus) -> Self {
+        match status {
+            ResultStatus::Success => Self::Success,
+            ResultStatus::Failure => Self::Failure,
+            ResultStatus::Skipped => Self::Skipped,
+            ResultStatus::None => Self::None,
+        }
+    }
+}
+
+impl From<CallStatus> for ResultStatus {
+    fn from(status: CallStatus) -> Self {
+        match status {
+            CallStatus::Success => Self::Success,
+            CallStatus::Failure => Self::Failure,
+            CallStatus::Skipped => Self::Skipped,
+            CallStatus::None => Self::None,
+        }
+    }
+}
+
+impl From<aip::ActionResult> for CallResult {
+    fn from(result: aip::ActionResult) -> Self {
+        let aip::ActionResult { status, error, result, namespace, call_id } = result;
+        Self { status: status.into(), error, result, namespace, call_id }
+    }
+}
+
+impl Call {
+    /// The call, as an action of a COMMAND.
+    pub(crate) fn to_command(&self) -> aip::Command {
+        aip::Command {
+            tool_name: self.tool_name.clone(),
+            parameters: self.parameters.clone(),
+            tool_type: self.tool_type(),
+            call_id: self.call_id.clone(),
+        }
+    }
+
+    /// The wire's word for whether it only observes.
+    pub(crate) const fn tool_type(&self) -> aip::ToolType {
+        if self.observes { aip::ToolType::DataCollection } else { aip::ToolType::Action }
+    }
+}
