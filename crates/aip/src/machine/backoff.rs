@@ -77,6 +77,7 @@ pub struct Reconnect {
     tries: u32,
     refusals: usize,
     link: Option<Link>,
+    /// Until when the waits stay short.
     quick_until: Option<Instant>,
 }
 

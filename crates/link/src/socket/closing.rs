@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{Frame, Incoming, Kind, MAX_REASON_BYTES, Socket, WebSocket, cut};
 use crate::transport::Transport;
 
-/// What is read at once of what nobody wants any more, in bytes.
+/// How much is read at once of what is dropped, in bytes.
 const SINK_BYTES: usize = 2048;
 
 /// How long a peer must say nothing to count as done, where its frames cannot be read any more.
@@ -22,8 +22,8 @@ impl Socket {
     /// done so after `linger` is cut.
     pub async fn close(mut self, code: CloseCode, reason: &str, linger: Duration) {
         let goodbye = async {
-            // Refused when a close frame is queued already: the answer to the peer's, or the
-            // library's own for a message that was too big.
+            // The library refuses it when a close frame is queued already: the answer to the peer's,
+            // or its own for a message that was too big.
             let _queued_already = self.start_send(Frame::Close(code, reason.to_owned()));
             if poll_fn(|cx| self.poll_flush(cx)).await.is_ok()
                 && let Kind::WebSocket(socket) = &mut self.kind
@@ -67,7 +67,7 @@ impl WebSocket {
                 break;
             }
         }
-        // The library reads nothing more after a message that was too big or no frame.
+        // After a message that was too big, or was no frame, the library reads nothing more.
         if !self.has_peer_closed {
             drop_until_silent(self.stream.get_mut()).await;
         }
