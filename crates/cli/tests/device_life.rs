@@ -286,6 +286,14 @@ async fn the_status_of_a_device_that_gave_up_says_why() {
 }
 
 #[tokio::test]
+async fn a_device_that_would_come_back_without_a_pause_does_not_start() {
+    for waits in [["--reconnect-first-wait", "0"], ["--reconnect-max-wait", "0.5"]] {
+        let done = Home::new().start(&["device", waits[0], waits[1]]).done().await;
+        assert!(done.code == 2 && done.stderr.contains("reconnect_first_wait must be"), "{done:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_device_goes_on_where_its_status_cannot_be_written() {
     let mut at = Connected::start(&["--status-file", "/proc/nowhere/status.json"]).await;
     at.command("echo fine", "continue").await;

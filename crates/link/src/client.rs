@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aip::codec::About;
-use aip::machine::{Backoff, read_confirmation};
+use aip::machine::{Reconnect, read_confirmation};
 use aip::message::Confirmed;
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage,
@@ -24,10 +24,6 @@ use crate::tls::Trust;
 
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// After a final refusal, how much longer than told a client may wait, so that a fleet does not come
-/// back in the same instant.
-const FINAL_RETRY_JITTER: f64 = 0.1;
 
 /// Gives a key, if there is one.
 pub type TokenSource = Arc<dyn Fn() -> Option<SecretString> + Send + Sync>;
@@ -54,12 +50,11 @@ pub struct ClientSettings {
     pub connect_timeout: Duration,
     /// How many times in a row to try again before giving up; `None` means for ever.
     pub max_retries: Option<u32>,
-    /// First wait before trying again; it doubles up to [`Self::backoff_cap`].
+    /// First wait before trying again, at most; it doubles up to [`Self::backoff_cap`]. When waits are
+    /// longer or shorter is said at [`Reconnect`].
     pub backoff_base: Duration,
     /// Longest wait before trying again.
     pub backoff_cap: Duration,
-    /// How often a client without a limit on retries tries again after a final refusal.
-    pub final_retry: Duration,
     /// Bounds of the outgoing queue.
     pub outbox: OutboxLimits,
     /// Sees every frame.
@@ -83,7 +78,6 @@ impl ClientSettings {
             max_retries: None,
             backoff_base: Duration::from_secs(1),
             backoff_cap: Duration::from_secs(60),
-            final_retry: Duration::from_secs(300),
             outbox: OutboxLimits::default(),
             tap: None,
         }
@@ -219,15 +213,16 @@ impl Upkeep {
 pub struct Client<R> {
     settings: ClientSettings,
     role: R,
-    backoff: Backoff,
+    reconnect: Reconnect,
     sleep: SleepWatch,
 }
 
 impl<R: Role> Client<R> {
     /// A client that is not connected yet.
     pub fn new(settings: ClientSettings, role: R) -> Self {
-        let backoff = Backoff::new(settings.backoff_base, settings.backoff_cap);
-        Self { settings, role, backoff, sleep: SleepWatch::new() }
+        let (first, cap) = (settings.backoff_base, settings.backoff_cap);
+        let reconnect = Reconnect::new(first, cap, settings.max_retries);
+        Self { settings, role, reconnect, sleep: SleepWatch::new() }
     }
 
     /// Runs until it is told to stop, is refused for good, or has tried often enough.
@@ -264,7 +259,7 @@ impl<R: Role> Client<R> {
             let left = until.saturating_duration_since(now());
             tokio::time::sleep(left.min(LOOK_EVERY)).await;
             if self.sleep.look().is_some() {
-                return self.backoff.reset();
+                return self.reconnect.reset();
             }
             if now() >= until {
                 return;
@@ -274,21 +269,13 @@ impl<R: Role> Client<R> {
 
     /// When to try again, or why not to.
     fn next_try(&mut self, end: &End) -> Result<Duration, Exit> {
-        let tries = self.backoff.attempts() + 1;
-        match self.settings.max_retries {
-            None if end.is_final() => {
-                Ok(self.settings.final_retry.mul_f64(1.0 + FINAL_RETRY_JITTER * fastrand::f64()))
-            }
-            None => Ok(self.next_wait(end)),
-            Some(_) if end.is_final() => Err(Exit::Refused(end.text())),
-            Some(limit) if tries > limit => Err(Exit::GaveUp { tries, last: end.text() }),
-            Some(_) => Ok(self.next_wait(end)),
+        let is_final = end.is_final();
+        match self.reconnect.next_try(is_final, now(), fastrand::f64()) {
+            Some(_) if matches!(end, End::Slept(_)) => Ok(Duration::ZERO),
+            Some(wait) => Ok(wait),
+            None if is_final => Err(Exit::Refused(end.text())),
+            None => Err(Exit::GaveUp { tries: self.reconnect.tries(), last: end.text() }),
         }
-    }
-
-    fn next_wait(&mut self, end: &End) -> Duration {
-        let wait = self.backoff.next_wait(fastrand::f64());
-        if let End::Slept(_) = end { Duration::ZERO } else { wait }
     }
 
     async fn connect_once(&mut self, stop: &CancellationToken) -> End {
@@ -324,7 +311,7 @@ impl<R: Role> Client<R> {
         match confirmation {
             Err(end) => return end,
             Ok(granted) => {
-                self.backoff.reset();
+                self.reconnect.handle_confirmed(now());
                 self.role.handle_connected(&outbox, granted.as_ref());
             }
         }
@@ -397,7 +384,10 @@ impl<R: Role> Client<R> {
 
     fn handle_event(&mut self, event: Event<ServerMessage>) {
         match event {
-            Event::Message(message) => self.role.handle_message(message),
+            Event::Message(message) => {
+                self.reconnect.handle_message(message.kind);
+                self.role.handle_message(message);
+            }
             Event::Unreadable(error, about) => self.role.handle_unreadable(&error, &about),
             Event::Binary => {
                 let error = DecodeError::Invalid("a binary frame".to_owned());

@@ -7,12 +7,11 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use aip::CloseCode;
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_websockets::{
     ClientBuilder, Config, Error, Limits, Message, ServerBuilder, WebSocketStream,
@@ -28,9 +27,6 @@ const MAX_UNSENT_PONGS: usize = 64;
 /// A message from this size on is kept alive until the next read, so that the WebSocket library
 /// cannot reuse its memory as the connection's read buffer for ever.
 const LARGE_FRAME_BYTES: usize = 64 * 1024;
-
-/// What is read at once of what nobody wants any more, in bytes.
-const SINK_BYTES: usize = 2048;
 
 /// The longest reason that fits a close frame, in bytes.
 const MAX_REASON_BYTES: usize = 123;
@@ -101,6 +97,8 @@ struct WebSocket {
     /// Whether we have queued nothing yet.
     is_fresh: bool,
     unsent_pongs: usize,
+    /// Whether the peer's close frame was read.
+    has_peer_closed: bool,
     /// See [`LARGE_FRAME_BYTES`].
     last_large: Bytes,
 }
@@ -138,8 +136,13 @@ impl Socket {
     }
 
     fn web_socket(stream: WebSocketStream<Transport>) -> Self {
-        let web_socket =
-            WebSocket { stream, is_fresh: true, unsent_pongs: 0, last_large: Bytes::new() };
+        let web_socket = WebSocket {
+            stream,
+            is_fresh: true,
+            unsent_pongs: 0,
+            has_peer_closed: false,
+            last_large: Bytes::new(),
+        };
         Self { kind: Kind::WebSocket(Box::new(web_socket)) }
     }
 
@@ -207,54 +210,6 @@ impl Socket {
             Kind::Memory(end) => end.poll_recv(cx),
         }
     }
-
-    /// Says goodbye: sends what is queued and a close frame, hangs up, and reads on for at most
-    /// `linger` until the peer has hung up too, so that it sees the close and not a reset.
-    pub async fn close(mut self, code: CloseCode, reason: &str, linger: Duration) {
-        let goodbye = async {
-            // Refused when a close frame is queued already: the answer to the peer's, or the
-            // library's own for a message that was too big.
-            let _queued_already = self.start_send(Frame::Close(code, reason.to_owned()));
-            if std::future::poll_fn(|cx| self.poll_flush(cx)).await.is_ok() {
-                self.hang_up().await;
-            }
-        };
-        // Whoever does not answer in time is cut.
-        let _in_time = tokio::time::timeout(linger, goodbye).await;
-    }
-
-    /// Refuses a peer whose first message was too big: says why, closes and hangs up as
-    /// [`Self::close`] does. The WebSocket library lets nothing be said any more once it has met such
-    /// a message, so these two frames are written past it. Server only; `text` is UTF-8.
-    pub async fn refuse(mut self, text: &[u8], code: CloseCode, reason: &str, linger: Duration) {
-        if !matches!(&self.kind, Kind::WebSocket(socket) if socket.is_fresh) {
-            return self.close(code, reason, linger).await;
-        }
-        let mut frames = frame(TEXT_FRAME, text);
-        let mut close = code.0.to_be_bytes().to_vec();
-        close.extend_from_slice(cut(reason, MAX_REASON_BYTES).as_bytes());
-        frames.extend(frame(CLOSE_FRAME, &close));
-        let goodbye = async {
-            if let Kind::WebSocket(socket) = &mut self.kind
-                && socket.stream.get_mut().write_all(&frames).await.is_ok()
-            {
-                self.hang_up().await;
-            }
-        };
-        // Whoever does not answer in time is cut.
-        let _in_time = tokio::time::timeout(linger, goodbye).await;
-    }
-
-    /// Ends our direction, then reads and drops what still comes.
-    async fn hang_up(&mut self) {
-        let Kind::WebSocket(socket) = &mut self.kind else { return };
-        let transport = socket.stream.get_mut();
-        if transport.shutdown().await.is_err() {
-            return;
-        }
-        let mut sink = vec![0_u8; SINK_BYTES];
-        while transport.read(&mut sink).await.is_ok_and(|n| n > 0) {}
-    }
 }
 
 impl WebSocket {
@@ -281,6 +236,7 @@ impl WebSocket {
 
     fn read(&mut self, message: Message) -> Option<Incoming> {
         if let Some((code, reason)) = message.as_close() {
+            self.has_peer_closed = true;
             let (code, reason) = (CloseCode(code.into()), reason.to_owned());
             return Some(Incoming::Closed(Closed { code, reason, by_us: false }));
         }
@@ -296,30 +252,6 @@ impl WebSocket {
         }
         message.is_binary().then_some(Incoming::Binary)
     }
-}
-
-/// The first byte of a whole text frame, from RFC 6455.
-const TEXT_FRAME: u8 = 0x81;
-
-/// The first byte of a close frame.
-const CLOSE_FRAME: u8 = 0x88;
-
-/// A frame as a server sends it: not masked.
-fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![first_byte];
-    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
-        (Ok(short @ ..=125), _) => frame.push(short),
-        (_, Ok(medium)) => {
-            frame.push(126);
-            frame.extend(medium.to_be_bytes());
-        }
-        _ => {
-            frame.push(127);
-            frame.extend((payload.len() as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(payload);
-    frame
 }
 
 /// One frame a message: the peer can then read it into memory of the right size at once.
@@ -366,16 +298,11 @@ fn lost(error: &Error) -> Closed {
     }
 }
 
+mod closing;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_frame_written_by_hand_is_the_rfcs() {
-        assert_eq!(frame(TEXT_FRAME, b"Hello"), b"\x81\x05Hello");
-        assert_eq!(frame(TEXT_FRAME, &[b'x'; 256])[..4], [0x81, 126, 1, 0]);
-        assert_eq!(frame(TEXT_FRAME, &[b'x'; 65536])[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
-    }
 
     #[test]
     fn every_code_can_be_sent_or_has_a_stand_in() {

@@ -7,7 +7,7 @@ mod peer;
 mod pending;
 mod registration;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, Reconnect};
 pub use liveness::{Liveness, Sign};
 pub use peer::{CommandResults, Peer, Rejection, Request, TaskRequest};
 pub use pending::{CannotWait, Pending};

@@ -194,6 +194,10 @@ keys! {
         /// How often in a row to try again before giving up. With it a final refusal, such as a wrong key, ends the device at once.
         #[arg(value_name = "N")]
         max_retries: Retries = Retries(None), "FLIGHTDECK_MAX_RETRIES";
+        /// Longest first wait before the device tries to reach its server again. With each try in vain it doubles.
+        reconnect_first_wait: Seconds = Seconds(std::time::Duration::from_secs(1)), "FLIGHTDECK_RECONNECT_FIRST_WAIT";
+        /// Longest wait between two such tries, unless the server refuses the device for good.
+        reconnect_max_wait: Seconds = Seconds(std::time::Duration::from_secs(60)), "FLIGHTDECK_RECONNECT_MAX_WAIT";
         /// Time between heartbeats.
         heartbeat_interval: Seconds = Seconds(std::time::Duration::from_secs(120)), "FLIGHTDECK_HEARTBEAT_INTERVAL";
         /// Silence after which the server counts as gone.

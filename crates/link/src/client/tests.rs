@@ -1,9 +1,10 @@
-//! What a client does when its machine sleeps. The time asleep is the test's; the wire is in memory.
+//! When a client comes back, also after its machine slept. The time asleep is the test's; the wire is
+//! in memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aip::ResponseId;
 use aip::machine::confirm;
+use aip::{ResponseId, ServerMessageType};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -115,7 +116,7 @@ async fn a_wait_for_the_next_try_ends_when_the_machine_wakes_up() {
     let asleep = Asleep::default();
     let mut client = client(&asleep);
     for _ in 0..20 {
-        client.backoff.next_wait(1.0);
+        client.reconnect.next_try(false, now(), 1.0);
     }
     let start = now();
     let waking = async {
@@ -124,9 +125,47 @@ async fn a_wait_for_the_next_try_ends_when_the_machine_wakes_up() {
     };
     tokio::join!(client.rest(Duration::from_secs(300)), waking);
     assert_eq!((now() - start).as_secs(), 15);
-    assert_eq!(client.backoff.attempts(), 0, "what was tried before the sleep does not count");
+    assert_eq!(client.reconnect.tries(), 0, "what was tried before the sleep does not count");
 
     let start = now();
     client.rest(Duration::from_secs(61)).await;
     assert_eq!((now() - start).as_secs(), 61, "without a sleep it is as long as it is");
+}
+
+/// A server that confirms the client, sends it what it is told to, and closes.
+async fn confirms_and_closes(far: Socket, watch: Watch, says: Option<ServerMessageType>) {
+    let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+    let mut server = Connection::<ClientMessage>::new(far, outbox, watch, None);
+    assert!(matches!(server.next_event(None).await, Event::Message(_)));
+    server.reply(&confirm(ResponseId::new("r").unwrap(), timestamp(), None));
+    if let Some(kind) = says {
+        server.reply(&ServerMessage::new(kind, aip::Status::Continue));
+    }
+    server.close(CloseCode::GOING_AWAY, "not now").await;
+}
+
+/// How often a device has tried in vain, after it met such servers one after the other.
+async fn tries(says: &[Option<ServerMessageType>]) -> u32 {
+    let mut client = client(&Asleep::default());
+    for says in says {
+        let (near, far, _switch) = pair();
+        tokio::spawn(confirms_and_closes(far, client.settings.watch, *says));
+        let end = client.run_on(near, &CancellationToken::new()).await;
+        assert!(end.text().contains("not now"), "{}", end.text());
+        client.next_try(&end).unwrap();
+    }
+    client.reconnect.tries()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_alone_does_not_start_the_waits_over() {
+    assert_eq!(tries(&[None; 5]).await, 5);
+    let heartbeat = Some(ServerMessageType::Heartbeat);
+    assert_eq!(tries(&[heartbeat; 5]).await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_passed_does() {
+    assert_eq!(tries(&[None, None, Some(ServerMessageType::Command)]).await, 1);
+    assert_eq!(tries(&[None, None, Some(ServerMessageType::TaskEnd), None]).await, 2);
 }

@@ -8,6 +8,7 @@ mod unit;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aip::ServerMessage;
 use aip::message::Platform;
@@ -139,6 +140,7 @@ pub(crate) fn settings(
         )
         .into());
     }
+    let (first_wait, max_wait) = reconnect_waits(values)?;
     let roots: Vec<_> = values.root.0.iter().map(|root| expand_home(root)).collect();
     for root in &roots {
         if !root.is_dir() {
@@ -157,6 +159,8 @@ pub(crate) fn settings(
             heartbeat_interval: values.heartbeat_interval.0,
             watch: Watch { ping_every, timeout },
             max_retries: values.max_retries.0,
+            backoff_base: first_wait,
+            backoff_cap: max_wait,
             ..ClientSettings::device(server.clone())
         },
         id,
@@ -184,6 +188,19 @@ pub(crate) fn settings(
         request: None,
         task_name: None,
     })
+}
+
+/// The longest first and the longest wait between tries to reach the server.
+///
+/// # Errors
+/// When the device would try without a pause, or the first wait is over the longest.
+fn reconnect_waits(values: &DeviceValues) -> anyhow::Result<(Duration, Duration)> {
+    let (first, longest) = (values.reconnect_first_wait.0, values.reconnect_max_wait.0);
+    anyhow::ensure!(
+        !first.is_zero() && first <= longest,
+        "reconnect_first_wait must be more than 0 and at most reconnect_max_wait"
+    );
+    Ok((first, longest))
 }
 
 /// The MCP servers of the settings file and of `--mcp`. What is wrong with some of them is said, and no
