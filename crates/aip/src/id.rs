@@ -1,4 +1,5 @@
-//! The ids of the protocol, one type each, so that none can stand in for another.
+//! The ids of the protocol, one type each, so that none can stand in for another; and [`TaskName`], a label for
+//! people.
 //!
 //! An id that a peer chose is 1 to 256 characters without control characters. An empty string is
 //! read as "absent", as the Python peers treat it.

@@ -1,4 +1,7 @@
 //! JSON that Flightdeck only carries: results, parameters, metadata. Kept as the text it came as.
+//!
+//! A value that is large, and a good part of its frame, is a slice of the frame's own memory: reading it copies
+//! nothing. Any other is copied, since as a slice it would keep much more alive than is counted.
 
 use std::cell::RefCell;
 use std::fmt;

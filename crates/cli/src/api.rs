@@ -1,4 +1,4 @@
-//! The server's HTTP API, as far as the command line uses it.
+//! The server's HTTP API, as far as the command line uses it: one GET, of the devices that are online.
 
 use std::time::Duration;
 

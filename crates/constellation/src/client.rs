@@ -1,4 +1,7 @@
 //! The connection of an orchestrator: what it asked for, and who waits for which answer.
+//!
+//! It does not come back by itself after a loss: its tasks then end as *lost*. So does a task that the server does
+//! not even acknowledge in time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

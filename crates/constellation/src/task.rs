@@ -1,4 +1,4 @@
-//! One submitted task, from its submitter's side.
+//! One submitted task, from its submitter's side: a [`Task`], its events and its [`Outcome`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,6 @@
 //! A device's connection to its server: registers with the facts, hands commands to the executor.
+//!
+//! It also submits the device's own task: one that its owner gives with `--request`, or that a Python server pushes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

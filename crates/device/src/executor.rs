@@ -1,4 +1,5 @@
-//! Takes each COMMAND, runs its actions in order, and answers every one.
+//! Takes each COMMAND, runs its actions in order, and answers every one. What tools tell meanwhile is sent as
+//! HEARTBEATs.
 
 mod jobs;
 mod results;

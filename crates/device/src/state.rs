@@ -1,4 +1,4 @@
-//! How a device is doing, for whoever wants to watch it.
+//! How a device is doing: a [`DeviceState`] in a `watch`, which only `StateKeeper` changes.
 
 use std::time::Duration;
 

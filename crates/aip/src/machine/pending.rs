@@ -1,4 +1,4 @@
-//! Requests that wait for their reply.
+//! Requests that wait for their reply: a bounded table with deadlines, in which each is settled once.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! Every key there is, once.
+//! Every key there is, once: the macro here makes the flags, the variables, the file's sections and the reference
+//! of that one list.
 
 use std::path::PathBuf;
 

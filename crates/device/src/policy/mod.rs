@@ -1,4 +1,5 @@
-//! The owner's say: which calls are allowed, denied, or asked about.
+//! The owner's say: which calls are allowed, denied, or asked about. [`Policy::judge`] is pure; [`Ask`] is who is
+//! asked, and a [`MeantFile`] is what a `path` of `Files` means.
 //!
 //! It must not know how a tool works, nor where its rules or answers come from.
 

@@ -1,4 +1,4 @@
-//! The session that one child leads, and its end.
+//! All that descends from one child, and its end: killed by hand, or by dropping it. For calls and for MCP servers.
 
 use crate::{
     group::{Group, kill_left},

@@ -1,4 +1,5 @@
-//! What can be called on this machine, and within which limits.
+//! What can be called on this machine, and within which limits: the `Toolbox` knows which tools there are, lists
+//! them (`list_tools`), and brings each call to its turn and to its tool.
 
 mod bash;
 mod bounds;

@@ -1,4 +1,4 @@
-//! What a device would offer and what its policy says of it, for the owner to look at.
+//! What a device would offer and what its policy says of it, for the owner to look at (`--dry-run`).
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What an MCP server says of a tool, as the device lists it.
+//! The tools of an MCP server as the device lists them, within limits of number and size.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,8 +1,10 @@
 //! Tools that other programs offer, through the Model Context Protocol.
 //!
-//! `Host` has one `Server` for each that the owner has listed, kept for the device's life by `supervisor.rs`;
-//! `state.rs` says how one is doing. `start.rs` makes a connection to one, `stdio.rs` and `http.rs` the two
-//! ways to; `client.rs` is a connection that stands, `result.rs` what a call returned.
+//! `Host` has one `Server` for each that the owner has listed, kept for the device's life by `supervisor.rs`, and
+//! knows which caller is offered which; `state.rs` says how one is doing. `start.rs` makes a connection to one,
+//! `stdio.rs` (with `pipes.rs`) and `http.rs` (with `posts.rs`) the two ways to; `message.rs` reads what comes, and
+//! `asked.rs` bounds what a server may ask. `client.rs` is a connection that stands, `entry.rs` reads what a server
+//! says of a tool, `listing.rs` is the tools as they are offered, `result.rs` what a call returned.
 
 mod asked;
 mod client;

@@ -1,5 +1,5 @@
-//! One MCP server as its callers see it. `supervisor.rs` keeps it running; one that is no program of ours is
-//! only connected to, and tried anew by whoever calls it.
+//! One MCP server as its callers see it, fresh for each task where its owner wants that. `supervisor.rs` keeps it
+//! running; one that is no program of ours is only connected to, and tried anew by whoever calls it.
 //!
 //! It must not know how a server is reached, nor who asks for which of its tools.
 
