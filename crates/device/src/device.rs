@@ -291,7 +291,9 @@ impl Role for DeviceRole {
         // Without a way to deliver results, going on would only keep the machine busy.
         self.executor.stop_all(LOST);
         // Nobody shall wait for room in it.
-        self.outbox.take().iter().for_each(|outbox| outbox.abort(CloseCode::NORMAL, why));
+        if let Some(outbox) = self.outbox.take() {
+            outbox.abort(CloseCode::NORMAL, why);
+        }
         let own_task = self.own.task().take();
         if let Some(own_task) = own_task {
             // It is not submitted again: this server may be at work on it, and would do it twice.
