@@ -158,7 +158,7 @@ fn end_of_a_task_whose_result_is_too_large() {
     };
     let frame = codec::encode_server(&message, 64, |out| {
         codec::write_outcome(out, "r", |out| {
-            let named = ResultFields { result: Some(&instead), ..(&ran()).into() };
+            let named = codec::ResultFields { result: Some(&instead), ..(&ran()).into() };
             codec::write_result(out, named);
         });
     });
