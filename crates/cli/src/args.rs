@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::log::Format;
 use crate::settings::{self, ClientKeys, DeviceKeys, Lifetime, Seconds, ServerKeys};
 
 /// Let AI agents, and people, work on a fleet of computers.
@@ -62,6 +63,15 @@ pub(crate) struct Global {
     /// What to log on stderr: error, warn, info, debug, trace, or a filter such as link=debug
     #[arg(long, global = true, value_name = "FILTER", env = "FLIGHTDECK_LOG")]
     pub(crate) log: Option<String>,
+    /// The form of what goes to stderr: text, or json, one object a line [default: text]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "FLIGHTDECK_LOG_FORMAT",
+        hide_possible_values = true
+    )]
+    pub(crate) log_format: Option<Format>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,9 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use anstream::adapter::strip_str;
+
+use crate::log;
 use crate::output::DIM;
 
 /// Most bytes that wait, about two screens; beyond it the oldest go.
@@ -40,17 +43,19 @@ impl Held {
         let mut text = String::new();
         if self.left_out > 0 {
             let lines = self.left_out;
-            text =
-                format!("{DIM}[{lines} lines were left out while a question stood here]{DIM:#}\n");
+            text = log::said(format_args!(
+                "{DIM}[{lines} lines were left out while a question stood here]{DIM:#}"
+            ));
         }
         text.extend(self.texts);
         text
     }
 }
 
-/// From now on what is said waits.
+/// From now on what is said waits; what was logged before is written first.
 pub(crate) fn hold() {
     held().get_or_insert_default();
+    log::flush();
 }
 
 /// Says what waited, and from now on everything at once.
@@ -70,9 +75,13 @@ fn release_behind(before: &str) {
     }
 }
 
-/// Says a line, or has it wait.
+/// Says a line, behind what was logged before, or has it wait. Where standard error is stuck, it waits with
+/// the log.
 pub(crate) fn say(text: fmt::Arguments<'_>) {
-    let text = format!("{text}\n");
+    let text = log::said(text);
+    if !log::flush() {
+        return log::push(strip_str(&text).to_string().as_bytes());
+    }
     match &mut *held() {
         Some(waiting) => waiting.push(text),
         None => put(text.as_bytes()),
@@ -88,22 +97,16 @@ fn held() -> MutexGuard<'static, Option<Held>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the log goes; it writes whole lines.
-pub(crate) struct Log;
-
-impl Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match &mut *held() {
-            Some(waiting) => waiting.push(String::from_utf8_lossy(line).into_owned()),
-            // What cannot be logged cannot be told either.
-            None => _ = io::stderr().write_all(line),
-        }
-        Ok(line.len())
+/// Writes lines of the log, or has them wait. While it writes, [`hold`] waits for [`log::flush`] alone.
+///
+/// # Errors
+/// When standard error does not take them.
+pub(crate) fn write_log(lines: &[u8]) -> io::Result<()> {
+    if let Some(waiting) = &mut *held() {
+        waiting.push(String::from_utf8_lossy(lines).into_owned());
+        return Ok(());
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    io::stderr().write_all(lines)
 }
 
 #[cfg(test)]

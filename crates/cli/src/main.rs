@@ -12,6 +12,7 @@ mod commands;
 mod connect;
 mod held;
 mod key_file;
+mod log;
 mod mcp;
 mod policy;
 mod prompt;
@@ -20,14 +21,12 @@ mod settings;
 mod state;
 mod tls;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use tokio::runtime::Builder;
-use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command, Global};
+use args::{Cli, Command};
 use output::{RED, safe};
 
 // Gives memory back after a storm, which the system's allocator does not.
@@ -85,12 +84,13 @@ fn main() -> ExitCode {
             failure.code
         }
     };
+    log::flush();
     ExitCode::from(code.0)
 }
 
 fn run(cli: Cli) -> Ended {
     let Cli { global, command } = cli;
-    start_log(&global, &command)?;
+    log::start(&global, &command)?;
     match command {
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Serve(args) => block_on(commands::serve::run(*args, global)),
@@ -139,28 +139,6 @@ fn block_on_runtime(runtime: &mut Builder, command: impl Future<Output = Ended>)
     // What is left are connections saying goodbye and threads reading large messages.
     runtime.shutdown_background();
     ended
-}
-
-/// Logs go to stderr: the server tells of its life, the others of trouble only.
-fn start_log(global: &Global, command: &Command) -> anyhow::Result<()> {
-    let usual = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
-    let filter = global.log.as_deref().unwrap_or(usual);
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        anyhow::anyhow!(
-            "--log {filter:?} is no filter: {error}; use one such as info or link=debug"
-        )
-    })?;
-    // The MCP library logs addresses and messages, which may hold keys; what matters of it is told otherwise.
-    let filter = match global.log.as_deref().is_some_and(|log| log.contains("rmcp")) {
-        true => filter,
-        false => filter.add_directive("rmcp=off".parse()?),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(|| held::Log)
-        .init();
-    Ok(())
 }
 
 /// Resolves at Ctrl-C, when the system asks the program to end, or when its terminal goes away.

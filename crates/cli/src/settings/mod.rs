@@ -7,6 +7,10 @@ mod file;
 mod keys;
 mod values;
 
+use clap::Args;
+
+use crate::args::Global;
+
 pub(crate) use file::{DeviceTables, File, FileError, likest, usual_path};
 pub(crate) use keys::{
     ClientKeys, ClientValues, DeviceKeys, DeviceValues, ServerKeys, ServerValues,
@@ -46,6 +50,7 @@ pub(crate) fn at_least_one(limits: &[(&str, usize)]) -> anyhow::Result<()> {
 /// `docs/settings.md`, whole.
 pub(crate) fn reference() -> String {
     let mut text = String::from(REFERENCE_HEAD);
+    text.push_str(&global_flags());
     let mut section = "";
     for row in defaults() {
         if row.section != section {
@@ -67,6 +72,21 @@ pub(crate) fn reference() -> String {
         ));
     }
     text.push_str(REFERENCE_TAIL);
+    text
+}
+
+/// What every command takes, which stands in no file.
+fn global_flags() -> String {
+    let mut text = String::from(
+        "\n## For every command\n\nThese are no keys of the file.\n\n| flag | variable | what it is |\n|---|---|---|\n",
+    );
+    let command = Global::augment_args(clap::Command::new("flightdeck"));
+    for arg in command.get_arguments() {
+        let flag = arg.get_long().unwrap_or_default();
+        let variable = arg.get_env().unwrap_or_default().to_string_lossy();
+        let about = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        text.push_str(&format!("| `--{flag}` | `{variable}` | {about}. |\n"));
+    }
     text
 }
 

@@ -313,6 +313,7 @@ fn flags(
         }
     }
     flags.extend(global.log.iter().map(|log| format!("--log={log}")));
+    flags.extend(global.log_format.iter().map(|format| format!("--log-format={format}")));
     for (key, value) in given.iter().filter(|(key, _)| !SECRETS.contains(key)) {
         let value = match *key {
             "server" => server.to_owned(),
