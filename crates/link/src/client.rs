@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aip::codec::About;
-use aip::machine::{Reconnect, read_confirmation};
+use aip::machine::{LONGEST_WAIT, Reconnect, read_confirmation};
 use aip::message::Confirmed;
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage,
@@ -92,6 +92,15 @@ impl ClientSettings {
             max_retries: Some(0),
             ..Self::device(server)
         }
+    }
+
+    /// The same with no wait beyond [`LONGEST_WAIT`].
+    fn sound(mut self) -> Self {
+        self.heartbeat_interval = self.heartbeat_interval.min(LONGEST_WAIT);
+        self.connect_timeout = self.connect_timeout.min(LONGEST_WAIT);
+        self.backoff_base = self.backoff_base.min(LONGEST_WAIT);
+        self.backoff_cap = self.backoff_cap.min(LONGEST_WAIT);
+        self
     }
 }
 
@@ -220,6 +229,7 @@ pub struct Client<R> {
 impl<R: Role> Client<R> {
     /// A client that is not connected yet.
     pub fn new(settings: ClientSettings, role: R) -> Self {
+        let settings = settings.sound();
         let (first, cap) = (settings.backoff_base, settings.backoff_cap);
         let reconnect = Reconnect::new(first, cap, settings.max_retries);
         Self { settings, role, reconnect, sleep: SleepWatch::new() }

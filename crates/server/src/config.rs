@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aip::Payload;
+use aip::machine::LONGEST_WAIT;
 use link::OutboxLimits;
 
 use crate::hosts::{HostPattern, OriginPattern};
@@ -13,7 +14,7 @@ use link::connection::Watch;
 /// What a queue must hold: the answers to what a connection reads in one go, before it writes.
 pub const MIN_OUTBOX_MESSAGES: usize = 128;
 
-/// The limits and waits of a server, each with its default.
+/// The limits and waits of a server, each with its default. A wait beyond [`LONGEST_WAIT`] is as good as that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Sessions that run on one device at the same time: a desktop has one pair of hands.
@@ -125,13 +126,31 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The same with at least one of what a server cannot do without.
-    pub(crate) fn sound(self) -> Self {
-        Self {
-            sessions_per_device: self.sessions_per_device.max(1),
-            outbox_messages: self.outbox_messages.max(MIN_OUTBOX_MESSAGES),
-            ..self
+    /// The same with at least one of what a server cannot do without, and no wait beyond [`LONGEST_WAIT`].
+    pub(crate) fn sound(mut self) -> Self {
+        self.sessions_per_device = self.sessions_per_device.max(1);
+        self.outbox_messages = self.outbox_messages.max(MIN_OUTBOX_MESSAGES);
+        for wait in self.waits() {
+            *wait = LONGEST_WAIT.min(*wait);
         }
+        self
+    }
+
+    fn waits(&mut self) -> [&mut Duration; 12] {
+        [
+            &mut self.command_timeout,
+            &mut self.max_command_timeout,
+            &mut self.session_timeout,
+            &mut self.stop_grace,
+            &mut self.registration_timeout,
+            &mut self.liveness_timeout,
+            &mut self.ping_interval,
+            &mut self.header_timeout,
+            &mut self.body_timeout,
+            &mut self.write_timeout,
+            &mut self.shutdown_grace,
+            &mut self.unfetched_time,
+        ]
     }
 
     /// Bounds of each connection's outgoing queue.

@@ -14,6 +14,9 @@ use link::memory::{KillSwitch, pair};
 use link::{Closed, Connection, Event, Outbox, OutboxLimits};
 use serde_json::{Value, json};
 use server::{Config, Keys, Server, Snapshot};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 /// Longer than any wait of these tests: what does not come by then never comes.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
@@ -496,5 +499,69 @@ async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum() {
         let text = "command_timeout_s must be more than 0 and at most 3660";
         assert_eq!(requester.expect("error").await["error"], text);
         assert_eq!(requester.expect("task_end").await["error"], text);
+    }
+}
+
+/// A configuration in which every wait is this long.
+fn waiting(time: Duration) -> Config {
+    Config {
+        command_timeout: time,
+        max_command_timeout: time,
+        session_timeout: time,
+        stop_grace: time,
+        registration_timeout: time,
+        liveness_timeout: time,
+        ping_interval: time,
+        header_timeout: time,
+        body_timeout: time,
+        write_timeout: time,
+        shutdown_grace: time,
+        unfetched_time: time,
+        ..Config::default()
+    }
+}
+
+/// Longer than any clock goes.
+const ABSURD: [Duration; 3] =
+    [Duration::MAX, Duration::from_secs(u64::MAX / 2), Duration::from_secs(i64::MAX as u64)];
+
+#[tokio::test(start_paused = true)]
+async fn no_wait_is_too_long_for_a_task_and_its_stop() {
+    for time in ABSURD {
+        let server = server(waiting(time));
+        let (mut device, mut requester) = device_and_requester(&server).await;
+        let command = begin(&mut requester, &mut device, "S1", PLAN).await;
+        device.answer_and_flush(&command, "done").await;
+        assert_eq!(requester.expect("task_end").await["status"], "completed");
+        assert_eq!(device.expect("task_end").await["status"], "completed");
+
+        begin(&mut requester, &mut device, "S2", PLAN).await;
+        requester.leave().await;
+        assert_eq!(device.expect("task_end").await["status"], "failed");
+        let (_, closed) = tokio::join!(server.shut_down(), device.closed());
+        assert_eq!(closed.code, CloseCode::GOING_AWAY);
+    }
+}
+
+#[tokio::test]
+async fn no_wait_is_too_long_for_a_request() {
+    for time in ABSURD {
+        let server = server(waiting(time));
+        let listener = server::listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let port = stream.peer_addr().unwrap().port();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn({
+            let stop = stop.clone();
+            async move { server.serve(listener, stop).await }
+        });
+        let head =
+            format!("GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("ok"), "{answer}");
+        stop.cancel();
+        serving.await.unwrap();
     }
 }

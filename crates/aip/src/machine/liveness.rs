@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Longer waits are no different: a hundred years.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+/// The longest wait: a hundred years. A clock can go so far, and a longer wait would be no different.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// What to do about the other end now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Liveness {
     /// Starts watching: pings each `ping_every`, gives up after `timeout` without a byte.
     #[must_use]
     pub fn new(ping_every: Duration, timeout: Duration, now: Instant) -> Self {
-        let (ping_every, timeout) = (ping_every.min(LONGEST), timeout.min(LONGEST));
+        let (ping_every, timeout) = (ping_every.min(LONGEST_WAIT), timeout.min(LONGEST_WAIT));
         Self { ping_every, timeout, heard: now, pinged: now }
     }
 

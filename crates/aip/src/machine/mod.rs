@@ -8,7 +8,7 @@ mod pending;
 mod registration;
 
 pub use backoff::{Backoff, Reconnect};
-pub use liveness::{Liveness, Sign};
+pub use liveness::{LONGEST_WAIT, Liveness, Sign};
 pub use peer::{CommandResults, Peer, Rejection, Request, TaskRequest};
 pub use pending::{CannotWait, Pending};
 pub use registration::{Refusal, Registration, confirm, read_confirmation};

@@ -52,8 +52,13 @@ fn client(asleep: &Asleep) -> Client<Idle> {
 
 /// Runs a device on a connection with a server that confirms it, and after that answers pings only.
 fn connected(asleep: &Asleep) -> (JoinHandle<(Client<Idle>, End)>, KillSwitch, CancellationToken) {
-    let (near, far, switch) = pair();
-    let (mut client, stop) = (client(asleep), CancellationToken::new());
+    run(client(asleep))
+}
+
+fn run(
+    mut client: Client<Idle>,
+) -> (JoinHandle<(Client<Idle>, End)>, KillSwitch, CancellationToken) {
+    let ((near, far, switch), stop) = (pair(), CancellationToken::new());
     let watch = client.settings.watch;
     tokio::spawn(async move {
         let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
@@ -168,4 +173,26 @@ async fn a_confirmation_alone_does_not_start_the_waits_over() {
 async fn work_that_passed_does() {
     assert_eq!(tries(&[None, None, Some(ServerMessageType::Command)]).await, 1);
     assert_eq!(tries(&[None, None, Some(ServerMessageType::TaskEnd), None]).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_wait_is_too_long_for_a_client() {
+    for time in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
+        let settings = ClientSettings {
+            heartbeat_interval: time,
+            watch: Watch { ping_every: time, timeout: time },
+            connect_timeout: time,
+            backoff_base: time,
+            backoff_cap: time,
+            ..ClientSettings::device(ServerUrl::default())
+        };
+        let mut client = Client::new(settings, Idle(ClientId::new("d").unwrap()));
+        let wait = client.next_try(&End::Closed(Closed::lost("x"))).unwrap();
+        assert!(now().checked_add(wait).is_some(), "{wait:?}");
+        let (running, _switch, stop) = run(client);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!running.is_finished());
+        stop.cancel();
+        assert!(matches!(running.await.unwrap().1, End::Stopped));
+    }
 }
