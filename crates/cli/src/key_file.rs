@@ -21,9 +21,10 @@ const NAME: &str = "keys.json";
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How often the server looks whether the file has changed.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The file.
+#[derive(Clone)]
 pub(crate) struct KeyFile {
     folder: PathBuf,
 }
@@ -88,17 +89,16 @@ impl KeyFile {
         Ok(changed)
     }
 
-    /// Puts each change into force on a server, for ever. A file that cannot be read changes nothing.
+    /// Puts each change into force on a server, for ever. A file that cannot be read changes nothing. A disk
+    /// that hangs holds up no thread of the runtime.
     pub(crate) async fn watch(self, server: Server, mut seen: Version) {
-        let mut looks = tokio::time::interval(LOOK);
         loop {
-            looks.tick().await;
-            let version = self.version();
-            if version == seen {
-                continue;
-            }
+            tokio::time::sleep(LOOK).await;
+            let (file, last) = (self.clone(), seen);
+            let looking = tokio::task::spawn_blocking(move || file.look(last));
+            let Ok(Some((version, loaded))) = looking.await else { continue };
             seen = version;
-            match self.load() {
+            match loaded {
                 Ok(keys) => {
                     tracing::info!(keys = keys.len(), "the created keys have changed");
                     server.set_keys(keys);
@@ -109,6 +109,12 @@ impl KeyFile {
                 }
             }
         }
+    }
+
+    /// The keys, if the file is not in the state any more that was `seen`, and the one it is in.
+    fn look(&self, seen: Version) -> Option<(Version, anyhow::Result<Vec<KeyRecord>>)> {
+        let version = self.version();
+        (version != seen).then(|| (version, self.load()))
     }
 
     /// Which state the file is in.

@@ -1,7 +1,10 @@
 //! Keys that stop to open.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::common::{Peer, http_client, plan, until};
@@ -207,4 +210,34 @@ async fn to_remove_the_file_revokes_all_created_keys() {
     assert_eq!(device.expect_close().await, (1008, GONE.to_owned()));
     assert_eq!(Peer::connect(fleet.server.port, fleet.key("boss")).await.err(), Some(403));
     shared.beat().await;
+}
+
+/// From now on what this thread starts has one core.
+fn keep_to_one_core() {
+    let mut core = CpuSet::new();
+    core.set(rustix::thread::sched_getcpu());
+    sched_setaffinity(None, &core).unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_with_the_keys_holds_up_no_server() {
+    keep_to_one_core();
+    let mut fleet = Fleet::start(&KEYS).await;
+    let mut device = fleet.device("lab", "lab-1").await;
+    let (pipe, path) = (fleet.server.state_file("pipe"), fleet.server.state_file("keys.json"));
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    fs::rename(&pipe, &path).unwrap();
+    // Without a reader, which the server is from its look on, it cannot be opened to be written.
+    let mut options = fs::File::options();
+    options.write(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let mut file = None;
+    until("the server's look", || {
+        file = options.open(&path).ok();
+        file.is_some()
+    })
+    .await;
+    device.beat().await;
+    fleet.device("lab", "lab-2").await.beat().await;
+    drop(file);
+    fleet.server.process.says("the created keys stay as they were").await;
 }
