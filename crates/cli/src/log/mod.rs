@@ -17,7 +17,7 @@ use crate::args::{Command, Global};
 use crate::held;
 use writer::Writer;
 
-/// What says a line that is no event of a module.
+/// The target of a line that is no event of a module.
 const TARGET: &str = env!("CARGO_PKG_NAME");
 
 static WRITER: Writer = Writer::new();
@@ -43,7 +43,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// Starts to log. The server tells of its life, the other commands of trouble only.
+/// Starts to log. By default the server logs its life, other commands trouble only.
 ///
 /// # Errors
 /// When the filter is none.
@@ -67,7 +67,7 @@ fn filter(global: &Global, command: &Command) -> anyhow::Result<EnvFilter> {
             "--log {filter:?} is no filter: {error}; use one such as info or link=debug"
         )
     })?;
-    // The MCP library logs addresses and messages, which may hold keys; what matters of it is told otherwise.
+    // The MCP library logs addresses and messages, which may hold keys; the device reports what matters of it.
     match global.log.as_deref().is_some_and(|log| log.contains("rmcp")) {
         true => Ok(filter),
         false => Ok(filter.add_directive("rmcp=off".parse()?)),
@@ -86,17 +86,18 @@ fn hook_panics() {
     }));
 }
 
-/// Queues a line. It waits for nothing.
+/// Queues a line. Does not wait.
 pub(crate) fn push(line: &[u8]) {
     if WRITER.start(held::write_log) {
         WRITER.push(line);
     } else {
-        // Without a thread it is written here. What cannot be logged cannot be told either.
+        // Without a thread the line is written here. A failure has no place to be logged.
         let _unwritten = held::write_log(line);
     }
 }
 
-/// Waits until what was logged is written, for a second at most. `false` if it is not: standard error is stuck.
+/// Waits until what was logged is written, for a second at most. Returns whether it is; if not, standard error
+/// is stuck.
 pub(crate) fn flush() -> bool {
     WRITER.flush()
 }
@@ -114,7 +115,7 @@ pub(crate) fn said(text: fmt::Arguments<'_>) -> String {
     }
 }
 
-/// How grave it is, by the word that it begins with for people.
+/// The level of a line, by the word that it begins with for people.
 fn level_of(said: &str) -> &'static str {
     match said.split(':').next() {
         Some("error") => "ERROR",

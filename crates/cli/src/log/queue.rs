@@ -28,7 +28,7 @@ impl Queue {
         Self { text: Vec::new(), lines: 0, lost: 0 }
     }
 
-    /// Takes a line, or counts it as lost. Whether there was room.
+    /// Takes a line, or counts it as lost. Returns whether there was room.
     pub(super) fn push(&mut self, line: &[u8]) -> bool {
         let has_room = self.lines < MAX_LINES && self.text.len() + line.len() <= MAX_BYTES;
         if has_room {
@@ -44,13 +44,13 @@ impl Queue {
         self.lines == 0
     }
 
-    /// All that waits, and the losses to tell of.
+    /// Empties the queue. Returns all that waited, and the losses to report.
     pub(super) fn take(&mut self) -> Batch {
         let Self { text, lines, lost } = std::mem::replace(self, Self::new());
         Batch { text, lines: lines as u64, lost }
     }
 
-    /// Notes that a batch could not be written: it is lost, and what it had to tell is to be told again.
+    /// Counts a batch that could not be written as lost, and its losses as not yet reported.
     pub(super) fn note_unwritten(&mut self, batch: &Batch) {
         self.lost += batch.lines + batch.lost;
     }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_was_not_written_counts_as_lost_with_what_it_had_to_tell() {
+    fn a_batch_that_was_not_written_counts_as_lost_with_the_losses_it_reported() {
         let mut queue = Queue { lost: 3, ..Queue::new() };
         queue.push(b"x\n");
         let batch = queue.take();

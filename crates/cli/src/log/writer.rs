@@ -1,8 +1,8 @@
 //! The thread that writes the log, so that no line costs its author a system call, and a standard error that
 //! stalls stops nobody.
 //!
-//! Why not `tracing-appender`: its queue is bounded in lines but not in bytes, it tells of no loss, and it
-//! can be flushed once only, by ending it; after a panic of one task the program goes on.
+//! Why not `tracing-appender`: its queue is bounded in lines but not in bytes, it reports no loss, and
+//! only its end flushes it, while a program goes on after the panic of one task.
 
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -50,7 +50,7 @@ impl Writer {
         Self { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new() }
     }
 
-    /// Queues a line, or counts it as lost. It waits for nothing.
+    /// Queues a line, or counts it as lost. Does not wait.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         let was_empty = state.queue.is_empty();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_told_as_soon_as_there_is_some() {
+    fn losses_are_reported_as_soon_as_there_is_room() {
         let (writer, written, go) = stepped();
         writer.push(b"first\n");
         written.recv().unwrap();
@@ -174,11 +174,11 @@ mod tests {
         assert!(text.lines().last().unwrap().contains("WARN flightdeck: log lines lost: 3"));
         go.send(Ok(())).unwrap();
         writer.push(b"next\n");
-        assert_eq!(written.recv().unwrap(), "next\n", "it is told once");
+        assert_eq!(written.recv().unwrap(), "next\n", "a loss is reported once");
     }
 
     #[test]
-    fn what_could_not_be_written_is_told_with_the_next_line() {
+    fn what_could_not_be_written_is_reported_with_the_next_line() {
         let (writer, written, go) = stepped();
         writer.push(b"first\n");
         written.recv().unwrap();

@@ -10,8 +10,19 @@ fn secrets(key: &str) -> [&str; 2] {
 
 #[tokio::test]
 async fn no_key_is_ever_in_a_log_of_the_server_right_or_wrong() {
+    show_keys("text").await;
+}
+
+#[tokio::test]
+async fn no_key_is_ever_in_a_log_of_the_server_for_programs() {
+    show_keys("json").await;
+}
+
+/// Shows a server right and wrong keys in every way, and looks for them in its logs.
+async fn show_keys(format: &str) {
     let keys = ["lab --role device", "galaxy --role constellation", "boss --role operator"];
-    let mut fleet = Fleet::start_with(&keys, &["--log", "trace"]).await;
+    let flags = ["--log", "trace", "--log-format", format];
+    let mut fleet = Fleet::start_with(&keys, &flags).await;
     let valid = ["lab", "galaxy", "boss", SHARED].map(|name| fleet.key(name).to_owned());
     let near = format!("{}x", fleet.key("lab"));
     let wrong = ["wr0ng-s3cret".to_owned(), near, "fd_000000000000_5ecr3t".to_owned()];
