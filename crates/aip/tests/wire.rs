@@ -158,8 +158,11 @@ fn end_of_a_task_whose_result_is_too_large() {
     };
     let frame = codec::encode_server(&message, 64, |out| {
         codec::write_outcome(out, "r", |out| {
-            let named = codec::ResultFields { result: Some(&instead), ..(&ran()).into() };
-            codec::write_result(out, named);
+            let ran = ran();
+            codec::write_result(
+                out,
+                codec::ResultFields { result: Some(&instead), ..(&ran).into() },
+            );
         });
     });
     assert_snapshot!(std::str::from_utf8(&frame).unwrap(), @r#"{"type":"task_end","status":"completed","session_id":"S","result":[{"request":"r","result":{"status":"success","result":{"truncated":true,"bytes":209715200,"task":"T"},"namespace":"BashExecutor","call_id":"C"}}]}"#);
