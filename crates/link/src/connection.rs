@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 
 use crate::outbox::{Next, Outbox};
 use crate::socket::{Closed, Frame, Incoming, Socket};
+use crate::turn;
 
 /// Messages over this size are read on a thread of their own, in order, so that no other connection
 /// waits for them.
@@ -30,9 +31,6 @@ const MAX_UNSENT_REPLIES: usize = 128;
 
 /// The same bound in bytes.
 const MAX_UNSENT_REPLY_BYTES: usize = 1024 * 1024;
-
-/// Messages that are read before what is queued gets its turn to be written.
-const MAX_READS_IN_A_ROW: u8 = 32;
 
 /// The longest goodbye: flushing, our close frame, the peer's.
 const LINGER: Duration = Duration::from_secs(10);
@@ -70,7 +68,6 @@ pub struct Connection<M> {
     outbox: Arc<Outbox>,
     replies: VecDeque<Bytes>,
     reply_bytes: usize,
-    reads_in_a_row: u8,
     decoding: Option<JoinHandle<Event<M>>>,
     liveness: Liveness,
     timer: Pin<Box<Sleep>>,
@@ -102,7 +99,6 @@ impl<M: Wire> Connection<M> {
             outbox,
             replies,
             reply_bytes: 0,
-            reads_in_a_row: 0,
             decoding: None,
             liveness,
             timer,
@@ -159,6 +155,9 @@ impl<M: Wire> Connection<M> {
             if self.outbox.note_heard(self.heard(), self.decoding.is_some()) {
                 self.ping(cx);
             }
+            if polled.is_pending() {
+                self.socket.turn().end();
+            }
             polled
         })
         .await
@@ -197,20 +196,18 @@ impl<M: Wire> Connection<M> {
         wake_at: &impl Fn() -> Option<Instant>,
     ) -> Poll<Event<M>> {
         // Reading goes first: what has arrived counts, also when the peer is gone and writing fails.
-        if self.reads_in_a_row < MAX_READS_IN_A_ROW
-            && let Poll::Ready(event) = self.poll_read(cx)
-        {
-            self.reads_in_a_row += 1;
+        let (is_over, paused) = (self.socket.turn().is_over(), self.is_paused());
+        if is_over {
+            self.socket.turn().end();
+        } else if let Poll::Ready(event) = self.poll_read(cx) {
             return Poll::Ready(event);
         }
-        let skipped = std::mem::take(&mut self.reads_in_a_row) == MAX_READS_IN_A_ROW;
-        let paused = self.is_paused();
         if let Poll::Ready(closed) = self.poll_write(cx) {
             return Poll::Ready(Event::Closed(closed));
         }
-        if (skipped || paused)
-            && let Poll::Ready(event) = self.poll_read(cx)
-        {
+        if is_over {
+            turn::come_back(cx);
+        } else if paused && let Poll::Ready(event) = self.poll_read(cx) {
             return Poll::Ready(event);
         }
         self.poll_timer(cx, wake_at())
@@ -285,6 +282,7 @@ impl<M: Wire> Connection<M> {
 
     fn handle_text(&mut self, cx: &mut Context<'_>, text: Bytes) -> Poll<Event<M>> {
         self.show(Direction::In, &text);
+        self.socket.turn().spend(turn::MESSAGE);
         if text.len() <= OFFLOAD_BYTES {
             return Poll::Ready(read(&text));
         }
@@ -364,7 +362,11 @@ pub fn timestamp() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use aip::{ClientMessage, ClientMessageType, ClientType, ServerMessage};
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
     use super::*;
     use crate::memory::{KillSwitch, pair};
@@ -446,6 +448,69 @@ mod tests {
             assert_eq!(message.error.map(|text| text.len()), length);
         }
         assert!(!client.is_finished());
+    }
+
+    /// A stream from which heartbeats can always be read, up to a number of them.
+    struct Flood(io::Cursor<Vec<u8>>);
+
+    impl Flood {
+        fn new(heartbeats: usize) -> Self {
+            let text = heartbeat().encode();
+            assert!(text.len() < 126, "its length takes one byte");
+            // A text frame, masked with zeros.
+            let head = [0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+            Self(io::Cursor::new([&head, &text[..]].concat().repeat(heartbeats)))
+        }
+    }
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Flood {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_always_has_something_to_read_lets_the_others_have_their_turn() {
+        let socket = Socket::server(Flood::new(10_000), Bytes::new(), 1024);
+        let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+        let mut connection = Connection::<ClientMessage>::new(socket, outbox, WATCH, None);
+        let (handled, mut seen) = (Arc::new(AtomicUsize::new(0)), 0);
+        let counting = handled.clone();
+        let flooded = tokio::spawn(async move {
+            while let Event::Message(message) = connection.next_event(None).await {
+                connection.reply(&message);
+                counting.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut most = 0;
+        while handled.load(Ordering::Relaxed) < 10_000 && !flooded.is_finished() {
+            tokio::task::yield_now().await;
+            let now = handled.load(Ordering::Relaxed);
+            most = most.max(now - std::mem::replace(&mut seen, now));
+        }
+        assert!((1..=64).contains(&most), "{most} messages in a row");
     }
 
     #[tokio::test]

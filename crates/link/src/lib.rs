@@ -7,6 +7,7 @@
 //! - [`client`]: the loop of every client: connect, register, run, back off, come back.
 //! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
 //!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
+//! - `turn`: how much an actor does before others get their turn.
 //! - `sleep`: whether the machine slept, which a client must find out by itself.
 //!
 //! It decides nothing about tasks or tools: that is for the crates above it.
@@ -23,6 +24,7 @@ pub mod socket;
 mod tcp;
 pub mod tls;
 mod transport;
+mod turn;
 
 pub use ambient::Ambient;
 pub use client::{Client, ClientSettings, Exit, Role, TokenSource};

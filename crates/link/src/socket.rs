@@ -19,6 +19,7 @@ use tokio_websockets::{
 
 use crate::memory::MemoryEnd;
 use crate::transport::{self, Transport};
+use crate::turn::Turn;
 
 /// Pings that may wait for their pong to be written before reading pauses: a peer that pings without
 /// reading must not make us grow.
@@ -89,7 +90,7 @@ pub struct Socket {
 
 enum Kind {
     WebSocket(Box<WebSocket>),
-    Memory(MemoryEnd),
+    Memory(MemoryEnd, Turn),
 }
 
 struct WebSocket {
@@ -132,7 +133,7 @@ impl Socket {
     }
 
     pub(crate) fn memory(end: MemoryEnd) -> Self {
-        Self { kind: Kind::Memory(end) }
+        Self { kind: Kind::Memory(end, Turn::default()) }
     }
 
     fn web_socket(stream: WebSocketStream<Transport>) -> Self {
@@ -152,7 +153,15 @@ impl Socket {
             Kind::WebSocket(socket) => {
                 socket.stream.limits_mut().set_max_payload_len(Some(bytes));
             }
-            Kind::Memory(end) => end.set_max_message(bytes),
+            Kind::Memory(end, _) => end.set_max_message(bytes),
+        }
+    }
+
+    /// What was done here since others had their turn.
+    pub(crate) fn turn(&mut self) -> &mut Turn {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => &mut socket.stream.get_mut().turn,
+            Kind::Memory(_, turn) => turn,
         }
     }
 
@@ -161,7 +170,7 @@ impl Socket {
     pub fn heard(&self) -> Instant {
         match &self.kind {
             Kind::WebSocket(socket) => socket.stream.get_ref().heard(),
-            Kind::Memory(end) => end.heard(),
+            Kind::Memory(end, _) => end.heard(),
         }
     }
 
@@ -174,7 +183,7 @@ impl Socket {
                 socket.unsent_pongs = 0;
                 Poll::Ready(Ok(()))
             }
-            Kind::Memory(end) => end.poll_ready(cx),
+            Kind::Memory(end, _) => end.poll_ready(cx),
         }
     }
 
@@ -189,7 +198,7 @@ impl Socket {
                 socket.is_fresh &= sent.is_err();
                 sent.map_err(|error| lost(&error))
             }
-            Kind::Memory(end) => end.start_send(frame),
+            Kind::Memory(end, _) => end.start_send(frame),
         }
     }
 
@@ -199,7 +208,7 @@ impl Socket {
             Kind::WebSocket(socket) => {
                 Pin::new(&mut socket.stream).poll_flush(cx).map_err(|error| lost(&error))
             }
-            Kind::Memory(_) => Poll::Ready(Ok(())),
+            Kind::Memory(..) => Poll::Ready(Ok(())),
         }
     }
 
@@ -207,7 +216,7 @@ impl Socket {
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         match &mut self.kind {
             Kind::WebSocket(socket) => socket.poll_recv(cx),
-            Kind::Memory(end) => end.poll_recv(cx),
+            Kind::Memory(end, _) => end.poll_recv(cx),
         }
     }
 }

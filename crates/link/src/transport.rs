@@ -3,11 +3,13 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::Instant;
+
+use crate::turn::{self, PIECE, Turn};
 
 /// A stream of bytes in both directions.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -15,23 +17,54 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 pub(crate) struct Transport {
-    stream: Box<dyn Stream>,
+    /// Bounded anew before each read.
+    stream: Take<Box<dyn Stream>>,
     /// What whoever upgraded the connection had read too far.
     read_ahead: Bytes,
     heard: Instant,
+    pub(crate) turn: Turn,
 }
 
 impl Transport {
     pub(crate) fn new(stream: impl Stream + 'static, read_ahead: Bytes) -> Self {
         // An empty slice would keep the whole buffer alive that it was cut from.
         let read_ahead = if read_ahead.is_empty() { Bytes::new() } else { read_ahead };
-        Self { stream: Box::new(stream), read_ahead, heard: Instant::now() }
+        let stream: Box<dyn Stream> = Box::new(stream);
+        Self { stream: stream.take(0), read_ahead, heard: Instant::now(), turn: Turn::default() }
+    }
+
+    /// Pending, for once, when it is the others' turn.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.turn.is_over() {
+            return Poll::Ready(());
+        }
+        self.turn.end();
+        turn::come_back(cx);
+        Poll::Pending
+    }
+
+    fn note_written(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
+        if let Ok(n) = written {
+            self.turn.spend(n);
+        }
+        Poll::Ready(written)
     }
 
     /// When the last byte came in.
     pub(crate) fn heard(&self) -> Instant {
         self.heard
     }
+}
+
+/// As many of the first buffers as fit whole into a piece.
+fn whole<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
+    let mut room = PIECE;
+    let fits = |buf: &&IoSlice<'_>| {
+        let left = room.checked_sub(buf.len());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    &bufs[..bufs.iter().take_while(fits).count()]
 }
 
 impl AsyncRead for Transport {
@@ -46,10 +79,14 @@ impl AsyncRead for Transport {
             self.read_ahead.advance(n);
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_turn(cx));
         let before = buf.filled().len();
+        self.stream.set_limit(PIECE as u64);
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        let n = buf.filled().len() - before;
+        if n > 0 {
             self.heard = Instant::now();
+            self.turn.spend(n);
         }
         polled
     }
@@ -61,15 +98,18 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        ready!(self.poll_turn(cx));
+        let piece = &buf[..buf.len().min(PIECE)];
+        let written = ready!(Pin::new(self.stream.get_mut()).poll_write(cx, piece));
+        self.note_written(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(self.stream.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(self.stream.get_mut()).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -77,10 +117,16 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let piece = match whole(bufs) {
+            [] => return self.poll_write(cx, bufs.first().map_or(&[], |buf| buf)),
+            piece => piece,
+        };
+        ready!(self.poll_turn(cx));
+        let written = ready!(Pin::new(self.stream.get_mut()).poll_write_vectored(cx, piece));
+        self.note_written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.get_ref().is_write_vectored()
     }
 }
