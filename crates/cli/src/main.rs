@@ -14,6 +14,7 @@ mod held;
 mod key_file;
 mod log;
 mod mcp;
+mod memory;
 mod policy;
 mod prompt;
 mod proxy;

@@ -1,6 +1,7 @@
 //! AIP over a wire: the one place that touches frames and sockets.
 //!
 //! - [`ambient`]: the time of day, chance and tasks, which a simulation decides.
+//! - [`budget`]: one bound for the bytes of large messages, over all connections.
 //! - [`socket`]: a stream of frames, over WebSocket or (in tests) an in-memory pair.
 //! - [`outbox`]: the bounded queue through which others hand messages to a connection.
 //! - [`connection`]: what a connection's actor waits on, one event at a time.
@@ -13,6 +14,7 @@
 //! It decides nothing about tasks or tools: that is for the crates above it.
 
 pub mod ambient;
+pub mod budget;
 pub mod client;
 pub mod connection;
 pub mod dial;
@@ -27,6 +29,7 @@ mod transport;
 mod turn;
 
 pub use ambient::Ambient;
+pub use budget::{Budget, Kept};
 pub use client::{Client, ClientSettings, Exit, Role, TokenSource};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};

@@ -1,5 +1,6 @@
-//! The bytes under a WebSocket: any stream, with bytes that were read ahead of it, and the time at
-//! which something last came in.
+//! The bytes under a WebSocket: any stream, with bytes that were read ahead of it. It knows when something
+//! last came in and went out, takes room for large messages as they come, and pauses when it is the others'
+//! turn.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::Instant;
 
+use crate::budget::{Budget, Reader, SMALL_MESSAGE_BYTES};
 use crate::turn::{self, PIECE, Turn};
 
 /// A stream of bytes in both directions.
@@ -22,7 +24,14 @@ pub(crate) struct Transport {
     /// What whoever upgraded the connection had read too far.
     read_ahead: Bytes,
     heard: Instant,
+    written: Instant,
     pub(crate) turn: Turn,
+    /// Where large messages take room, if anywhere.
+    budget: Option<Budget>,
+    /// What came since the last message was complete, in bytes.
+    unfinished: usize,
+    /// The room of a large message that comes, or is being handled.
+    reader: Option<Box<Reader>>,
 }
 
 impl Transport {
@@ -30,7 +39,17 @@ impl Transport {
         // An empty slice would keep the whole buffer alive that it was cut from.
         let read_ahead = if read_ahead.is_empty() { Bytes::new() } else { read_ahead };
         let stream: Box<dyn Stream> = Box::new(stream);
-        Self { stream: stream.take(0), read_ahead, heard: Instant::now(), turn: Turn::default() }
+        let now = Instant::now();
+        Self {
+            stream: stream.take(0),
+            read_ahead,
+            heard: now,
+            written: now,
+            turn: Turn::default(),
+            budget: None,
+            unfinished: 0,
+            reader: None,
+        }
     }
 
     /// Pending, for once, when it is the others' turn.
@@ -45,14 +64,85 @@ impl Transport {
 
     fn note_written(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
         if let Ok(n) = written {
+            self.written = Instant::now();
             self.turn.spend(n);
         }
         Poll::Ready(written)
     }
 
-    /// When the last byte came in.
+    /// When the last byte came in; now, while there is no room to read any.
     pub(crate) fn heard(&self) -> Instant {
-        self.heard
+        if self.is_waiting() { Instant::now() } else { self.heard }
+    }
+
+    /// When the peer, or the system on its behalf, last took a byte.
+    pub(crate) fn written(&self) -> Instant {
+        self.written
+    }
+
+    /// Has large messages take room from a budget.
+    pub(crate) fn set_budget(&mut self, budget: Budget) {
+        self.budget = Some(budget);
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.reader.as_ref().is_some_and(|reader| reader.is_waiting())
+    }
+
+    /// Waits for room for what comes next of a large message. Returns how much may be read, in bytes.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        let Some(budget) = &self.budget else { return Poll::Ready(PIECE) };
+        if self.unfinished < SMALL_MESSAGE_BYTES {
+            return Poll::Ready(PIECE.min(SMALL_MESSAGE_BYTES - self.unfinished));
+        }
+        let waited = self.is_waiting();
+        let reader = self.reader.get_or_insert_with(|| Box::new(budget.reader()));
+        ready!(reader.poll_room(cx, self.unfinished + PIECE));
+        if waited {
+            self.heard = Instant::now();
+        }
+        Poll::Ready(PIECE)
+    }
+
+    fn note_read(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.heard = Instant::now();
+        self.turn.spend(bytes);
+        self.unfinished += bytes;
+        if let Some(reader) = &mut self.reader {
+            reader.note_bytes(bytes);
+        }
+    }
+
+    /// A message is complete. It has its room until [`Self::handled`].
+    pub(crate) fn complete(&mut self) {
+        self.unfinished = 0;
+    }
+
+    /// A frame of this size, in bytes, belongs to no message.
+    pub(crate) fn skip(&mut self, frame: usize) {
+        self.unfinished = self.unfinished.saturating_sub(frame);
+    }
+
+    /// The last message is dealt with, and takes no room any more.
+    pub(crate) fn handled(&mut self) {
+        if self.unfinished == 0 && self.reader.is_some() {
+            self.reader = None;
+        }
+    }
+
+    /// When to ask [`Self::is_slow`], while a large message comes.
+    pub(crate) fn look_at(&self) -> Option<std::time::Instant> {
+        let reader = self.reader.as_ref().filter(|_| self.unfinished > 0)?;
+        Some(reader.look_at())
+    }
+
+    /// Whether the message that comes is so slow that it keeps its room from others who wait.
+    pub(crate) fn is_slow(&mut self, now: std::time::Instant) -> bool {
+        let is_coming = self.unfinished > 0;
+        self.reader.as_mut().filter(|_| is_coming).is_some_and(|reader| reader.is_slow(now))
     }
 }
 
@@ -80,14 +170,11 @@ impl AsyncRead for Transport {
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_turn(cx));
+        let most = ready!(self.poll_room(cx));
         let before = buf.filled().len();
-        self.stream.set_limit(PIECE as u64);
+        self.stream.set_limit(most as u64);
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let n = buf.filled().len() - before;
-        if n > 0 {
-            self.heard = Instant::now();
-            self.turn.spend(n);
-        }
+        self.note_read(buf.filled().len() - before);
         polled
     }
 }

@@ -112,6 +112,7 @@ pub(crate) async fn accept(
     opened: OpenSocket,
 ) {
     socket.set_max_message(MAX_FIRST_MESSAGE_BYTES);
+    socket.set_budget(server.budget().clone());
     let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
     let mut connection =
         Connection::new(socket, outbox, server.config().watch(), Some(server.metrics().tap()));
@@ -183,8 +184,9 @@ async fn register(
     check_key(&registration, &visitor.holder)?;
     let id = server.next_connection_id();
     let (config, metrics) = (server.config(), server.metrics());
-    let outbox =
-        link::Outbox::new(config.outbox()).counting_dropped_progress(metrics.dropped_progress());
+    let outbox = link::Outbox::new(config.outbox())
+        .counting_dropped_progress(metrics.dropped_progress())
+        .patient(server.budget().clone(), config.slow_after);
     let own = registration.system_info.clone();
     let facts = own.map(|own| facts::of_newcomer(own, &registration.client_id, config));
     let at = server.ambient().timestamp();

@@ -25,7 +25,7 @@ use aip::machine::Refusal;
 use aip::{ClientId, CloseCode, Payload, SessionId};
 use bytes::Bytes;
 use jiff::Timestamp;
-use link::Ambient;
+use link::{Ambient, Budget};
 
 pub(crate) use commands::{Settlement, Unclaimed};
 pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
@@ -69,6 +69,9 @@ pub(crate) struct Hub {
     sessions: BTreeMap<TaskId, Box<Session>>,
     open_ids: HashMap<SessionId, TaskId>,
     timers: Timers,
+    budget: Budget,
+    /// The results of tasks that are not over, in bytes.
+    result_bytes: usize,
     effects: Vec<Effect>,
     /// Whether no more tasks and clients are taken.
     is_closed: bool,
@@ -77,13 +80,15 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Arc<Config>) -> Self {
+    pub(crate) fn new(config: Arc<Config>, budget: Budget) -> Self {
         Self {
             config,
             parties: Parties::default(),
             sessions: BTreeMap::new(),
             open_ids: HashMap::new(),
             timers: Timers::default(),
+            budget,
+            result_bytes: 0,
             effects: Vec::new(),
             is_closed: false,
             armed: None,

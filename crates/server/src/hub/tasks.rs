@@ -7,6 +7,7 @@ use std::time::Duration;
 use aip::codec::Wire;
 use aip::machine::TaskRequest;
 use aip::{ClientId, Payload, ResultStatus, ServerMessage, ServerMessageType, SessionId, Status};
+use link::Kept;
 use tokio::sync::oneshot;
 use tokio_util::sync::DropGuard;
 
@@ -124,7 +125,8 @@ impl Hub {
             From::Client(_) => None,
             From::Http(stored) => Some(stored),
         };
-        self.enter(Session::new(moment, &task, origin, holder, device, stored));
+        let kept = self.budget.nothing();
+        self.enter(Session::new(moment, &task, origin, holder, device, stored, kept));
         self.begin(moment, task.id, turn);
         Ok(task)
     }
@@ -501,7 +503,10 @@ impl Hub {
         let sent = sent.clone();
         let took = moment.now.saturating_duration_since(sent.at);
         self.effects.push(Effect::Settled(settlement, took));
-        session.bytes += results.iter().map(CallResult::bytes).sum::<usize>();
+        let bytes = results.iter().map(CallResult::bytes).sum::<usize>();
+        session.bytes += bytes;
+        session.kept.grow(bytes);
+        self.result_bytes += bytes;
         let results = Arc::<[CallResult]>::from(results);
         session.journal.push(Record::Answered { at: moment.at, results: results.clone() });
         if sent.is_discovery {
@@ -524,8 +529,16 @@ impl Hub {
     /// Why a task may collect no more, if it has too much.
     fn too_much(&self, id: TaskId) -> Option<Broken> {
         let limit = self.config.max_task_bytes;
-        let is_over = self.sessions.get(&id).is_some_and(|session| session.bytes > limit);
-        is_over.then(|| Broken::Failed(format!("Task has more than {limit} bytes of results")))
+        if self.sessions.get(&id).is_some_and(|session| session.bytes > limit) {
+            let error = format!("Task has more than {limit} bytes of results");
+            return Some(Broken::Failed(error));
+        }
+        // Were it to wait for room, the others that have some would wait for it too.
+        let limit = self.config.max_bytes_in_flight;
+        (self.result_bytes > limit).then(|| {
+            let error = format!("Tasks that are not over have more than {limit} bytes of results");
+            Broken::Failed(error)
+        })
     }
 
     /// Ends a session early, wherever it stands.
@@ -612,6 +625,7 @@ impl Hub {
         let Outcome { ending, error, finish, .. } = farewell.outcome.clone();
         let is_unfetched = session.origin.identity.is_none() || !goodbyes.is_whole;
         let ended = Ended { at: moment.at, ending, error, finish, is_unfetched };
+        session.kept.grow(goodbyes.bytes());
         farewell.goodbyes = Some(goodbyes);
         session.journal.push(Record::Ended(Arc::new(ended)));
         self.commit(id);
@@ -659,6 +673,7 @@ impl Hub {
     fn remove(&mut self, moment: &Moment<'_>, id: TaskId) -> Option<Box<Session>> {
         let session = self.sessions.remove(&id)?;
         self.open_ids.remove(&session.task.session_id);
+        self.result_bytes -= session.bytes;
         for timer in
             session.deadline.map(|(_, timer)| timer).into_iter().chain(session.journal.retry)
         {
@@ -698,6 +713,7 @@ impl Session {
         holder: Arc<Principal>,
         device: Incarnation,
         stored: Option<oneshot::Sender<Result<(), StoreError>>>,
+        kept: Kept,
     ) -> Self {
         let mut journal = Journal::default();
         journal.push(Record::Created(task.clone()));
@@ -714,6 +730,7 @@ impl Session {
             tools: None,
             memo: None,
             bytes: 0,
+            kept,
             accepted_at: moment.now,
             deadline: None,
             is_device_gone: false,
