@@ -70,7 +70,7 @@ pub(crate) struct Hub {
     open_ids: HashMap<SessionId, TaskId>,
     timers: Timers,
     budget: Budget,
-    /// The results of tasks that are not over, in bytes.
+    /// The results of tasks that are not over or ending, in bytes.
     result_bytes: usize,
     effects: Vec<Effect>,
     /// Whether no more tasks and clients are taken.

@@ -337,6 +337,12 @@ impl Hub {
         if self.is_closed {
             return Some(Broken::Stopped(Cause::Shutdown));
         }
+        // Were it to wait for room, the others that have some would wait for it too.
+        let room = self.config.max_bytes_in_flight;
+        if self.result_bytes > room && session.bytes > 0 {
+            let error = format!("Tasks that go on have more than {room} bytes of results");
+            return Some(Broken::Failed(error));
+        }
         let max_steps = self.config.max_steps;
         let is_over = session.history.len() >= max_steps as usize;
         is_over.then(|| Broken::Failed(format!("Task did not end within {max_steps} steps")))
@@ -529,16 +535,8 @@ impl Hub {
     /// Why a task may collect no more, if it has too much.
     fn too_much(&self, id: TaskId) -> Option<Broken> {
         let limit = self.config.max_task_bytes;
-        if self.sessions.get(&id).is_some_and(|session| session.bytes > limit) {
-            let error = format!("Task has more than {limit} bytes of results");
-            return Some(Broken::Failed(error));
-        }
-        // Were it to wait for room, the others that have some would wait for it too.
-        let limit = self.config.max_bytes_in_flight;
-        (self.result_bytes > limit).then(|| {
-            let error = format!("Tasks that are not over have more than {limit} bytes of results");
-            Broken::Failed(error)
-        })
+        let is_over = self.sessions.get(&id).is_some_and(|session| session.bytes > limit);
+        is_over.then(|| Broken::Failed(format!("Task has more than {limit} bytes of results")))
     }
 
     /// Ends a session early, wherever it stands.
@@ -594,6 +592,7 @@ impl Hub {
         if let Some((_, timer)) = session.deadline.take() {
             self.timers.clear(timer);
         }
+        self.result_bytes -= session.bytes;
         let farewell = Farewell { outcome: outcome.clone(), goodbyes: None };
         session.phase = Phase::Ending(Box::new(farewell));
         session.memo = None;
@@ -673,7 +672,6 @@ impl Hub {
     fn remove(&mut self, moment: &Moment<'_>, id: TaskId) -> Option<Box<Session>> {
         let session = self.sessions.remove(&id)?;
         self.open_ids.remove(&session.task.session_id);
-        self.result_bytes -= session.bytes;
         for timer in
             session.deadline.map(|(_, timer)| timer).into_iter().chain(session.journal.retry)
         {
