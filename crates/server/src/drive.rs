@@ -105,7 +105,7 @@ impl Server {
                 self.ambient().spawn(async move {
                     let thought = AssertUnwindSafe(thought).catch_unwind();
                     tokio::select! {
-                        biased;
+                       biased;
                         () = cancelled.cancelled() => {}
                         answer = thought => match answer {
                             Ok(answer) => server.carry_out(server.advise(&task, answer)),
@@ -270,6 +270,7 @@ async fn upkeep(server: Weak<Inner>) {
             return;
         };
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(at.into()) => {}
             () = alarm.notified() => {}
         }
