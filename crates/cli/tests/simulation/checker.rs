@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use server::store::{Ended, Record};
 use server::{CallResult, Task};
 
@@ -19,16 +20,25 @@ struct WireState {
     replaced: Option<Duration>,
     is_confirmed: bool,
     is_broken: bool,
-    /// Sessions that were submitted on it, and what the server said of each, in order.
-    sessions: BTreeMap<String, Vec<Said>>,
+    /// Sessions that were submitted on it.
+    sessions: BTreeMap<String, Submitted>,
+}
+
+/// What is known of a session on its wire.
+#[derive(Default)]
+struct Submitted {
+    /// How often.
+    times: usize,
+    /// What the server said of it, in order.
+    heard: Vec<Said>,
 }
 
 /// Looks at a history, and at what the store has of its tasks. Returns what is wrong with it.
-pub(crate) fn check(events: &[Event], journals: &[Journal]) -> Vec<String> {
+pub(crate) fn check(events: &[Event], journals: &[Journal], epoch: Timestamp) -> Vec<String> {
     let mut checker = Checker::default();
     events.iter().for_each(|event| checker.look(event));
     checker.check_wires();
-    journals.iter().for_each(|journal| checker.check_journal(journal));
+    journals.iter().for_each(|journal| checker.check_journal(journal, epoch));
     checker.wrong
 }
 
@@ -81,7 +91,7 @@ impl Checker {
         let Some(session) = said.session.clone() else { return };
         match (to_server, said.kind.as_str()) {
             (true, "task") => {
-                state.sessions.entry(session).or_default();
+                state.sessions.entry(session).or_default().times += 1;
             }
             (true, _) => {}
             // What is about a task of somebody else is what devices are for.
@@ -90,7 +100,7 @@ impl Checker {
                     self.wrong.push(format!("w{wire} never submitted it, and is sent: {said}"));
                 }
             }
-            (false, _) => state.sessions.entry(session).or_default().push(said),
+            (false, _) => state.sessions.entry(session).or_default().heard.push(said),
         }
     }
 
@@ -101,22 +111,23 @@ impl Checker {
             return;
         }
         let party = state.party.clone();
-        for (_, older) in self.wires.range_mut(..wire).filter(|(_, older)| older.party == party) {
+        let same = |state: &WireState| state.is_confirmed && state.party == party;
+        for (_, older) in self.wires.range_mut(..wire).filter(|(_, older)| same(older)) {
             older.replaced.get_or_insert(at);
         }
     }
 
     fn check_wires(&mut self) {
         for (wire, state) in &self.wires {
-            for (session, heard) in &state.sessions {
-                if let Some(wrong) = state.wrong_with(heard) {
+            for (session, submitted) in &state.sessions {
+                if let Some(wrong) = state.wrong_with(submitted) {
                     self.wrong.push(format!("w{wire}, S={}: {wrong}", short(session)));
                 }
             }
         }
     }
 
-    fn check_journal(&mut self, journal: &Journal) {
+    fn check_journal(&mut self, journal: &Journal, epoch: Timestamp) {
         let Some(Record::Created(task)) = journal.first() else {
             return self.wrong.push(format!("a journal has no beginning: {journal:?}"));
         };
@@ -132,9 +143,12 @@ impl Checker {
                         self.wrong.push(format!("{}: {open} was never settled", name(task)));
                     }
                 }
-                Record::Answered { results, .. } => match open.take() {
+                Record::Answered { at, results } => match open.take() {
                     None => self.wrong.push(format!("{}: results were taken twice", name(task))),
-                    Some(command) => self.check_results(task, command, results),
+                    Some(command) => {
+                        let at = Duration::try_from(at.duration_since(epoch)).unwrap_or_default();
+                        self.check_results(task, command, results, at);
+                    }
                 },
                 Record::Ended(ended) => self.check_end(task, ended, open),
                 Record::Created(_) | Record::Noted { .. } => {}
@@ -142,7 +156,7 @@ impl Checker {
         }
     }
 
-    fn check_results(&mut self, task: &Task, command: &str, results: &[CallResult]) {
+    fn check_results(&mut self, task: &Task, command: &str, results: &[CallResult], at: Duration) {
         let says = |text: &str| {
             results.iter().any(|result| result.error.as_ref().is_some_and(|e| e.ends_with(text)))
         };
@@ -154,9 +168,19 @@ impl Checker {
             ));
         }
         let unknown = says("its outcome is unknown") || says("it was never sent");
-        if !unknown && !self.answered.contains_key(command) {
-            self.wrong.push(format!("{}: R={} has invented results", name(task), short(command)));
+        if unknown {
+            return;
         }
+        let is_present = |wire: &usize| {
+            let replaced = self.wires.get(wire).and_then(|wire| wire.replaced);
+            replaced.is_none_or(|replaced| at <= replaced)
+        };
+        let what = match self.answered.get(command) {
+            None => "has invented results",
+            Some(wires) if !wires.iter().any(is_present) => "was settled by a replaced connection",
+            Some(_) => return,
+        };
+        self.wrong.push(format!("{}: R={} {what}", name(task), short(command)));
     }
 
     fn check_end(&mut self, task: &Task, ended: &Ended, open: Option<&str>) {
@@ -168,30 +192,32 @@ impl Checker {
 
 impl WireState {
     /// What is wrong with what a requester heard of one of its sessions.
-    fn wrong_with(&self, heard: &[Said]) -> Option<String> {
-        let is_ack = |said: &Said| said.kind == "heartbeat" && said.status == "ok";
-        let is_refused = heard.first().is_some_and(|first| first.kind == "error");
-        let first_is_right = heard.first().is_none_or(|first| is_ack(first) || is_refused);
-        if !first_is_right {
-            return Some(format!("the first word is no ACK: {}", heard[0]));
+    fn wrong_with(&self, submitted: &Submitted) -> Option<String> {
+        let mut heard = submitted.heard.as_slice();
+        let mut answers = 0;
+        while let Some(first) = heard.first() {
+            let is_refusal = first.kind == "error";
+            if !is_refusal && !is_ack(first) {
+                return Some(format!("the first word is no ACK: {first}"));
+            }
+            let end = heard.iter().position(|said| said.kind == "task_end");
+            let (answer, rest) = heard.split_at(end.map_or(heard.len(), |end| end + 1));
+            if answer[1..].iter().any(is_ack) {
+                return Some(format!("the ACK comes after: {first}"));
+            }
+            if end.is_none() && !self.is_broken && self.replaced.is_none() {
+                return Some("it has no outcome".to_owned());
+            }
+            (heard, answers) = (rest, answers + 1);
         }
-        if heard.iter().filter(|said| is_ack(said)).count() > 1 {
-            return Some("it was acknowledged twice".to_owned());
-        }
-        if is_refused && heard.iter().any(is_ack) {
-            return Some("the ACK comes after an ERROR".to_owned());
-        }
-        let ends = heard.iter().filter(|said| said.kind == "task_end").count();
-        if ends > 1 {
-            return Some(format!("it has {ends} outcomes"));
-        }
-        let is_last = heard.last().is_none_or(|last| ends == 0 || last.kind == "task_end");
-        if !is_last {
-            return Some("something comes after its outcome".to_owned());
-        }
-        let is_whole = !self.is_broken && self.replaced.is_none();
-        (is_whole && !heard.is_empty() && ends == 0).then(|| "it has no outcome".to_owned())
+        (answers > submitted.times).then(|| {
+            format!("it was submitted {} times and has {answers} outcomes", submitted.times)
+        })
     }
+}
+
+fn is_ack(said: &Said) -> bool {
+    said.kind == "heartbeat" && said.status == "ok"
 }
 
 fn name(task: &Task) -> String {

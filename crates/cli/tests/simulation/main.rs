@@ -9,6 +9,7 @@ mod checker;
 mod history;
 mod network;
 mod parties;
+mod stutterer;
 #[path = "../../../server/tests/common/unsteady.rs"]
 mod unsteady;
 mod workload;
@@ -78,7 +79,7 @@ async fn simulation(seed: u64) -> (History, Vec<String>) {
     for known in store.tasks(Query { limit: 1000, ..Query::default() }).await.unwrap() {
         journals.extend(store.journal(known.task.id).await.unwrap());
     }
-    wrong.extend(checker::check(&history.events(), &journals));
+    wrong.extend(checker::check(&history.events(), &journals, epoch));
     (history, wrong)
 }
 

@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use crate::KEY;
 use crate::parties::{Worker, World, plan};
+use crate::stutterer::stutter;
 
 pub(crate) const DEVICES: [&str; 3] = ["d1", "d2", "d3"];
 const REQUESTERS: [&str; 3] = ["g1", "g2", "g3"];
@@ -35,7 +36,10 @@ pub(crate) async fn run(world: &World, seed: u64) -> Result<(), String> {
     let requesters: Vec<_> = REQUESTERS
         .map(|id| tokio::spawn(requester(world.clone(), id, chance.u64(..))))
         .into_iter()
-        .chain([tokio::spawn(over_http(world.clone(), chance.u64(..)))])
+        .chain([
+            tokio::spawn(over_http(world.clone(), chance.u64(..))),
+            tokio::spawn(stutter(world.clone(), chance.u64(..))),
+        ])
         .collect();
     let workers = trouble(world, chance).await;
     world.network.calm();
