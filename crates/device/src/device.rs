@@ -153,7 +153,7 @@ impl Device {
         // What was started is ended before we are; a program stuck in the kernel does not hold us.
         let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
         executor.stop_tools().await;
-        crate::group::kill_left();
+        let _rested = tokio::time::timeout(STOP_TIME, crate::process::hunter::rest()).await;
         exit
     }
 }

@@ -4,14 +4,16 @@
 //! model: it takes a program and gives back what a shell would have shown.
 //!
 //! Nothing a call started outlives the call: however it ends — by itself, by its time limit, by
-//! being stopped, by its future being dropped — the child's whole session is killed, and on Linux
-//! also the descendants that have left it (see `mark.rs`). What happens when the device itself is
-//! killed is the [watchdog](crate::watchdog)'s matter. A number that is signalled is safe from
-//! reuse while its leader isn't reaped or its group has a member; after a leader that ended by
-//! itself there are at most [`LINGER`] in which the numbers would have to run once round to hit a
+//! being stopped, by its future being dropped — the child's whole group is killed at once, and then,
+//! by a thread of its own (`hunter.rs`), what has left the group; on Linux also the descendants that
+//! have left the session (see `mark.rs`). What happens when the device itself is killed is the
+//! [watchdog](crate::watchdog)'s matter. A number that is signalled is safe from reuse while its
+//! leader isn't reaped or its group has a member; after a leader that ended by itself there are at
+//! most [`LINGER`] and the time of a hunt, in which the numbers would have to run once round to hit a
 //! stranger.
 
 mod environment;
+pub(crate) mod hunter;
 mod output;
 mod session;
 mod telling;
@@ -169,8 +171,8 @@ enum Event {
 
 /// A started child with all that belongs to it. Dropping it kills the child's session.
 struct Call<'a> {
-    // The session goes first when this is dropped: its number is surely the child's own only as
-    // long as the child isn't reaped.
+    // The session goes first when this is dropped: its group is killed at once, and its number is
+    // surely the child's own only as long as the child isn't reaped.
     session: Session,
     child: Child,
     stdout: Stream<ChildStdout>,
@@ -231,7 +233,7 @@ impl<'a> Call<'a> {
         let status = status.map_err(RunError::Lost)?;
         // Whether or not all was read: what was read counts.
         let _ = timeout(LINGER, self.read_rest()).await;
-        self.session.kill();
+        self.session.kill().await;
         let (stdout, stderr) = self.texts();
         Ok(Output { exit_code: exit_code(status), stdout, stderr, elapsed })
     }
@@ -247,7 +249,7 @@ impl<'a> Call<'a> {
         if self.session.ask_to_end() {
             let _ = timeout(GRACE, self.exit_and_rest()).await;
         }
-        self.session.kill();
+        self.session.kill().await;
         // Fails if the child was reaped above; where there are no groups it is what kills.
         let _ = self.child.start_kill();
         let _ = timeout(REAP_TIME, self.exit()).await;

@@ -1,16 +1,17 @@
 //! The session that one child leads, and its end.
 
 use crate::{
-    group::{Group, kill_left},
+    group::Group,
     mark::Mark,
+    process::hunter,
     watchdog::{Guarded, Watchdog},
 };
 
 /// All that descends from one child, until it is killed: by hand, or by dropping this.
 pub(crate) struct Session {
     group: Option<Group>,
-    // Dropped after the session is killed, which lets the watchdog forget it.
-    _guarded: Option<Guarded>,
+    // Handed over with the group, and dropped after all in it was killed: then the watchdog forgets it.
+    guarded: Option<Guarded>,
 }
 
 impl Session {
@@ -18,28 +19,36 @@ impl Session {
     /// [`set_apart`](crate::group::set_apart)) and not reaped. With a `guard`, it is killed even if
     /// the device gets killed. Without an id it is empty.
     pub(crate) fn of(id: Option<u32>, mark: Option<Mark>, guard: Option<&Watchdog>) -> Self {
+        hunter::be_ready();
         let guarded = guard.zip(id).map(|(guard, id)| guard.guard(id, mark));
         let group = id.and_then(Group::of_new).map(|group| group.marked(mark));
-        Self { group, _guarded: guarded }
+        Self { group, guarded }
     }
 
-    /// Asks all in it to end; false if there is no way to ask.
+    /// Asks all in it to end; false if there is no way to ask. Those that have left the group are asked
+    /// a little later.
     pub(crate) fn ask_to_end(&self) -> bool {
-        self.group.inspect(|group| group.ask_to_end()).is_some()
+        let Some(group) = self.group else { return false };
+        group.ask_members();
+        hunter::ask(group);
+        true
     }
 
     /// Kills all in it, once: later the number may be somebody else's. What an earlier one has left
-    /// is looked for first.
-    pub(crate) fn kill(&mut self) {
+    /// is looked for, too. When this is dropped half way, the killing goes on.
+    pub(crate) async fn kill(&mut self) {
         if let Some(group) = self.group.take() {
-            kill_left();
-            group.kill();
+            group.kill_members();
+            hunter::kill(group, self.guarded.take()).await;
         }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.kill();
+        if let Some(group) = self.group.take() {
+            group.kill_members();
+            drop(hunter::kill(group, self.guarded.take()));
+        }
     }
 }
