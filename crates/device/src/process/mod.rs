@@ -148,7 +148,7 @@ pub async fn run(
     }
     let started = Instant::now();
     let limit = spec.timeout;
-    let mut call = Call::start(&spec, guard, progress).map_err(RunError::NotStarted)?;
+    let mut call = Call::start(&spec, guard, progress).await.map_err(RunError::NotStarted)?;
     match call.first_event(stop, limit).await {
         Event::Ended(status) => call.finish(status, started.elapsed()).await,
         Event::TimeIsUp => {
@@ -181,11 +181,16 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn start(spec: &Spec, guard: Option<&Watchdog>, progress: &'a Progress) -> io::Result<Self> {
+    async fn start(
+        spec: &Spec,
+        guard: Option<&Watchdog>,
+        progress: &'a Progress,
+    ) -> io::Result<Self> {
         let mark = Mark::new();
         let mut child = command(spec, mark).spawn().map_err(|error| explain(error, spec))?;
         let session = Session::of(child.id(), mark, guard);
         if let Some(input) = child.stdin.take() {
+            session.guarded().await;
             release(input)?;
         }
         let stdout = Stream::new(Source::Output, child.stdout.take(), spec.max_output);

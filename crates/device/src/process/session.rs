@@ -25,6 +25,13 @@ impl Session {
         Self { group, guarded }
     }
 
+    /// Waits until the watchdog knows of it, if there is one: most often it does already.
+    pub(crate) async fn guarded(&self) {
+        if let Some(guarded) = &self.guarded {
+            guarded.settled().await;
+        }
+    }
+
     /// Asks all in it to end; false if there is no way to ask. Those that have left the group are asked
     /// a little later.
     pub(crate) fn ask_to_end(&self) -> bool {
