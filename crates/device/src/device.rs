@@ -97,6 +97,7 @@ impl Device {
         on_event: impl Fn(DeviceEvent) + Send + Sync + 'static,
     ) -> Result<Self, SandboxError> {
         let confinement = settings.tools.confinement()?;
+        crate::group::Cgroup::find_out();
         confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
         let state = Arc::new(StateKeeper::new());
         let own = Arc::new(Own { task: Mutex::default(), on_event: Box::new(on_event) });

@@ -15,13 +15,22 @@
 pub(crate) mod testing;
 
 #[cfg(target_os = "linux")]
+mod cgroup;
+#[cfg(target_os = "linux")]
 mod hunt;
-
 mod members;
+#[cfg(not(target_os = "linux"))]
+mod nowhere;
 
 use std::process::Command;
 
-pub(crate) use members::{Chase, Group, left_over};
+#[cfg(target_os = "linux")]
+pub(crate) use cgroup::Cgroup;
+#[cfg(target_os = "linux")]
+pub(crate) use hunt::Chase;
+pub(crate) use members::{Group, left_over};
+#[cfg(not(target_os = "linux"))]
+pub(crate) use nowhere::{Cgroup, Chase};
 
 use crate::{confine::Confinement, mark::Mark};
 
@@ -54,6 +63,27 @@ pub(crate) fn set_apart(
     set_apart_from(command, tie, confinement.clone(), mark, inherited_descriptors());
     #[cfg(not(unix))]
     let _ = (command, tie, confinement, mark);
+}
+
+/// Has the child that `command` will start enter `cgroup` first of all. It isn't started if it can't.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub(crate) fn enter(command: &mut Command, cgroup: &Cgroup) {
+    use std::os::unix::process::CommandExt;
+    let entrance = cgroup.entrance();
+    let prepare = move || {
+        rustix::io::write(&*entrance, b"0")?;
+        Ok(())
+    };
+    // SAFETY: it runs between fork and exec, where only async-signal-safe calls are sound. It makes
+    // one plain system call; it takes no lock and allocates nothing, nor does its error.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Never called: there are no cgroups.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn enter(_: &mut Command, cgroup: &Cgroup) {
+    match *cgroup {}
 }
 
 /// Like [`set_apart`], closing the given descriptors to the child.

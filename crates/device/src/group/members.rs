@@ -7,10 +7,9 @@
 #[cfg(unix)]
 use rustix::process::{Pid, Signal};
 
+use super::Chase;
 #[cfg(target_os = "linux")]
 use super::hunt;
-#[cfg(target_os = "linux")]
-pub(crate) use super::hunt::Chase;
 use crate::mark::Mark;
 
 /// The session and process group that one child leads: both have the child's process id as
@@ -153,16 +152,4 @@ pub(crate) fn left_over() -> Vec<Chase> {
     return hunt::left_over();
     #[cfg(not(target_os = "linux"))]
     Vec::new()
-}
-
-/// A search that finds nobody.
-#[cfg(not(target_os = "linux"))]
-pub(crate) struct Chase;
-
-#[cfg(not(target_os = "linux"))]
-impl Chase {
-    /// It is over at once.
-    pub(crate) fn go_on(&mut self, _: Option<std::time::Instant>) -> bool {
-        true
-    }
 }

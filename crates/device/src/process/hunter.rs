@@ -9,17 +9,23 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::group::{Chase, Group, left_over};
+use crate::group::{Cgroup, Chase, Group, left_over};
 use crate::watchdog::Guarded;
 
 /// How long one hunt goes on while others wait.
 const TURN: Duration = Duration::from_millis(50);
+
+/// How often it is tried to remove a cgroup whose processes were killed.
+const REMOVE_TRIES: usize = 100;
+
+/// How long to wait between two tries, unless there is something to do.
+const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many errands wait for the thread at most.
 const MAX_WAITING: usize = 256;
@@ -37,8 +43,15 @@ enum Errand {
 /// A search for all that have left a group, and what is dropped when it is over.
 struct Hunt {
     chase: Chase,
+    cgroup: Option<Cgroup>,
     _guarded: Option<Guarded>,
     _done: Option<oneshot::Sender<()>>,
+}
+
+impl Hunt {
+    fn of(chase: Chase) -> Self {
+        Self { chase, cgroup: None, _guarded: None, _done: None }
+    }
 }
 
 /// Starts the thread, if that has not been done yet. To be called while threads can surely be had:
@@ -52,19 +65,24 @@ pub(super) fn ask(group: Group) {
     give(Errand::Ask(group));
 }
 
-/// Kills all that have left `group`, and then drops `guarded`. That is done whether or not the answer
-/// is waited for, which takes little more than a second at most.
-pub(super) fn kill(group: Group, guarded: Option<Guarded>) -> impl Future<Output = ()> {
+/// Kills all in `cgroup` and all that have left `group`, and then drops `guarded`. That is done whether
+/// or not the answer is waited for, which takes little more than a second at most.
+pub(super) fn kill(
+    group: Group,
+    cgroup: Option<Cgroup>,
+    guarded: Option<Guarded>,
+) -> impl Future<Output = ()> {
     let (done, is_done) = oneshot::channel();
-    give(Errand::Kill(Hunt { chase: group.chase(), _guarded: guarded, _done: Some(done) }));
+    let (chase, _guarded, _done) = (group.chase(), guarded, Some(done));
+    give(Errand::Kill(Hunt { chase, cgroup, _guarded, _done }));
     async {
         // It is never sent, only dropped.
         let _ = is_done.await;
     }
 }
 
-/// Waits until every hunt is over, one for what earlier ones have left over among them: little more
-/// than a second at most.
+/// Waits until every hunt is over, one for what earlier ones have left over among them, and every cgroup
+/// removed: little more than two seconds at most.
 pub(crate) async fn rest() {
     let (done, is_done) = oneshot::channel();
     give(Errand::Rest(done));
@@ -79,11 +97,13 @@ fn give(errand: Errand) {
         }),
         None => Some(errand),
     };
-    if let Some(errand) = refused {
-        let mut hunter = Hunter::default();
-        hunter.take(errand);
-        while hunter.has_hunted() {}
-    }
+    refused.into_iter().for_each(do_in_place);
+}
+
+fn do_in_place(errand: Errand) {
+    let mut hunter = Hunter::default();
+    hunter.take(errand);
+    while hunter.has_hunted() {}
 }
 
 /// The way to the thread; `None` if it could not be started.
@@ -108,39 +128,107 @@ fn start() -> Option<SyncSender<Errand>> {
 #[derive(Default)]
 struct Hunter {
     hunts: VecDeque<Hunt>,
-    /// Dropped when there are no hunts any more.
+    /// Cgroups whose last processes are dying, and how often each was tried to be removed.
+    dying: Vec<(Cgroup, usize)>,
+    /// Dropped when there are neither hunts nor cgroups any more.
     resting: Vec<oneshot::Sender<()>>,
 }
 
 impl Hunter {
     fn work(mut self, errands: &Receiver<Errand>) {
-        while let Ok(errand) = errands.recv() {
-            self.take(errand);
+        while let Some(errand) = self.next(errands) {
+            errand.into_iter().for_each(|errand| self.take(errand));
             while self.has_hunted() {
                 errands.try_iter().for_each(|errand| self.take(errand));
             }
+            self.remove_dying();
+        }
+    }
+
+    /// The next errand, or none yet if there are cgroups to be removed; `None` if there will be none.
+    fn next(&self, errands: &Receiver<Errand>) -> Option<Option<Errand>> {
+        if self.dying.is_empty() {
+            return errands.recv().ok().map(Some);
+        }
+        match errands.recv_timeout(REMOVE_PAUSE) {
+            Ok(errand) => Some(Some(errand)),
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
         }
     }
 
     fn take(&mut self, errand: Errand) {
         match errand {
             Errand::Ask(group) => return group.ask_strays(),
-            Errand::Kill(hunt) => self.hunts.push_back(hunt),
+            Errand::Kill(hunt) => {
+                hunt.cgroup.iter().for_each(Cgroup::kill);
+                self.hunts.push_back(hunt);
+            }
             Errand::Rest(done) => self.resting.push(done),
         }
         let left_over = left_over().into_iter();
-        self.hunts.extend(left_over.map(|chase| Hunt { chase, _guarded: None, _done: None }));
+        self.hunts.extend(left_over.map(Hunt::of));
     }
 
     /// Gives one hunt its turn; false if there is none.
     fn has_hunted(&mut self) -> bool {
-        let Some(mut hunt) = self.hunts.pop_front() else {
-            self.resting.clear();
-            return false;
-        };
-        if !hunt.chase.go_on(Some(Instant::now() + TURN)) {
+        let Some(mut hunt) = self.hunts.pop_front() else { return false };
+        if hunt.chase.go_on(Some(Instant::now() + TURN)) {
+            self.dying.extend(hunt.cgroup.take().map(|cgroup| (cgroup, 0)));
+        } else {
             self.hunts.push_back(hunt);
         }
         true
+    }
+
+    /// Removes the cgroups that are empty by now, and forgets those that never will be.
+    fn remove_dying(&mut self) {
+        self.dying.iter_mut().for_each(|(_, tries)| *tries += 1);
+        self.dying.retain(|(cgroup, tries)| !cgroup.is_removed() && *tries < REMOVE_TRIES);
+        if self.dying.is_empty() {
+            self.resting.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+    use crate::confine::Confinement;
+    use crate::group::{Tie, enter, set_apart, testing};
+
+    /// A child without end, and its group.
+    fn start(cgroup: Option<&Cgroup>) -> (std::process::Child, Group) {
+        let mut command = std::process::Command::new("sleep");
+        cgroup.into_iter().for_each(|cgroup| enter(&mut command, cgroup));
+        set_apart(command.arg("1000"), Tie::DiesWithDevice, &Confinement::default(), None);
+        let child = command.spawn().unwrap();
+        let group = Group::of_new(child.id()).unwrap();
+        (child, group)
+    }
+
+    #[test]
+    fn an_errand_that_finds_no_thread_is_done_in_place() {
+        let (mut child, group) = start(None);
+        let (done, mut is_done) = oneshot::channel();
+        group.kill_members();
+        let errand = Errand::Kill(Hunt { _done: Some(done), ..Hunt::of(group.chase()) });
+        do_in_place(errand);
+        assert!(is_done.try_recv().is_err(), "it is dropped");
+        child.wait().unwrap();
+        testing::all_gone(&[child.id()]);
+    }
+
+    #[tokio::test]
+    async fn a_cgroup_is_killed_and_removed() {
+        let Some(cgroup) = Cgroup::slow() else { return };
+        let (mut child, group) = start(Some(&cgroup));
+        let place = cgroup.path().to_owned();
+        assert_ne!(std::fs::read_to_string(place.join("cgroup.procs")).unwrap(), "");
+        // The group isn't killed: what kills is the cgroup.
+        kill(group, Some(cgroup), None).await;
+        child.wait().unwrap();
+        testing::until("it is removed", || (!place.exists()).then_some(()));
     }
 }

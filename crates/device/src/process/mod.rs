@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     confine::Confinement,
-    group::{Tie, set_apart},
+    group::{Cgroup, Tie, enter, set_apart},
     mark::Mark,
     progress::Progress,
     watchdog::Watchdog,
@@ -187,8 +187,8 @@ impl<'a> Call<'a> {
         progress: &'a Progress,
     ) -> io::Result<Self> {
         let mark = Mark::new();
-        let mut child = command(spec, mark).spawn().map_err(|error| explain(error, spec))?;
-        let session = Session::of(child.id(), mark, guard);
+        let (mut child, cgroup) = spawn(spec, mark).map_err(|error| explain(error, spec))?;
+        let session = Session::of(child.id(), mark, guard).within(cgroup);
         if let Some(input) = child.stdin.take() {
             session.guarded().await;
             release(input)?;
@@ -273,12 +273,25 @@ impl<'a> Call<'a> {
     }
 }
 
-fn command(spec: &Spec, mark: Option<Mark>) -> Command {
+/// Starts the child: in a cgroup of its own where there can be one, else without.
+fn spawn(spec: &Spec, mark: Option<Mark>) -> io::Result<(Child, Option<Cgroup>)> {
+    if let Some(cgroup) = Cgroup::new()
+        && let Ok(child) = command(spec, mark, Some(&cgroup)).spawn()
+    {
+        return Ok((child, Some(cgroup)));
+    }
+    Ok((command(spec, mark, None).spawn()?, None))
+}
+
+fn command(spec: &Spec, mark: Option<Mark>, cgroup: Option<&Cgroup>) -> Command {
     let mut command = std::process::Command::new(&spec.program);
     command.args(&spec.args).current_dir(&spec.cwd);
     command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
     command.stdin(if spec.awaits_line { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(cgroup) = cgroup {
+        enter(&mut command, cgroup);
+    }
     set_apart(&mut command, Tie::DiesWithDevice, &spec.confinement, mark);
     let mut command = Command::from(command);
     command.kill_on_drop(true);

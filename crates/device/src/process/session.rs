@@ -1,7 +1,7 @@
 //! The session that one child leads, and its end.
 
 use crate::{
-    group::Group,
+    group::{Cgroup, Group},
     mark::Mark,
     process::hunter,
     watchdog::{Guarded, Watchdog},
@@ -10,6 +10,8 @@ use crate::{
 /// All that descends from one child, until it is killed: by hand, or by dropping this.
 pub(crate) struct Session {
     group: Option<Group>,
+    /// The cgroup that it is in, with nobody else.
+    cgroup: Option<Cgroup>,
     // Handed over with the group, and dropped after all in it was killed: then the watchdog forgets it.
     guarded: Option<Guarded>,
 }
@@ -22,7 +24,14 @@ impl Session {
         hunter::be_ready();
         let guarded = guard.zip(id).map(|(guard, id)| guard.guard(id, mark));
         let group = id.and_then(Group::of_new).map(|group| group.marked(mark));
-        Self { group, guarded }
+        Self { group, cgroup: None, guarded }
+    }
+
+    /// The same, all of it started in `cgroup`.
+    pub(crate) fn within(self, cgroup: Option<Cgroup>) -> Self {
+        let mut session = self;
+        session.cgroup = cgroup;
+        session
     }
 
     /// Waits until the watchdog knows of it, if there is one: most often it does already.
@@ -46,7 +55,7 @@ impl Session {
     pub(crate) async fn kill(&mut self) {
         if let Some(group) = self.group.take() {
             group.kill_members();
-            hunter::kill(group, self.guarded.take()).await;
+            hunter::kill(group, self.cgroup.take(), self.guarded.take()).await;
         }
     }
 }
@@ -55,7 +64,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if let Some(group) = self.group.take() {
             group.kill_members();
-            drop(hunter::kill(group, self.guarded.take()));
+            drop(hunter::kill(group, self.cgroup.take(), self.guarded.take()));
         }
     }
 }
