@@ -28,7 +28,7 @@ const REMOVE_TRIES: usize = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many errands wait for the thread at most.
-const MAX_WAITING: usize = 256;
+const MAX_WAITING: usize = 64;
 
 /// What the thread is asked to do.
 enum Errand {

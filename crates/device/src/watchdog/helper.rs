@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::MAX_GUARDED;
 use crate::mark::Mark;
@@ -24,6 +25,9 @@ pub(super) const WRITE_TRIES: usize = 100;
 
 /// How long the mender waits between two tries.
 const WRITE_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a command waits for the mender at most.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 /// The least time from one start of the helper to the next.
 pub(super) const RESTART_PAUSE: Duration = Duration::from_secs(5);
@@ -106,14 +110,13 @@ impl Helper {
         }
     }
 
-    /// Waits while a mender is at work.
+    /// Waits while a mender is at work, for [`SETTLE_TIME`] at most.
     pub(super) async fn settled(&self) {
-        loop {
-            let mended = self.mended.notified();
-            if !self.state().is_mending {
-                return;
-            }
-            mended.await;
+        // Created before it is asked for: no mender's end is missed in between.
+        let mended = self.mended.notified();
+        if self.state().is_mending {
+            // A mender that takes longer has a helper that does not even die.
+            let _ = timeout(SETTLE_TIME, mended).await;
         }
     }
 
@@ -165,11 +168,16 @@ impl Helper {
         let spawned = spawn(&self.program, &self.args);
         let mut state = self.state();
         state.started = Instant::now();
-        match spawned {
-            Ok(running) => state.tell_anew(running),
+        let is_told = spawned.map(|running| state.tell_anew(running));
+        let is_there = state.running.is_some();
+        // The log may hold up who writes to it.
+        drop(state);
+        match is_told {
+            Ok(true) => tracing::warn!("the watchdog had ended; it was started again"),
+            Ok(false) => {}
             Err(error) => tracing::warn!(%error, "the watchdog cannot be started again"),
         }
-        state.running.is_some()
+        is_there
     }
 
     fn end_mending(&self, mut state: MutexGuard<'_, State>) {
@@ -204,13 +212,12 @@ impl State {
         Told::All
     }
 
-    /// Takes a helper that knows nothing yet, and tells it what the pipe takes at once.
-    fn tell_anew(&mut self, running: Option<(ChildStdin, Child)>) {
+    /// Takes a helper that knows nothing yet, and tells it what the pipe takes at once; false if it is
+    /// dead already, or there is none.
+    fn tell_anew(&mut self, running: Option<(ChildStdin, Child)>) -> bool {
         self.running = running;
         self.due = self.guarded.keys().copied().collect();
-        if self.tell() != Told::Nobody {
-            tracing::warn!("the watchdog had ended; it was started again");
-        }
+        self.tell() != Told::Nobody
     }
 
     /// Whether it is too soon to start another helper.

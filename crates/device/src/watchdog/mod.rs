@@ -79,8 +79,8 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Waits while a helper that hangs or has died is being replaced, which takes a few tenths of a
-    /// second at most. After that the group is guarded, or there is no helper to guard it.
+    /// Waits while a helper that hangs or has died is being replaced, most often a few tenths of a second
+    /// and never longer than one. After that the group is guarded, or there is no helper to guard it.
     pub(crate) async fn settled(&self) {
         self.helper.settled().await;
     }
