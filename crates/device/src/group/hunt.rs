@@ -57,6 +57,11 @@ pub(super) fn left_over() -> Vec<Chase> {
     marks.into_iter().map(|mark| Chase::of(hunt(mark))).collect()
 }
 
+/// Whether there is anybody who could not surely be killed before.
+pub(super) fn is_anybody_left() -> bool {
+    !left().is_empty()
+}
+
 /// How long it takes at least until the numbers come round, where this is the highest one.
 fn youth(highest_number: i32) -> Duration {
     Duration::from_secs(1) * highest_number.max(0).cast_unsigned() / NUMBERS_A_SECOND
@@ -144,6 +149,13 @@ impl Chase {
 }
 
 impl Hunt {
+    /// Whether it is sure that nobody is to be found: no number was handed out since the leader's start.
+    pub(super) fn is_in_vain(self) -> bool {
+        latest_number()
+            .and_then(|latest| self.numbers_until(latest))
+            .is_some_and(|it| it.is_empty())
+    }
+
     /// Signals all that are there now.
     pub(super) fn signal(self, signal: Signal) {
         let newer = latest_number().and_then(|latest| self.numbers_until(latest));
@@ -231,6 +243,7 @@ impl Hunt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::testing;
 
     fn hunt(leader: u32, since: Option<Instant>) -> Hunt {
         Hunt { leader: Pid::from_raw(leader.cast_signed()), since, mark: None }
@@ -251,9 +264,41 @@ mod tests {
         assert_eq!(hunt(50, then).numbers_until(52), Some(51..53));
     }
 
+    /// A leader that runs this, once it has said something, and its hunt.
+    fn start(script: &str) -> (std::process::Child, Hunt) {
+        use crate::group::{Tie, set_apart};
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script]).stdout(std::process::Stdio::piped());
+        set_apart(&mut command, Tie::DiesWithDevice, &crate::confine::Confinement::default(), None);
+        let mut child = command.spawn().unwrap();
+        let since = Some(Instant::now());
+        std::io::Read::read(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let hunt = hunt(child.id(), since);
+        (child, hunt)
+    }
+
+    /// Whether a hunt for a leader that runs this is seen to be in vain.
+    fn is_in_vain_for(script: &str) -> bool {
+        let (mut child, hunt) = start(script);
+        let is_in_vain = hunt.is_in_vain();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        is_in_vain
+    }
+
+    #[test]
+    fn a_hunt_is_in_vain_where_nobody_was_started_since_the_leader_was() {
+        if latest_number().is_none() {
+            return;
+        }
+        assert!(!is_in_vain_for("sleep 0.01 & echo; exec sleep 1000"));
+        // Other tests start processes, too: not always is there nobody.
+        testing::until("there is nobody", || is_in_vain_for("echo; exec sleep 1000").then_some(()));
+    }
+
     #[test]
     fn who_was_left_is_found_again_by_the_mark_alone() {
-        use crate::group::{Tie, set_apart, testing};
+        use crate::group::{Tie, set_apart};
         let mark = Mark::new();
         let mut command = std::process::Command::new("sleep");
         set_apart(

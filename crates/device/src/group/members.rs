@@ -124,6 +124,12 @@ impl Group {
         self.hunt().signal(Signal::TERM);
     }
 
+    /// Whether anybody may be left once its members were killed: somebody was started since its leader
+    /// was, or an earlier hunt has left somebody over. Three system calls, that wait for nobody.
+    pub(crate) fn may_have_strays(self) -> bool {
+        !self.hunt().is_in_vain() || hunt::is_anybody_left()
+    }
+
     /// The search for all in it that have left the group, which has not begun yet.
     pub(crate) fn chase(self) -> Chase {
         Chase::of(self.hunt())
@@ -138,6 +144,11 @@ impl Group {
 impl Group {
     /// Nothing tells who has left the group.
     pub(crate) fn ask_strays(self) {}
+
+    /// Nobody is found.
+    pub(crate) fn may_have_strays(self) -> bool {
+        false
+    }
 
     /// Nothing tells who has left the group.
     pub(crate) fn chase(self) -> Chase {

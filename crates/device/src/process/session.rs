@@ -53,18 +53,23 @@ impl Session {
     /// Kills all in it, once: later the number may be somebody else's. What an earlier one has left
     /// is looked for, too. When this is dropped half way, the killing goes on.
     pub(crate) async fn kill(&mut self) {
-        if let Some(group) = self.group.take() {
-            group.kill_members();
-            hunter::kill(group, self.cgroup.take(), self.guarded.take()).await;
+        if let Some(killed) = self.begin_to_kill() {
+            killed.await;
         }
+    }
+
+    /// Kills the group, and hands the rest over if there may be any: then something to wait for.
+    fn begin_to_kill(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        let (group, cgroup, guarded) =
+            (self.group.take()?, self.cgroup.take(), self.guarded.take());
+        group.kill_members();
+        let may_have_more = cgroup.is_some() || group.may_have_strays();
+        may_have_more.then(|| hunter::kill(group, cgroup, guarded))
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(group) = self.group.take() {
-            group.kill_members();
-            drop(hunter::kill(group, self.cgroup.take(), self.guarded.take()));
-        }
+        drop(self.begin_to_kill());
     }
 }
