@@ -100,6 +100,7 @@ impl Device {
         on_event: impl Fn(DeviceEvent) + Send + Sync + 'static,
     ) -> Result<Self, SandboxError> {
         let confinement = settings.tools.confinement()?;
+        crate::group::Cgroup::find_out();
         confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
         let state = Arc::new(StateKeeper::new());
         let own = Arc::new(Own { task: Mutex::default(), on_event: Box::new(on_event) });
@@ -168,7 +169,7 @@ impl Device {
         // What was started is ended before we are; a program stuck in the kernel does not hold us.
         let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
         executor.stop_tools().await;
-        crate::group::kill_left();
+        let _rested = tokio::time::timeout(STOP_TIME, crate::process::hunter::rest()).await;
         exit
     }
 }
