@@ -14,7 +14,7 @@ pub(crate) fn client(id: &ClientId, role: ClientType) -> Span {
     tracing::error_span!("client", client = %id, role = %role)
 }
 
-/// The span of one connection, by the server's id of it. There is none where the server told no id, or one that
+/// The span of one connection, by the server's id of it. There is none where the server gave no id, or one that
 /// could break a line.
 pub(crate) fn connection(granted: Option<&Confirmed>) -> Span {
     let id = granted.map(|granted| granted.connection.as_str());

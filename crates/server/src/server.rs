@@ -205,11 +205,10 @@ impl Server {
         self.act(|hub, moment| hub.stop_where(moment, &Cause::KeyGone, is_meant));
         for client in self.handles() {
             if !self.0.keyring.is_valid(&client.holder) {
-                tracing::warn!(
-                    client = %client.id(),
-                    key = client.holder.name(),
-                    "cut: its key was revoked or has expired"
-                );
+                client.span().in_scope(|| {
+                    let key = client.holder.name();
+                    tracing::warn!(key, "cut: its key was revoked or has expired");
+                });
                 client.outbox.abort(CloseCode::POLICY, "the key was revoked or has expired");
             }
         }

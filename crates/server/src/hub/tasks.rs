@@ -228,7 +228,6 @@ impl Hub {
         if let Some(identity) = session.origin.identity.and_then(|id| self.parties.get_mut(id)) {
             identity.requested.insert(id);
         }
-        tracing::debug!(task = %id, session = %session_id, "task accepted");
         self.effects.push(Effect::Accepted(session.task.clone(), session.origin.clone()));
         self.open_ids.insert(session_id, id);
         self.sessions.insert(id, Box::new(session));
@@ -347,8 +346,10 @@ impl Hub {
 
     /// Sends what a session has to store, if nothing of it is on its way.
     fn commit(&mut self, id: TaskId) {
-        if let Some(records) = self.sessions.get_mut(&id).and_then(|own| own.journal.take()) {
-            self.effects.push(Effect::Commit(Arc::new(Batch { task: id, records })));
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some(records) = session.journal.take() {
+            let batch = Arc::new(Batch { task: id, records });
+            self.effects.push(Effect::Commit(session.task.clone(), batch));
         }
     }
 
