@@ -137,7 +137,7 @@ pub trait Role: Send {
 /// Why the loop ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Exit {
-    /// It was asked to.
+    /// Its caller stopped it.
     #[error("stopped")]
     Stopped,
     /// The server will not take us as we are.
@@ -237,7 +237,7 @@ impl<R: Role> Client<R> {
         Self { settings, role, reconnect, sleep: SleepWatch::new() }
     }
 
-    /// Runs until it is told to stop, is refused for good, or has tried often enough.
+    /// Runs until `stop`, or until the server refuses it for good, or it has tried often enough.
     pub async fn run(self, stop: CancellationToken) -> Exit {
         let (id, role) = self.role.identity();
         let span = spans::client(id, role);

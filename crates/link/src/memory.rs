@@ -36,7 +36,7 @@ impl KillSwitch {
         wire.wake_all();
     }
 
-    /// Makes the wire a black hole: what is sent from now on vanishes, and nobody notices.
+    /// Makes the wire a black hole: what is sent from now on vanishes, and neither end notices.
     pub fn swallow(&self) {
         lock(&self.wire).swallows = true;
     }
