@@ -36,7 +36,7 @@ const WEB_SOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// before it counts as dead.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who comes in: whose key it showed, and from where.
+/// A peer that comes in: the holder of the key that it showed, and its address.
 pub(crate) struct Visitor {
     pub(crate) holder: Arc<Principal>,
     pub(crate) address: Option<SocketAddr>,
@@ -178,7 +178,8 @@ async fn first_message(
     }
 }
 
-/// Stores a newcomer. Its key is looked at first, so that nobody learns what it does not let them.
+/// Registers a newcomer. Its key is checked first, so that a peer learns nothing that its key does not
+/// let it see.
 async fn register(
     server: &Server,
     id: ConnectionId,
@@ -233,7 +234,7 @@ async fn replace_dead(server: &Server, newcomer: &Handle) -> bool {
     let alive = tokio::time::timeout(PROBE_TIMEOUT, old.outbox.probe()).await;
     match alive {
         Ok(Ok(Alive)) => false,
-        // Without an answer it is dead; if nobody can answer any more, it is gone.
+        // Without an answer it is dead; if its actor has ended, it is gone.
         Ok(Err(_)) => true,
         Err(_) => {
             tracing::warn!(

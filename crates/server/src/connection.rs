@@ -115,7 +115,8 @@ impl Actor {
         ServerMessage::error(error.to_string(), session_id)
     }
 
-    /// Results that cannot be read are an answer all the same: nobody shall wait for better ones.
+    /// Settles a command by results that cannot be read: they are an answer all the same, and the device
+    /// sends no better ones.
     fn handle_unreadable(&self, error: &DecodeError, about: &About) {
         if about.is("command_results") {
             let text = format!("The device's results could not be read: {error}");
@@ -132,7 +133,7 @@ impl Actor {
                 self.client.note_heartbeat();
                 reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok));
             }
-            // Nobody waits for an answer, and who did not ask for the extension is not to be heard.
+            // The device waits for no answer, and one that did not ask for the extension is not heard.
             Request::Output { session_id, response_id, output } => {
                 if self.client.wants_progress {
                     let ids = (&session_id, &response_id);
@@ -168,8 +169,8 @@ impl Actor {
         });
     }
 
-    /// Tells why a message was refused. The requester of a refused task waits for nothing but a
-    /// TASK_END, so it gets one, unless that would look like the end of a task that is running.
+    /// Answers a message that is refused with why. The requester of a refused task waits for nothing but
+    /// a TASK_END, so it gets one, unless that would look like the end of a task that is running.
     fn reject(&self, rejection: Rejection, reply: &mut impl FnMut(ServerMessage)) {
         self.log(|| tracing::debug!(error = rejection.text, "refused"));
         let Rejection { text, session_id, is_task } = rejection;
@@ -250,7 +251,7 @@ impl Actor {
                 let command = response_id.as_ref().map(ResponseId::as_str);
                 tracing::info!(session, command, reason = %unclaimed, "results dropped");
             });
-            // A device that stops when it is told to answers late by design.
+            // A device that stops at a TASK_END answers late by design.
             if !(self.client.is_flightdeck && unclaimed == Unclaimed::Late) {
                 reply(ServerMessage::error(unclaimed.to_string(), session_id));
             }

@@ -113,12 +113,12 @@ struct Front {
     server: Server,
     router: Router,
     gate: Arc<Gate>,
-    /// What may still be told of requests and connections that nobody had to show a key for.
+    /// How many more refusals of requests and connections that needed no key may be logged now.
     told: Arc<DefaultDirectRateLimiter>,
     tls: Option<Tls>,
 }
 
-/// Accepts whoever connects until `stop`, then shuts the server down.
+/// Accepts connections until `stop`, then shuts the server down.
 pub(crate) async fn serve(
     server: &Server,
     listener: TcpListener,

@@ -114,7 +114,7 @@ pub(super) async fn health(
     Json(Health { status: "healthy", online_clients: online(&server, &holder) })
 }
 
-/// Everybody for whoever may see everything, else the devices that it may work with.
+/// The ids that a holder may see: of all clients for an operator, else of the devices that it may work with.
 fn online(server: &Server, holder: &Holder) -> Vec<String> {
     let everybody = server.handles();
     let is_shown =

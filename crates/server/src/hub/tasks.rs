@@ -402,7 +402,7 @@ impl Hub {
         }
     }
 
-    /// Tells the requester that its task is accepted, and what came up meanwhile.
+    /// Sends the requester the ACK of its task, and what came up meanwhile.
     fn acknowledge(&mut self, moment: &Moment<'_>, id: TaskId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.is_accepted = true;
@@ -425,7 +425,7 @@ impl Hub {
         }
     }
 
-    /// Refuses a task whose acceptance could not be stored: nothing of it was seen by anybody.
+    /// Refuses a task whose acceptance could not be stored: no party has seen anything of it.
     fn refuse(&mut self, moment: &Moment<'_>, id: TaskId, error: StoreError) {
         let Some(mut session) = self.remove(moment, id) else { return };
         let text = format!("The task could not be stored: {error}; try again later");
@@ -576,7 +576,7 @@ impl Hub {
         self.end(id, outcome);
     }
 
-    /// The outcome is known: it is written, stored, and only then told.
+    /// The outcome is known: it is written, stored, and only then sent.
     fn end(&mut self, id: TaskId, outcome: Outcome) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if let Some((_, timer)) = session.deadline.take() {
@@ -630,7 +630,7 @@ impl Hub {
         self.halt(moment, id, &Halt::Broken);
     }
 
-    /// The outcome is stored: it is told, and everything of the session goes.
+    /// The outcome is stored: the TASK_ENDs go out, and everything of the session goes.
     fn finish(&mut self, moment: &Moment<'_>, id: TaskId) {
         let Some(mut session) = self.remove(moment, id) else { return };
         let phase = std::mem::replace(&mut session.phase, Phase::Queued);

@@ -5,7 +5,7 @@
 //! peer can never add a time series. Nothing is labelled with a device or a client, whose number has no
 //! small bound; the log and the API name them.
 //!
-//! Gauges are not kept: they are read off the server when somebody asks, so they cannot drift.
+//! Gauges are not kept: a request for the metrics reads them off the server, so they cannot drift.
 
 mod labels;
 
@@ -135,7 +135,7 @@ pub(crate) struct Metrics {
     tap: Tap,
 }
 
-/// What is read off the server when somebody asks.
+/// What a request for the metrics reads off the server.
 struct Levels {
     connections: Gauges<ClientType>,
     sessions: Gauges<SessionState>,
