@@ -15,7 +15,7 @@ use crate::audit::{Entry, Event};
 use crate::auth::Principal;
 use crate::front::Caller;
 use crate::limits::Verdict;
-use crate::metrics::Refused;
+use crate::metrics::RefusalReason;
 use crate::server::Server;
 
 /// Who sends a request; handlers take it as an extension.
@@ -40,7 +40,7 @@ pub(super) fn authenticate(server: &Server, request: &Request) -> Result<Holder,
         }
         return Ok(holder);
     }
-    server.metrics().count_refused(Refused::WrongKey);
+    server.metrics().count_refused(RefusalReason::WrongKey);
     let address = caller.map(|caller| caller.address);
     let verdict = address.map(|address| server.failed_keys().failed(address.ip()));
     if let Some(Verdict::Limited { retry_after }) = verdict {
