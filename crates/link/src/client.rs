@@ -1,6 +1,7 @@
 //! The loop of every client: connect, register, run, and when the connection ends, back off and come
 //! back, or stop with a reason.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::connection::{Connection, Event, Tap, Watch, now, timestamp};
+use crate::ambient::Ambient;
+use crate::connection::{Connection, Event, Tap, Watch, now};
 use crate::dial::{DialError, ServerUrl, Way, dial};
 use crate::outbox::{Alive, Outbox, OutboxLimits};
 use crate::proxy::Proxy;
@@ -26,6 +28,10 @@ use crate::tls::Trust;
 
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// Makes a connection to the server in another way than over the network.
+pub type Connector =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Socket, DialError>> + Send>> + Send + Sync>;
 
 /// Gives a key, if there is one.
 pub type TokenSource = Arc<dyn Fn() -> Option<SecretString> + Send + Sync>;
@@ -61,6 +67,10 @@ pub struct ClientSettings {
     pub outbox: OutboxLimits,
     /// Sees every frame.
     pub tap: Option<Tap>,
+    /// Takes the place of the network.
+    pub connector: Option<Connector>,
+    /// The time of day, chance, ids and tasks.
+    pub ambient: Ambient,
 }
 
 impl ClientSettings {
@@ -82,6 +92,8 @@ impl ClientSettings {
             backoff_cap: Duration::from_secs(60),
             outbox: OutboxLimits::default(),
             tap: None,
+            connector: None,
+            ambient: Ambient::system(),
         }
     }
 
@@ -260,6 +272,7 @@ impl<R: Role> Client<R> {
             };
             self.role.handle_disconnected(&end.text(), Some(wait));
             tokio::select! {
+                biased;
                 () = self.rest(wait) => {}
                 () = stop.cancelled() => {
                     self.role.handle_disconnected("stopped", None);
@@ -288,7 +301,7 @@ impl<R: Role> Client<R> {
     /// When to try again, or why not to.
     fn next_try(&mut self, end: &End) -> Result<Duration, Exit> {
         let is_final = end.is_final();
-        match self.reconnect.next_try(is_final, now(), fastrand::f64()) {
+        match self.reconnect.next_try(is_final, now(), self.settings.ambient.chance()) {
             Some(_) if matches!(end, End::Slept(_)) => Ok(Duration::ZERO),
             Some(wait) => Ok(wait),
             None if is_final => Err(Exit::Refused(end.text())),
@@ -305,8 +318,14 @@ impl<R: Role> Client<R> {
             trust: settings.trust.as_ref(),
             proxy: settings.proxy.as_ref(),
         };
-        let dialing = dial(&way, settings.connect_timeout, aip::codec::MAX_MESSAGE_BYTES);
+        let dialing = async {
+            match &settings.connector {
+                Some(connect) => connect().await,
+                None => dial(&way, settings.connect_timeout, aip::codec::MAX_MESSAGE_BYTES).await,
+            }
+        };
         let (dialed, ()) = tokio::select! {
+            biased;
             both = async { tokio::join!(dialing, self.role.prepare()) } => both,
             () = stop.cancelled() => return End::Stopped,
         };
@@ -321,8 +340,10 @@ impl<R: Role> Client<R> {
         let outbox = Arc::new(Outbox::new(self.settings.outbox));
         let mut connection =
             Connection::new(socket, outbox.clone(), self.settings.watch, self.settings.tap.clone());
-        connection.reply(&stamped(self.role.register()));
+        let register = self.role.register();
+        connection.reply(&self.stamped(register));
         let confirmation = tokio::select! {
+            biased;
             reply = self.confirmation(&mut connection) => reply,
             () = stop.cancelled() => return self.stop(connection).await,
         };
@@ -350,7 +371,7 @@ impl<R: Role> Client<R> {
             // The goodbye may take its time; the next connection need not wait for it.
             let (code, reason) = (closed.code, closed.reason.clone());
             let closing = async move { connection.close(code, &reason).await };
-            tokio::spawn(closing.in_current_span());
+            self.settings.ambient.spawn(closing.in_current_span());
         }
         end
     }
@@ -392,6 +413,7 @@ impl<R: Role> Client<R> {
         };
         loop {
             let event = tokio::select! {
+                biased;
                 event = connection.next_event(Some(upkeep.due())) => event,
                 () = stop.cancelled() => return End::Stopped,
             };
@@ -449,9 +471,13 @@ impl<R: Role> Client<R> {
         let (client_id, client_type) = self.role.identity();
         ClientMessage {
             client_id: Some(client_id.clone()),
-            timestamp: Some(timestamp()),
+            timestamp: Some(self.settings.ambient.time_text()),
             ..ClientMessage::new(ClientMessageType::Heartbeat, client_type)
         }
+    }
+
+    fn stamped(&self, message: ClientMessage) -> ClientMessage {
+        ClientMessage { timestamp: Some(self.settings.ambient.time_text()), ..message }
     }
 }
 
@@ -465,21 +491,18 @@ async fn refused(connection: &mut Connection<ServerMessage>, text: String) -> En
     End::Refused { text, code }
 }
 
-fn stamped(message: ClientMessage) -> ClientMessage {
-    ClientMessage { timestamp: Some(timestamp()), ..message }
-}
-
-/// An ERROR of a client, in the name of who it is.
+/// An ERROR of a client, in the name of who it is, sent `at` this time.
 #[must_use]
 pub fn error_report(
     client_id: &aip::ClientId,
     client_type: ClientType,
     text: String,
+    at: String,
 ) -> ClientMessage {
     ClientMessage {
         status: aip::Status::Error,
         client_id: Some(client_id.clone()),
-        timestamp: Some(timestamp()),
+        timestamp: Some(at),
         error: Some(text),
         ..ClientMessage::new(ClientMessageType::Error, client_type)
     }

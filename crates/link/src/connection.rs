@@ -357,12 +357,6 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The time of day, as AIP writes it.
-#[must_use]
-pub fn timestamp() -> String {
-    aip::timestamp::format(jiff::Timestamp::now())
-}
-
 #[cfg(test)]
 mod tests {
     use aip::{ClientMessage, ClientMessageType, ClientType, ServerMessage};

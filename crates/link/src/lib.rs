@@ -27,7 +27,7 @@ pub mod tls;
 mod transport;
 
 pub use ambient::Ambient;
-pub use client::{Client, ClientSettings, Exit, Role, TokenSource};
+pub use client::{Client, ClientSettings, Connector, Exit, Role, TokenSource};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
 pub use outbox::{Alive, Bound, NotQueued, Outbox, OutboxLimits, Overflow};

@@ -161,6 +161,7 @@ async fn first_message(
 ) -> Result<Registration, Option<Refusal>> {
     let timeout = server.config().registration_timeout;
     let event = tokio::select! {
+        biased;
         event = connection.next_event(Some(now() + timeout)) => event,
         () = server.shutting_down() => return Err(Some(Refusal::ShuttingDown)),
     };

@@ -110,7 +110,7 @@ impl Server {
                 let thinking = async move {
                     let thought = AssertUnwindSafe(thought).catch_unwind();
                     tokio::select! {
-                        biased;
+                       biased;
                         () = cancelled.cancelled() => {}
                         answer = thought => match answer {
                             Ok(answer) => server.carry_out(server.advise(&task, answer)),
@@ -276,6 +276,7 @@ async fn upkeep(server: Weak<Inner>) {
             return;
         };
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(at.into()) => {}
             () = alarm.notified() => {}
         }

@@ -133,6 +133,7 @@ pub(crate) async fn serve(
     server.start_upkeep();
     loop {
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
@@ -223,6 +224,7 @@ impl Front {
             .with_upgrades();
         tokio::pin!(connection);
         let served = tokio::select! {
+            biased;
             served = &mut connection => served,
             () = server.answering_last() => {
                 connection.as_mut().graceful_shutdown();

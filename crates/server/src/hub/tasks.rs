@@ -439,12 +439,12 @@ impl Hub {
             };
             let refusal = ServerMessage::error(text.clone(), Some(session_id.clone()));
             let end = ServerMessage::task_failed(text, session_id);
-            for message in [refusal, end] {
-                queue(handle, stamp(message).encode(), false);
+            let held = std::mem::take(&mut session.held).into_iter();
+            queue(handle, stamp(refusal).encode(), false);
+            for held in held.filter(|held| !held.is_progress) {
+                queue(handle, held.frame, false);
             }
-            for held in std::mem::take(&mut session.held) {
-                queue(handle, held.frame, held.is_progress);
-            }
+            queue(handle, stamp(end).encode(), false);
         }
         if let Some(stored) = session.stored.take() {
             let _asker_is_gone = stored.send(Err(error.clone()));
