@@ -264,7 +264,11 @@ fn serve(
     server.audit().record(client.handle.entry(audit::Event::Registered));
     let span = spans::around(&client.handle);
     let running = connection::run(server.clone(), connection, client, opened);
-    server.spawn(running.instrument(span));
+    // Without a span the future is not wrapped: the wrapper would take memory of each connection.
+    match span {
+        Some(span) => server.spawn(running.instrument(span)),
+        None => server.spawn(running),
+    }
 }
 
 /// What a peer that asked for the extension gets of it.

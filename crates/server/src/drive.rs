@@ -56,8 +56,8 @@ impl Server {
         let mut waiting = VecDeque::from(effects);
         let mut span = TaskSpan::default();
         while let Some(effect) = waiting.pop_front() {
-            let task = effect.task().cloned();
-            waiting.extend(span.run(task.as_deref(), || self.perform(effect)));
+            span.enter(effect.task());
+            waiting.extend(self.perform(effect));
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) enum Effect {
 
 impl Effect {
     /// The task that it is about, if it is about one that the log should name.
-    pub(crate) fn task(&self) -> Option<&Arc<Task>> {
+    pub(crate) fn task(&self) -> Option<&Task> {
         match self {
             Self::Ask(question) => Some(&question.task),
             Self::Write(writing) => Some(&writing.task),
