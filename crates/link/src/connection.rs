@@ -159,6 +159,9 @@ impl<M: Wire> Connection<M> {
             if self.outbox.note_heard(self.heard(), self.decoding.is_some()) {
                 self.ping(cx);
             }
+            if polled.is_ready() {
+                self.outbox.forget_waker();
+            }
             polled
         })
         .await

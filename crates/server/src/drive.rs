@@ -34,16 +34,20 @@ const TIDY: Duration = Duration::from_secs(1);
 impl Server {
     /// Has the hub decide, and carries out what it decided.
     pub(crate) fn act<T>(&self, input: impl FnOnce(&mut Hub, &Moment<'_>) -> T) -> T {
-        let (result, effects) = self.decide(input);
-        self.carry_out(effects);
+        let moment = self.moment();
+        let (result, effects) = self.decide(|hub| input(hub, &moment));
+        self.carry_out(&moment, effects);
         result
     }
 
-    fn decide<T>(&self, input: impl FnOnce(&mut Hub, &Moment<'_>) -> T) -> (T, Vec<Effect>) {
+    fn moment(&self) -> Moment<'_> {
         let ambient = self.ambient();
-        let moment = Moment { now: now(), at: ambient.timestamp(), ambient };
+        Moment { now: now(), at: ambient.timestamp(), ambient }
+    }
+
+    fn decide<T>(&self, input: impl FnOnce(&mut Hub) -> T) -> (T, Vec<Effect>) {
         let mut hub = self.hub();
-        let result = input(&mut hub, &moment);
+        let result = input(&mut hub);
         let (effects, rearm) = (hub.take_effects(), hub.must_rearm());
         drop(hub);
         if rearm {
@@ -52,21 +56,22 @@ impl Server {
         (result, effects)
     }
 
-    fn carry_out(&self, effects: Vec<Effect>) {
+    /// Does all that is wanted, and what is wanted next; it all happens at one moment.
+    fn carry_out(&self, moment: &Moment<'_>, effects: Vec<Effect>) {
         let mut waiting = VecDeque::from(effects);
         let mut span = TaskSpan::default();
         while let Some(effect) = waiting.pop_front() {
             span.enter(effect.task());
-            waiting.extend(self.perform(effect));
+            waiting.extend(self.perform(moment, effect));
         }
     }
 
     /// Does one thing. Returns what the hub wants done next.
-    fn perform(&self, effect: Effect) -> Vec<Effect> {
+    fn perform(&self, moment: &Moment<'_>, effect: Effect) -> Vec<Effect> {
         match effect {
-            Effect::Ask(question) => self.ask(*question),
-            Effect::Write(writing) => self.write(*writing),
-            Effect::Commit(_, batch) => self.commit(batch),
+            Effect::Ask(question) => self.ask(moment, *question),
+            Effect::Write(writing) => self.write(moment, *writing),
+            Effect::Commit(_, batch) => self.commit(moment, batch),
             Effect::Settled(settlement, took) => {
                 self.metrics().count_command(settlement, took);
                 Vec::new()
@@ -97,11 +102,11 @@ impl Server {
         }
     }
 
-    fn ask(&self, question: Question) -> Vec<Effect> {
+    fn ask(&self, moment: &Moment<'_>, question: Question) -> Vec<Effect> {
         let task = question.task.clone();
         let agent = self.agent();
         match catch_unwind(AssertUnwindSafe(|| agent.next(question))) {
-            Ok(Thinking::Done(answer)) => self.advise(&task, answer),
+            Ok(Thinking::Done(answer)) => self.advise(moment, &task, answer),
             Ok(Thinking::Later(thought)) => {
                 let cancelled = CancellationToken::new();
                 let guard = cancelled.clone().drop_guard();
@@ -113,19 +118,23 @@ impl Server {
                        biased;
                         () = cancelled.cancelled() => {}
                         answer = thought => match answer {
-                            Ok(answer) => server.carry_out(server.advise(&task, answer)),
+                            Ok(answer) => {
+                                let moment = server.moment();
+                                let effects = server.advise(&moment, &task, answer);
+                                server.carry_out(&moment, effects);
+                            }
                             Err(_) => server.act(|hub, moment| hub.handle_panic(moment, id)),
                         },
                     }
                 };
                 self.ambient().spawn(thinking.in_current_span());
-                self.decide(|hub, _| hub.handle_thinking(id, guard)).1
+                self.decide(|hub| hub.handle_thinking(id, guard)).1
             }
-            Err(_) => self.decide(|hub, moment| hub.handle_panic(moment, task.id)).1,
+            Err(_) => self.decide(|hub| hub.handle_panic(moment, task.id)).1,
         }
     }
 
-    fn advise(&self, task: &Task, answer: Answer) -> Vec<Effect> {
+    fn advise(&self, moment: &Moment<'_>, task: &Task, answer: Answer) -> Vec<Effect> {
         let Answer { decision, notes, usage, memo } = answer;
         let next = match decision {
             Decision::Calls(calls) => Next::Send(self.prepare(task, calls, false)),
@@ -134,7 +143,7 @@ impl Server {
             Decision::Fail(error) => Next::Fail(error),
         };
         let advice = Advice { next, notes, usage, memo };
-        self.decide(|hub, moment| hub.handle_advice(moment, task.id, advice)).1
+        self.decide(|hub| hub.handle_advice(moment, task.id, advice)).1
     }
 
     /// Makes a COMMAND ready to be sent.
@@ -160,29 +169,30 @@ impl Server {
     }
 
     /// Writes a TASK_END; a large one on a thread of its own, so that no other connection waits for it.
-    fn write(&self, writing: Writing) -> Vec<Effect> {
+    fn write(&self, moment: &Moment<'_>, writing: Writing) -> Vec<Effect> {
         if writing.bytes() <= OFFLOAD_BYTES {
-            return self.written(&writing);
+            return self.written(moment, &writing);
         }
         let (server, span) = (self.clone(), Span::current());
         self.ambient().spawn(async move {
             let own = server.clone();
-            let write = move || span.in_scope(|| own.written(&writing));
-            let written = tokio::task::spawn_blocking(write).await;
+            let write = move || span.in_scope(|| own.written(&own.moment(), &writing));
+            let written = tokio::task::spawn_blocking(write);
             // It catches its own panics; the runtime itself is ending if there is none.
-            server.carry_out(written.unwrap_or_default());
+            let effects = written.await.unwrap_or_default();
+            server.carry_out(&server.moment(), effects);
         });
         Vec::new()
     }
 
-    fn written(&self, writing: &Writing) -> Vec<Effect> {
+    fn written(&self, moment: &Moment<'_>, writing: &Writing) -> Vec<Effect> {
         let id = writing.task.id;
         match catch_unwind(AssertUnwindSafe(|| self.goodbyes(writing))) {
-            Ok(goodbyes) => self.decide(|hub, moment| hub.handle_goodbyes(moment, id, goodbyes)).1,
+            Ok(goodbyes) => self.decide(|hub| hub.handle_goodbyes(moment, id, goodbyes)).1,
             Err(_) => {
                 let broken = Writing { outcome: Outcome::broken(), ..writing.without_results() };
                 let goodbyes = self.goodbyes(&broken);
-                self.decide(|hub, moment| {
+                self.decide(|hub| {
                     hub.handle_panic(moment, id);
                     hub.handle_goodbyes(moment, id, goodbyes);
                 })
@@ -209,15 +219,17 @@ impl Server {
         Goodbyes { requester: frame.filter(|_| *for_requester), device, is_whole }
     }
 
-    fn commit(&self, batch: Arc<Batch>) -> Vec<Effect> {
+    fn commit(&self, moment: &Moment<'_>, batch: Arc<Batch>) -> Vec<Effect> {
         let appended = catch_unwind(AssertUnwindSafe(|| self.store().append(&batch)));
         match appended.unwrap_or_else(|_| Commit::Known(Err(panicked()))) {
-            Commit::Known(committed) => self.committed(&batch, committed),
+            Commit::Known(committed) => self.committed(moment, &batch, committed),
             pending @ Commit::Pending(_) => {
                 let server = self.clone();
                 let committing = async move {
                     let committed = pending.wait().await;
-                    server.carry_out(server.committed(&batch, committed));
+                    let moment = server.moment();
+                    let effects = server.committed(&moment, &batch, committed);
+                    server.carry_out(&moment, effects);
                 };
                 self.ambient().spawn(committing.in_current_span());
                 Vec::new()
@@ -225,8 +237,13 @@ impl Server {
         }
     }
 
-    fn committed(&self, batch: &Batch, committed: Result<(), StoreError>) -> Vec<Effect> {
-        self.decide(|hub, moment| hub.handle_committed(moment, batch, committed)).1
+    fn committed(
+        &self,
+        moment: &Moment<'_>,
+        batch: &Batch,
+        committed: Result<(), StoreError>,
+    ) -> Vec<Effect> {
+        self.decide(|hub| hub.handle_committed(moment, batch, committed)).1
     }
 
     fn note_over(&self, over: &Over) {
