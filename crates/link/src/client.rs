@@ -14,6 +14,7 @@ use aip::{
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::ambient::Ambient;
 use crate::connection::{Connection, Event, Tap, Watch, now};
@@ -22,6 +23,7 @@ use crate::outbox::{Alive, Outbox, OutboxLimits};
 use crate::proxy::Proxy;
 use crate::sleep::{LOOK_EVERY, PROOF_TIME, SleepWatch};
 use crate::socket::{Closed, Socket};
+use crate::spans;
 use crate::tls::Trust;
 
 /// After a refusal, how long to wait for the close frame that says whether it is final.
@@ -147,7 +149,7 @@ pub trait Role: Send {
 /// Why the loop ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Exit {
-    /// It was asked to.
+    /// Its caller stopped it.
     #[error("stopped")]
     Stopped,
     /// The server will not take us as we are.
@@ -247,8 +249,14 @@ impl<R: Role> Client<R> {
         Self { settings, role, reconnect, sleep: SleepWatch::new() }
     }
 
-    /// Runs until it is told to stop, is refused for good, or has tried often enough.
-    pub async fn run(mut self, stop: CancellationToken) -> Exit {
+    /// Runs until `stop`, or until the server refuses it for good, or it has tried often enough.
+    pub async fn run(self, stop: CancellationToken) -> Exit {
+        let (id, role) = self.role.identity();
+        let span = spans::client(id, role);
+        self.run_until(stop).instrument(span).await
+    }
+
+    async fn run_until(mut self, stop: CancellationToken) -> Exit {
         loop {
             let end = self.connect_once(&stop).await;
             if let End::Stopped = end {
@@ -339,13 +347,22 @@ impl<R: Role> Client<R> {
             reply = self.confirmation(&mut connection) => reply,
             () = stop.cancelled() => return self.stop(connection).await,
         };
-        match confirmation {
+        let granted = match confirmation {
             Err(end) => return end,
-            Ok(granted) => {
-                self.reconnect.handle_confirmed(now());
-                self.role.handle_connected(&outbox, granted.as_ref());
-            }
-        }
+            Ok(granted) => granted,
+        };
+        self.reconnect.handle_confirmed(now());
+        let span = spans::connection(granted.as_ref());
+        span.in_scope(|| self.role.handle_connected(&outbox, granted.as_ref()));
+        self.run_confirmed(connection, stop).instrument(span).await
+    }
+
+    /// Runs a connection that the server has confirmed until it ends.
+    async fn run_confirmed(
+        &mut self,
+        mut connection: Connection<ServerMessage>,
+        stop: &CancellationToken,
+    ) -> End {
         let end = self.serve(&mut connection, stop).await;
         if let End::Stopped = end {
             return self.stop(connection).await;
@@ -353,7 +370,8 @@ impl<R: Role> Client<R> {
         if let Some(closed) = end.closed() {
             // The goodbye may take its time; the next connection need not wait for it.
             let (code, reason) = (closed.code, closed.reason.clone());
-            self.settings.ambient.spawn(async move { connection.close(code, &reason).await });
+            let closing = async move { connection.close(code, &reason).await };
+            self.settings.ambient.spawn(closing.in_current_span());
         }
         end
     }

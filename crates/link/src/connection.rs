@@ -291,6 +291,7 @@ impl<M: Wire> Connection<M> {
         if text.len() <= OFFLOAD_BYTES {
             return Poll::Ready(read(&text));
         }
+        tracing::debug!(bytes = text.len(), "a large message is read on a thread of its own");
         self.decoding = Some(tokio::task::spawn_blocking(move || read(&text)));
         self.poll_decoding(cx)
     }

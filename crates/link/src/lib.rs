@@ -7,6 +7,7 @@
 //! - [`client`]: the loop of every client: connect, register, run, back off, come back.
 //! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
 //!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
+//! - `spans`: which client and connection a line of the log is about.
 //! - `sleep`: whether the machine slept, which a client must find out by itself.
 //!
 //! It decides nothing about tasks or tools: that is for the crates above it.
@@ -20,6 +21,7 @@ pub mod outbox;
 pub mod proxy;
 mod sleep;
 pub mod socket;
+mod spans;
 mod tcp;
 pub mod tls;
 mod transport;

@@ -13,6 +13,7 @@ use aip::{Payload, ServerMessage, ServerMessageType, Status};
 use futures_util::FutureExt;
 use link::connection::{OFFLOAD_BYTES, now};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::agent::{Answer, Decision, Question, Thinking};
 use crate::audit::{self, Event};
@@ -24,6 +25,7 @@ use crate::server::{Inner, Server};
 use crate::session::{
     Call, CallResult, Outcome, Stamp, Task, fresh_call_id, fresh_response_id, next_command_id,
 };
+use crate::spans::TaskSpan;
 use crate::store::{Batch, Commit, StoreError};
 
 /// How often to let go of what has had its time.
@@ -57,7 +59,9 @@ impl Server {
     /// Does all that is wanted, and what is wanted next; it all happens at one moment.
     fn carry_out(&self, moment: &Moment<'_>, effects: Vec<Effect>) {
         let mut waiting = VecDeque::from(effects);
+        let mut span = TaskSpan::default();
         while let Some(effect) = waiting.pop_front() {
+            span.enter(effect.task());
             waiting.extend(self.perform(moment, effect));
         }
     }
@@ -67,12 +71,13 @@ impl Server {
         match effect {
             Effect::Ask(question) => self.ask(moment, *question),
             Effect::Write(writing) => self.write(moment, *writing),
-            Effect::Commit(batch) => self.commit(moment, batch),
+            Effect::Commit(_, batch) => self.commit(moment, batch),
             Effect::Settled(settlement, took) => {
                 self.metrics().count_command(settlement, took);
                 Vec::new()
             }
             Effect::Accepted(task, origin) => {
+                tracing::debug!("task accepted");
                 self.audit().record(entry(&task, &origin, Event::Submitted));
                 Vec::new()
             }
@@ -90,8 +95,8 @@ impl Server {
                 self.moved().notify_waiters();
                 Vec::new()
             }
-            Effect::StoreFails(task, error) => {
-                note_store(&task, error.as_ref());
+            Effect::StoreFails(_, error) => {
+                note_store(error.as_ref());
                 Vec::new()
             }
         }
@@ -107,7 +112,7 @@ impl Server {
                 let guard = cancelled.clone().drop_guard();
                 let server = self.clone();
                 let id = task.id;
-                self.ambient().spawn(async move {
+                let thinking = async move {
                     let thought = AssertUnwindSafe(thought).catch_unwind();
                     tokio::select! {
                        biased;
@@ -121,7 +126,8 @@ impl Server {
                             Err(_) => server.act(|hub, moment| hub.handle_panic(moment, id)),
                         },
                     }
-                });
+                };
+                self.ambient().spawn(thinking.in_current_span());
                 self.decide(|hub| hub.handle_thinking(id, guard)).1
             }
             Err(_) => self.decide(|hub| hub.handle_panic(moment, task.id)).1,
@@ -167,10 +173,11 @@ impl Server {
         if writing.bytes() <= OFFLOAD_BYTES {
             return self.written(moment, &writing);
         }
-        let server = self.clone();
+        let (server, span) = (self.clone(), Span::current());
         self.ambient().spawn(async move {
             let own = server.clone();
-            let written = tokio::task::spawn_blocking(move || own.written(&own.moment(), &writing));
+            let write = move || span.in_scope(|| own.written(&own.moment(), &writing));
+            let written = tokio::task::spawn_blocking(write);
             // It catches its own panics; the runtime itself is ending if there is none.
             let effects = written.await.unwrap_or_default();
             server.carry_out(&server.moment(), effects);
@@ -218,12 +225,13 @@ impl Server {
             Commit::Known(committed) => self.committed(moment, &batch, committed),
             pending @ Commit::Pending(_) => {
                 let server = self.clone();
-                self.ambient().spawn(async move {
+                let committing = async move {
                     let committed = pending.wait().await;
                     let moment = server.moment();
                     let effects = server.committed(&moment, &batch, committed);
                     server.carry_out(&moment, effects);
-                });
+                };
+                self.ambient().spawn(committing.in_current_span());
                 Vec::new()
             }
         }
@@ -249,8 +257,6 @@ impl Server {
         });
         let task = session.task();
         tracing::info!(
-            task = %task.id,
-            session = %task.session_id,
             device = %task.device,
             requester = %task.requester,
             status = %outcome.status(),
@@ -258,7 +264,7 @@ impl Server {
             error = outcome.reason(),
             "task ended"
         );
-        tracing::trace!(task = %task.id, error = outcome.error.as_deref(), "why it ended");
+        tracing::trace!(error = outcome.error.as_deref(), "why it ended");
     }
 
     fn note_not_stored(&self, session: &Session, error: &StoreError) {
@@ -267,7 +273,7 @@ impl Server {
             reason: Some(&why),
             ..entry(task, session.origin(), Event::Refused)
         });
-        tracing::error!(task = %task.id, session = %task.session_id, %error, "a task was refused");
+        tracing::error!(%error, "a task was refused");
     }
 
     /// Does what is due, from the first connection on, for as long as there is the server.
@@ -355,12 +361,10 @@ pub(crate) fn entry<'a>(task: &'a Task, origin: &'a Origin, event: Event) -> aud
     }
 }
 
-fn note_store(task: &Task, error: Option<&StoreError>) {
+fn note_store(error: Option<&StoreError>) {
     match error {
-        Some(error) => {
-            tracing::error!(task = %task.id, %error, "a task stays open until the store can write");
-        }
-        None => tracing::info!(task = %task.id, "the store writes again"),
+        Some(error) => tracing::error!(%error, "a task stays open until the store can write"),
+        None => tracing::info!("the store writes again"),
     }
 }
 

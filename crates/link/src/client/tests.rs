@@ -141,7 +141,7 @@ async fn a_wait_for_the_next_try_ends_when_the_machine_wakes_up() {
     assert_eq!((now() - start).as_secs(), 61, "without a sleep it is as long as it is");
 }
 
-/// A server that confirms the client, sends it what it is told to, and closes.
+/// A server that confirms the client, sends it what the test says, and closes.
 async fn confirms_and_closes(far: Socket, watch: Watch, says: Option<ServerMessageType>) {
     let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
     let mut server = Connection::<ClientMessage>::new(far, outbox, watch, None);

@@ -228,7 +228,6 @@ impl Hub {
         if let Some(identity) = session.origin.identity.and_then(|id| self.parties.get_mut(id)) {
             identity.requested.insert(id);
         }
-        tracing::debug!(task = %id, session = %session_id, "task accepted");
         self.effects.push(Effect::Accepted(session.task.clone(), session.origin.clone()));
         self.open_ids.insert(session_id, id);
         self.sessions.insert(id, Box::new(session));
@@ -347,8 +346,10 @@ impl Hub {
 
     /// Sends what a session has to store, if nothing of it is on its way.
     fn commit(&mut self, id: TaskId) {
-        if let Some(records) = self.sessions.get_mut(&id).and_then(|own| own.journal.take()) {
-            self.effects.push(Effect::Commit(Arc::new(Batch { task: id, records })));
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some(records) = session.journal.take() {
+            let batch = Arc::new(Batch { task: id, records });
+            self.effects.push(Effect::Commit(session.task.clone(), batch));
         }
     }
 
@@ -401,7 +402,7 @@ impl Hub {
         }
     }
 
-    /// Tells the requester that its task is accepted, and what came up meanwhile.
+    /// Sends the requester the ACK of its task, and what came up meanwhile.
     fn acknowledge(&mut self, moment: &Moment<'_>, id: TaskId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.is_accepted = true;
@@ -424,7 +425,7 @@ impl Hub {
         }
     }
 
-    /// Refuses a task whose acceptance could not be stored: nothing of it was seen by anybody.
+    /// Refuses a task whose acceptance could not be stored: no party has seen anything of it.
     fn refuse(&mut self, moment: &Moment<'_>, id: TaskId, error: StoreError) {
         let Some(mut session) = self.remove(moment, id) else { return };
         let text = format!("The task could not be stored: {error}; try again later");
@@ -575,7 +576,7 @@ impl Hub {
         self.end(id, outcome);
     }
 
-    /// The outcome is known: it is written, stored, and only then told.
+    /// The outcome is known: it is written, stored, and only then sent.
     fn end(&mut self, id: TaskId, outcome: Outcome) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if let Some((_, timer)) = session.deadline.take() {
@@ -629,7 +630,7 @@ impl Hub {
         self.halt(moment, id, &Halt::Broken);
     }
 
-    /// The outcome is stored: it is told, and everything of the session goes.
+    /// The outcome is stored: the TASK_ENDs go out, and everything of the session goes.
     fn finish(&mut self, moment: &Moment<'_>, id: TaskId) {
         let Some(mut session) = self.remove(moment, id) else { return };
         let phase = std::mem::replace(&mut session.phase, Phase::Queued);

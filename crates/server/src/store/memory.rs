@@ -2,7 +2,7 @@
 //!
 //! An ended task is remembered until `max_tasks` newer ones have ended. Its payloads are the first to
 //! go when there are too many bytes: what is left still says what was done and how it ended. Results
-//! that somebody has still to fetch are kept whole for a while, within a bound of their own.
+//! that the requester has still to fetch are kept whole for a while, within a bound of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -32,7 +32,7 @@ pub struct HistoryLimits {
     pub tasks: usize,
     /// Most bytes of them; beyond it the payloads of the oldest go.
     pub bytes: usize,
-    /// Most bytes of results that somebody has still to fetch: see [`Ended`].
+    /// Most bytes of results that requesters have still to fetch: see [`Ended`].
     pub unfetched_bytes: usize,
     /// How long such results are kept whole.
     pub unfetched_time: Duration,
@@ -177,7 +177,7 @@ impl Journals {
         }
     }
 
-    /// What nobody has fetched in time becomes history.
+    /// Results that were not fetched in time become history.
     fn give_up_fetching(&mut self, limits: &HistoryLimits) {
         if let Some((task, bytes, _)) = self.unfetched.pop_front() {
             self.unfetched_bytes -= bytes;

@@ -34,7 +34,7 @@ const WAIT: &[u8] = b"$W";
 /// Longer than a command may take and its device be waited for after it.
 const A_WHILE: Duration = Duration::from_secs(400);
 
-/// Time in which all that is under way comes to rest, since time passes only when nobody works.
+/// Time in which all that is under way comes to rest, since time passes only when no task works.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// Longer than anything may take.
@@ -168,7 +168,7 @@ impl Conversation {
         if peer.is_open {
             peer.beat().await?;
         }
-        // Its own tasks wait for nobody but the worker.
+        // Its own tasks wait only for the worker.
         if peer.is_open && !self.has(IS_DEVICE) && !peer.unended.is_empty() {
             return Err(format!("tasks without an end: {:?}", peer.unended));
         }
@@ -229,7 +229,7 @@ struct Peer {
     command: Option<ServerMessage>,
     /// Sessions that were acknowledged and have not ended.
     unended: HashSet<String>,
-    /// Tasks of which it was told the end.
+    /// Tasks whose TASK_END it has.
     ended: usize,
     is_open: bool,
 }
