@@ -9,10 +9,13 @@
 
 mod commands;
 mod effect;
+mod endings;
 mod lane;
 mod parties;
 mod replies;
 mod session;
+mod steps;
+mod storing;
 mod tasks;
 mod timers;
 mod views;
@@ -33,7 +36,8 @@ pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
 pub(crate) use parties::{Incarnation, Via};
 pub(crate) use replies::Results;
 pub(crate) use session::{Goodbyes, Origin, Prepared, Session};
-pub(crate) use tasks::{Advice, CannotBegin, From, Next, Submission, SubmitError};
+pub(crate) use steps::{Advice, Next};
+pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError};
 pub(crate) use views::SessionState;
 
 use self::parties::Parties;
