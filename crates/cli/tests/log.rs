@@ -44,6 +44,12 @@ async fn with_json_each_line_is_an_object_whatever_it_says() {
     let ended = find(&lines, "task ended");
     assert_eq!((&ended["level"], &ended["status"]), (&"INFO".into(), &"completed".into()));
     assert!(ended["target"].as_str().unwrap().starts_with("server::"), "{ended}");
+    let task = &ended["spans"][0];
+    assert_eq!(task["name"], "task", "{ended}");
+    assert!(task["task"].is_string() && task["session"].is_string(), "{ended}");
+    let connection = &find(&lines, "connected")["spans"][0];
+    assert_eq!((&connection["name"], &connection["client"]), (&"connection".into(), &"d".into()));
+    assert!(connection["connection"].is_string() && connection["address"].is_string());
     assert!(find(&lines, "listens on ws://127.0.0.1:")["message"].is_string());
     assert_eq!(find(&lines, "Stopping")["target"], "flightdeck");
 }

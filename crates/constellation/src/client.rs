@@ -3,7 +3,7 @@
 //! It does not come back by itself after a loss: its tasks then end as *lost*. So does a task that the server does
 //! not even acknowledge in time.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,12 +17,11 @@ use aip::{
     ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
-use link::connection::{now, timestamp};
-use link::{Client, ClientSettings, Exit, Outbox, Role};
+use link::connection::now;
+use link::{Ambient, Client, ClientSettings, Exit, NotQueued, Outbox, Role};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::task::{Inbox, NewTask, Outcome, Task, TaskEvent};
 
@@ -65,12 +64,14 @@ impl Constellation {
     /// # Errors
     /// Why the server cannot be reached or will not have us.
     pub async fn connect(settings: ClientSettings, id: ClientId) -> Result<Self, Exit> {
-        let shared = Arc::new(Shared::new(id));
+        let ambient = settings.ambient.clone();
+        let shared = Arc::new(Shared::new(id, ambient.clone()));
         let (stop, role) = (CancellationToken::new(), Orchestrator { shared: shared.clone() });
         let running = Client::new(settings, role).run(stop.clone());
-        let mut constellation = Self { runner: tokio::spawn(running), shared, stop };
+        let mut constellation = Self { runner: ambient.spawn(running), shared, stop };
         let mut connected = constellation.shared.connected.subscribe();
         tokio::select! {
+            biased;
             _ = connected.wait_for(|connected| *connected) => Ok(constellation),
             exit = &mut constellation.runner => Err(exit.unwrap_or(Exit::Stopped)),
         }
@@ -87,7 +88,8 @@ impl Constellation {
     /// # Errors
     /// When there is no connection.
     pub fn submit(&self, task: NewTask) -> Result<Task, RequestError> {
-        let session_id = fresh(SessionId::new);
+        let ambient = &self.shared.ambient;
+        let session_id = fresh(ambient, SessionId::new);
         let message = ClientMessage {
             status: Status::Continue,
             session_id: Some(session_id.clone()),
@@ -97,7 +99,7 @@ impl Constellation {
             metadata: task.command_timeout.and_then(|timeout| {
                 TaskSettings { command_timeout_s: Some(timeout.as_secs_f64()) }.to_metadata()
             }),
-            request_id: Some(fresh(RequestId::new)),
+            request_id: Some(fresh(ambient, RequestId::new)),
             ..self.shared.message(ClientMessageType::Task)
         };
         let inbox = Arc::new(Inbox::default());
@@ -116,7 +118,7 @@ impl Constellation {
     /// # Errors
     /// When there is no connection, the server refuses, or does not answer.
     pub async fn device_info(&self, device: ClientId) -> Result<Option<Payload>, RequestError> {
-        let request_id = fresh(RequestId::new);
+        let request_id = fresh(&self.shared.ambient, RequestId::new);
         let (answer, answered) = oneshot::channel();
         let expected = {
             let mut state = self.shared.lock();
@@ -156,6 +158,7 @@ impl Drop for Constellation {
 /// What the connection and its users share.
 struct Shared {
     id: ClientId,
+    ambient: Ambient,
     state: Mutex<State>,
     connected: watch::Sender<bool>,
 }
@@ -165,7 +168,7 @@ struct State {
     granted: Option<Confirmed>,
     /// Why there is no connection.
     why: String,
-    tasks: HashMap<SessionId, Waiting>,
+    tasks: BTreeMap<SessionId, Waiting>,
     submitted: u64,
     infos: Pending<RequestId, oneshot::Sender<Result<Option<Payload>, RequestError>>>,
 }
@@ -192,22 +195,22 @@ impl State {
 }
 
 impl Shared {
-    fn new(id: ClientId) -> Self {
+    fn new(id: ClientId, ambient: Ambient) -> Self {
         let state = State {
             outbox: None,
             granted: None,
             why: "never connected".to_owned(),
-            tasks: HashMap::new(),
+            tasks: BTreeMap::new(),
             submitted: 0,
             infos: Pending::new(MAX_PENDING_INFO),
         };
-        Self { id, state: Mutex::new(state), connected: watch::Sender::new(false) }
+        Self { id, ambient, state: Mutex::new(state), connected: watch::Sender::new(false) }
     }
 
     fn message(&self, kind: ClientMessageType) -> ClientMessage {
         ClientMessage {
             client_id: Some(self.id.clone()),
-            timestamp: Some(timestamp()),
+            timestamp: Some(self.ambient.time_text()),
             ..ClientMessage::new(kind, ClientType::Constellation)
         }
     }
@@ -216,7 +219,11 @@ impl Shared {
         let state = self.lock();
         let outbox =
             state.outbox.as_ref().ok_or_else(|| RequestError::NotConnected(state.why.clone()))?;
-        outbox.push(message.encode()).map(|_| ()).map_err(|_| RequestError::TooMany)
+        match outbox.push(message.encode()) {
+            Ok(_) => Ok(()),
+            Err(NotQueued::Closed) => Err(RequestError::NotConnected("it is closing".to_owned())),
+            Err(NotQueued::Full(_)) => Err(RequestError::TooMany),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -237,7 +244,7 @@ impl Role for Orchestrator {
     fn register(&mut self) -> ClientMessage {
         let metadata = ConstellationMetadata {
             kind: "constellation_client",
-            registration_time: timestamp(),
+            registration_time: self.shared.ambient.time_text(),
             flightdeck: Extension { version: VERSION, features: vec![Feature::Progress] },
         };
         ClientMessage {
@@ -277,7 +284,9 @@ impl Role for Orchestrator {
                 &format!("the outcome could not be read: {error}"),
             );
         }
-        let report = error_report(&self.shared.id, ClientType::Constellation, error.to_string());
+        let at = self.shared.ambient.time_text();
+        let report =
+            error_report(&self.shared.id, ClientType::Constellation, error.to_string(), at);
         if let Err(error) = self.shared.send(&report) {
             tracing::debug!(%error, "failed to report an unreadable message");
         }
@@ -287,7 +296,7 @@ impl Role for Orchestrator {
         let mut state = self.shared.lock();
         state.outbox = None;
         why.clone_into(&mut state.why);
-        for (_, waiting) in state.tasks.drain() {
+        for waiting in std::mem::take(&mut state.tasks).into_values() {
             waiting.inbox.put(TaskEvent::Ended(Outcome::lost(why)));
         }
         // Whoever waits for facts learns it from the dropped sender.
@@ -358,9 +367,9 @@ impl Orchestrator {
 }
 
 /// A fresh id: a UUID is always a good one.
-fn fresh<T, E>(id: impl Fn(&str) -> Result<T, E>) -> T {
+fn fresh<T, E>(ambient: &Ambient, id: impl Fn(&str) -> Result<T, E>) -> T {
     loop {
-        if let Ok(id) = id(&Uuid::new_v4().to_string()) {
+        if let Ok(id) = id(&ambient.uuid().to_string()) {
             return id;
         }
     }

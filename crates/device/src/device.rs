@@ -12,8 +12,7 @@ use aip::{
     RequestId, ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
-use link::connection::timestamp;
-use link::{Client, ClientSettings, Exit, Outbox, Role};
+use link::{Ambient, Client, ClientSettings, Exit, Outbox, Role};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -55,6 +54,8 @@ pub struct DeviceSettings {
     pub request: Option<String>,
     /// The label of that task.
     pub task_name: Option<String>,
+    /// What it tells of itself; what is found out about this machine, if none.
+    pub facts: Option<SystemInfo>,
 }
 
 /// What happens to a device, for whoever shows it.
@@ -99,25 +100,37 @@ impl Device {
         on_event: impl Fn(DeviceEvent) + Send + Sync + 'static,
     ) -> Result<Self, SandboxError> {
         let confinement = settings.tools.confinement()?;
+        crate::group::Cgroup::find_out();
         confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
         let state = Arc::new(StateKeeper::new());
         let own = Arc::new(Own { task: Mutex::default(), on_event: Box::new(on_event) });
         let on_server = on_server(state.clone(), own.clone());
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
-        let executor = Executor::new(settings.id.clone(), tools, settings.commands, state.clone());
+        let ambient = settings.client.ambient.clone();
+        let executor = Executor::new(
+            settings.id.clone(),
+            tools,
+            settings.commands,
+            state.clone(),
+            ambient.clone(),
+        );
         let subject = Subject {
             device_id: settings.id.as_str().to_owned(),
             platform: settings.platform.clone(),
             features: settings.features,
         };
         let asked = executor.clone();
-        let facts = Facts::new(&subject, move || asked.offers());
+        let facts = match settings.facts {
+            Some(given) => Facts::given(given),
+            None => Facts::new(&subject, move || asked.offers()),
+        };
         let role = DeviceRole {
             id: settings.id,
             platform: settings.platform,
             known: facts.known(),
             facts: Arc::new(tokio::sync::Mutex::new(facts)),
             telling: None,
+            ambient,
             executor,
             state,
             outbox: None,
@@ -148,6 +161,7 @@ impl Device {
             Exit::Stopped
         };
         let exit = tokio::select! {
+            biased;
             exit = client => exit,
             stopped = winding_down => stopped,
         };
@@ -155,7 +169,7 @@ impl Device {
         // What was started is ended before we are; a program stuck in the kernel does not hold us.
         let _ended = tokio::time::timeout(STOP_TIME, executor.finished()).await;
         executor.stop_tools().await;
-        crate::group::kill_left();
+        let _rested = tokio::time::timeout(STOP_TIME, crate::process::hunter::rest()).await;
         exit
     }
 }
@@ -213,6 +227,7 @@ struct DeviceRole {
     known: SystemInfo,
     /// What looks for the facts to answer a DEVICE_INFO_REQUEST.
     telling: Option<JoinHandle<()>>,
+    ambient: Ambient,
     executor: Executor,
     state: Arc<StateKeeper>,
     outbox: Option<Arc<Outbox>>,
@@ -238,7 +253,7 @@ impl Role for DeviceRole {
         let metadata = DeviceMetadata {
             platform: self.platform.clone(),
             system_info: self.known.clone(),
-            registration_time: timestamp(),
+            registration_time: self.ambient.time_text(),
             flightdeck: Extension { version: VERSION, features: vec![Feature::Progress] },
         };
         ClientMessage {
@@ -273,12 +288,13 @@ impl Role for DeviceRole {
 
     fn handle_unreadable(&mut self, error: &DecodeError, about: &About) {
         let text = error.to_string();
-        self.send(&error_report(&self.id, ClientType::Device, text.clone()));
+        self.send(&self.error_report(text.clone()));
         let is_command = about.is("command");
         if let Some(outbox) = self.outbox.as_ref().filter(|_| is_command) {
             // It is answered also when it cannot be read: its server waits for that.
             self.state.answered(true);
-            let _cut_if_it_overflows = outbox.push(about.refusal(&self.id, &timestamp(), &text));
+            let at = self.ambient.time_text();
+            let _cut_if_it_overflows = outbox.push(about.refusal(&self.id, &at, &text));
         }
         if about.is("task_end") || is_command && ends_task(about.status) {
             let session_id = about.session_id.clone();
@@ -313,10 +329,14 @@ impl Role for DeviceRole {
 }
 
 impl DeviceRole {
+    fn error_report(&self, text: String) -> ClientMessage {
+        error_report(&self.id, ClientType::Device, text, self.ambient.time_text())
+    }
+
     fn message(&self, kind: ClientMessageType) -> ClientMessage {
         ClientMessage {
             client_id: Some(self.id.clone()),
-            timestamp: Some(timestamp()),
+            timestamp: Some(self.ambient.time_text()),
             ..ClientMessage::new(kind, ClientType::Device)
         }
     }
@@ -358,12 +378,12 @@ impl DeviceRole {
     }
 
     fn refuse(&self, text: String) {
-        self.send(&error_report(&self.id, ClientType::Device, text));
+        self.send(&self.error_report(text));
     }
 
     fn submit(&mut self, request: String, task_name: Option<String>) {
         // A UUID is always a good id.
-        let Ok(session_id) = SessionId::new(&uuid::Uuid::new_v4().to_string()) else { return };
+        let Ok(session_id) = SessionId::new(&self.ambient.uuid().to_string()) else { return };
         let own_task = OwnTask { session_id: session_id.clone(), is_accepted: false };
         *self.own.task() = Some(own_task);
         self.send(&ClientMessage {
@@ -371,7 +391,7 @@ impl DeviceRole {
             session_id: Some(session_id),
             request: Some(request),
             task_name,
-            request_id: RequestId::new(&uuid::Uuid::new_v4().to_string()).ok(),
+            request_id: RequestId::new(&self.ambient.uuid().to_string()).ok(),
             // Without it a Python server takes the device for one with Windows.
             metadata: Payload::from_value(&json!({"platform": self.platform})).ok(),
             ..self.message(ClientMessageType::Task)
@@ -425,7 +445,7 @@ impl DeviceRole {
         }
         let Some(outbox) = self.outbox.clone() else { return };
         let facts = self.facts.clone();
-        self.telling = Some(tokio::spawn(async move {
+        self.telling = Some(self.ambient.spawn(async move {
             let mut facts = facts.lock().await;
             facts.refresh().await;
             let metadata = Payload::from_value(&facts.known()).ok();

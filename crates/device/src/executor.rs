@@ -19,8 +19,8 @@ use aip::{
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
-use link::Outbox;
-use link::connection::timestamp;
+use link::connection::now;
+use link::{Ambient, Outbox};
 use tokio_util::task::TaskTracker;
 
 pub use self::jobs::Capacity;
@@ -63,6 +63,7 @@ struct Inner {
     jobs: Mutex<Jobs>,
     tasks: TaskTracker,
     state: Arc<StateKeeper>,
+    ambient: Ambient,
 }
 
 impl Executor {
@@ -71,9 +72,10 @@ impl Executor {
         tools: Toolbox,
         capacity: Capacity,
         state: Arc<StateKeeper>,
+        ambient: Ambient,
     ) -> Self {
         let (jobs, tasks) = (Mutex::new(Jobs::new(capacity)), TaskTracker::new());
-        Self(Arc::new(Inner { client_id, tools, jobs, tasks, state }))
+        Self(Arc::new(Inner { client_id, tools, jobs, tasks, state, ambient }))
     }
 
     /// What the tools can do.
@@ -101,7 +103,7 @@ impl Executor {
             }
         };
         let (executor, outbox) = (self.clone(), outbox.clone());
-        self.0.tasks.spawn(async move {
+        let running = async move {
             let progress = match tells {
                 true => executor.progress(&job, outbox.clone()),
                 false => Progress::default(),
@@ -111,7 +113,8 @@ impl Executor {
             // Several large ones wait for each other, so that none takes the connection down.
             outbox.push_in_turn(answer, || executor.jobs().remove(number)).await;
             answered();
-        });
+        };
+        self.0.ambient.spawn(self.0.tasks.track_future(running));
     }
 
     /// Takes nothing new, lets what runs finish for a while, and stops the rest. Every COMMAND is
@@ -239,13 +242,13 @@ impl Executor {
     fn progress(&self, job: &Job, outbox: Arc<Outbox>) -> Progress {
         let client_id = self.0.client_id.clone();
         let (session_id, response_id) = (job.caller.session_id.clone(), job.response_id.clone());
-        let last = Mutex::new(None::<Instant>);
+        let (last, ambient) = (Mutex::new(None::<Instant>), self.0.ambient.clone());
         Progress::to(move |text| {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.is_some_and(|last| last.elapsed() < PROGRESS_PAUSE) {
+            if last.is_some_and(|last| now() < last + PROGRESS_PAUSE) {
                 return;
             }
-            *last = Some(Instant::now());
+            *last = Some(now());
             let lines = text.lines().take(MAX_PROGRESS_LINES).map(str::to_owned);
             let output = Output { lines: lines.collect() };
             let message = ClientMessage {
@@ -254,7 +257,7 @@ impl Executor {
                 session_id: session_id.clone(),
                 prev_response_id: response_id.clone(),
                 metadata: output.to_metadata(),
-                timestamp: Some(timestamp()),
+                timestamp: Some(ambient.time_text()),
                 ..ClientMessage::new(ClientMessageType::Heartbeat, ClientType::Device)
             };
             outbox.push_progress(message.encode());
@@ -280,7 +283,7 @@ impl Executor {
             session_id: job.caller.session_id.clone(),
             client_id: Some(self.0.client_id.clone()),
             action_results: Some(results),
-            timestamp: Some(timestamp()),
+            timestamp: Some(self.0.ambient.time_text()),
             prev_response_id: job.response_id.clone(),
             ..ClientMessage::new(ClientMessageType::CommandResults, ClientType::Device)
         }

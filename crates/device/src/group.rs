@@ -1,6 +1,7 @@
-//! A child's own session and process group: how a child gets one, and how all in it are ended.
+//! A child's own session and process group: how a child gets one (here), and how all in it are ended
+//! (`group/members.rs`).
 //!
-//! It must not know of time limits, output, calls or the watchdog: it only sends signals.
+//! It must not know of time limits, output, calls or the watchdog.
 //!
 //! A child leads a *session* rather than only a group. It then has no terminal it could stop and
 //! ask a password on, and the session still finds descendants that moved to a group of their own,
@@ -14,9 +15,22 @@
 pub(crate) mod testing;
 
 #[cfg(target_os = "linux")]
+mod cgroup;
+#[cfg(target_os = "linux")]
 mod hunt;
+mod members;
+#[cfg(not(target_os = "linux"))]
+mod nowhere;
 
 use std::process::Command;
+
+#[cfg(target_os = "linux")]
+pub(crate) use cgroup::Cgroup;
+#[cfg(target_os = "linux")]
+pub(crate) use hunt::Chase;
+pub(crate) use members::{Group, left_over};
+#[cfg(not(target_os = "linux"))]
+pub(crate) use nowhere::{Cgroup, Chase};
 
 use crate::{confine::Confinement, mark::Mark};
 
@@ -51,116 +65,25 @@ pub(crate) fn set_apart(
     let _ = (command, tie, confinement, mark);
 }
 
-/// The session and process group that one child leads: both have the child's process id as
-/// their number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Group {
-    #[cfg(unix)]
-    leader: Pid,
-    /// When the leader was started, if that is known.
-    #[cfg(target_os = "linux")]
-    since: Option<std::time::Instant>,
-    /// What the leader and its descendants were marked with.
-    #[cfg(target_os = "linux")]
-    mark: Option<Mark>,
-    #[cfg(not(unix))]
-    leader: std::convert::Infallible,
-}
-
-#[cfg(unix)]
-impl Group {
-    /// Like [`Group::led_by`], for a process that has only just been started: such a group is
-    /// killed faster while it is young.
-    pub(crate) fn of_new(id: u32) -> Option<Self> {
-        let group = Self::led_by(id)?;
-        #[cfg(target_os = "linux")]
-        let group = Self { since: Some(std::time::Instant::now()), ..group };
-        Some(group)
-    }
-
-    /// Names the group led by process `id`, or nothing if a signal to that number would reach
-    /// more than one group (0, 1 and what is no process id).
-    pub(crate) fn led_by(id: u32) -> Option<Self> {
-        let id = i32::try_from(id).ok().filter(|id| *id > 1)?;
-        Pid::from_raw(id).map(|leader| Self {
-            leader,
-            #[cfg(target_os = "linux")]
-            since: None,
-            #[cfg(target_os = "linux")]
-            mark: None,
-        })
-    }
-
-    /// The same, with the descendants that bear `mark` and have left the session.
-    pub(crate) fn marked(self, mark: Option<Mark>) -> Self {
-        #[cfg(target_os = "linux")]
-        return Self { mark, ..self };
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = mark;
-            self
-        }
-    }
-
-    /// Asks every process in it to end (SIGTERM).
-    pub(crate) fn ask_to_end(self) {
-        // An error here and below means that nobody is left, or nobody that we may signal.
-        let _ = rustix::process::kill_process_group(self.leader, Signal::TERM);
-        #[cfg(target_os = "linux")]
-        self.hunt().signal(Signal::TERM);
-    }
-
-    /// Kills every process in it (SIGKILL). They are dead or dying when this returns, but for those
-    /// that forked too fast to be caught: they are left to [`kill_left`].
-    pub(crate) fn kill(self) {
-        let _ = rustix::process::kill_process_group(self.leader, Signal::KILL);
-        #[cfg(target_os = "linux")]
-        self.hunt().kill();
-    }
-}
-
-#[cfg(not(unix))]
-impl Group {
-    /// There are no process groups here.
-    pub(crate) fn of_new(_: u32) -> Option<Self> {
-        None
-    }
-
-    /// There are no process groups here.
-    pub(crate) fn led_by(_: u32) -> Option<Self> {
-        None
-    }
-
-    /// Never called: there is no group.
-    pub(crate) fn marked(self, _: Option<Mark>) -> Self {
-        match self.leader {}
-    }
-
-    /// Never called: there is no group.
-    pub(crate) fn ask_to_end(self) {
-        match self.leader {}
-    }
-
-    /// Never called: there is no group.
-    pub(crate) fn kill(self) {
-        match self.leader {}
-    }
-}
-
+/// Has the child that `command` will start enter `cgroup` first of all. It isn't started if it can't.
 #[cfg(target_os = "linux")]
-impl Group {
-    /// The search for the processes of this session that have left its group, and for the
-    /// descendants that have left the session.
-    fn hunt(self) -> hunt::Hunt {
-        hunt::Hunt { leader: Some(self.leader), since: self.since, mark: self.mark }
-    }
+#[allow(unsafe_code)]
+pub(crate) fn enter(command: &mut Command, cgroup: &Cgroup) {
+    use std::os::unix::process::CommandExt;
+    let entrance = cgroup.entrance();
+    let prepare = move || {
+        rustix::io::write(&*entrance, b"0")?;
+        Ok(())
+    };
+    // SAFETY: it runs between fork and exec, where only async-signal-safe calls are sound. It makes
+    // one plain system call; it takes no lock and allocates nothing, nor does its error.
+    unsafe { command.pre_exec(prepare) };
 }
 
-/// Looks once more for descendants of any child that forked too fast to be caught when its group
-/// was killed. Costs nothing if there are none.
-pub(crate) fn kill_left() {
-    #[cfg(target_os = "linux")]
-    hunt::kill_left();
+/// Never called: there are no cgroups.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn enter(_: &mut Command, cgroup: &Cgroup) {
+    match *cgroup {}
 }
 
 /// Like [`set_apart`], closing the given descriptors to the child.

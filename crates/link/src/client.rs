@@ -1,6 +1,7 @@
 //! The loop of every client: connect, register, run, and when the connection ends, back off and come
 //! back, or stop with a reason.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,17 +14,24 @@ use aip::{
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
-use crate::connection::{Connection, Event, Tap, Watch, now, timestamp};
+use crate::ambient::Ambient;
+use crate::connection::{Connection, Event, Tap, Watch, now};
 use crate::dial::{DialError, ServerUrl, Way, dial};
 use crate::outbox::{Alive, Outbox, OutboxLimits};
 use crate::proxy::Proxy;
 use crate::sleep::{LOOK_EVERY, PROOF_TIME, SleepWatch};
 use crate::socket::{Closed, Socket};
+use crate::spans;
 use crate::tls::Trust;
 
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// Makes a connection to the server in another way than over the network.
+pub type Connector =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Socket, DialError>> + Send>> + Send + Sync>;
 
 /// Gives a key, if there is one.
 pub type TokenSource = Arc<dyn Fn() -> Option<SecretString> + Send + Sync>;
@@ -59,6 +67,10 @@ pub struct ClientSettings {
     pub outbox: OutboxLimits,
     /// Sees every frame.
     pub tap: Option<Tap>,
+    /// Takes the place of the network.
+    pub connector: Option<Connector>,
+    /// The time of day, chance, ids and tasks.
+    pub ambient: Ambient,
 }
 
 impl ClientSettings {
@@ -80,6 +92,8 @@ impl ClientSettings {
             backoff_cap: Duration::from_secs(60),
             outbox: OutboxLimits::default(),
             tap: None,
+            connector: None,
+            ambient: Ambient::system(),
         }
     }
 
@@ -135,7 +149,7 @@ pub trait Role: Send {
 /// Why the loop ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Exit {
-    /// It was asked to.
+    /// Its caller stopped it.
     #[error("stopped")]
     Stopped,
     /// The server will not take us as we are.
@@ -235,8 +249,14 @@ impl<R: Role> Client<R> {
         Self { settings, role, reconnect, sleep: SleepWatch::new() }
     }
 
-    /// Runs until it is told to stop, is refused for good, or has tried often enough.
-    pub async fn run(mut self, stop: CancellationToken) -> Exit {
+    /// Runs until `stop`, or until the server refuses it for good, or it has tried often enough.
+    pub async fn run(self, stop: CancellationToken) -> Exit {
+        let (id, role) = self.role.identity();
+        let span = spans::client(id, role);
+        self.run_until(stop).instrument(span).await
+    }
+
+    async fn run_until(mut self, stop: CancellationToken) -> Exit {
         loop {
             let end = self.connect_once(&stop).await;
             if let End::Stopped = end {
@@ -252,6 +272,7 @@ impl<R: Role> Client<R> {
             };
             self.role.handle_disconnected(&end.text(), Some(wait));
             tokio::select! {
+                biased;
                 () = self.rest(wait) => {}
                 () = stop.cancelled() => {
                     self.role.handle_disconnected("stopped", None);
@@ -280,7 +301,7 @@ impl<R: Role> Client<R> {
     /// When to try again, or why not to.
     fn next_try(&mut self, end: &End) -> Result<Duration, Exit> {
         let is_final = end.is_final();
-        match self.reconnect.next_try(is_final, now(), fastrand::f64()) {
+        match self.reconnect.next_try(is_final, now(), self.settings.ambient.chance()) {
             Some(_) if matches!(end, End::Slept(_)) => Ok(Duration::ZERO),
             Some(wait) => Ok(wait),
             None if is_final => Err(Exit::Refused(end.text())),
@@ -297,8 +318,14 @@ impl<R: Role> Client<R> {
             trust: settings.trust.as_ref(),
             proxy: settings.proxy.as_ref(),
         };
-        let dialing = dial(&way, settings.connect_timeout, aip::codec::MAX_MESSAGE_BYTES);
+        let dialing = async {
+            match &settings.connector {
+                Some(connect) => connect().await,
+                None => dial(&way, settings.connect_timeout, aip::codec::MAX_MESSAGE_BYTES).await,
+            }
+        };
         let (dialed, ()) = tokio::select! {
+            biased;
             both = async { tokio::join!(dialing, self.role.prepare()) } => both,
             () = stop.cancelled() => return End::Stopped,
         };
@@ -313,18 +340,29 @@ impl<R: Role> Client<R> {
         let outbox = Arc::new(Outbox::new(self.settings.outbox));
         let mut connection =
             Connection::new(socket, outbox.clone(), self.settings.watch, self.settings.tap.clone());
-        connection.reply(&stamped(self.role.register()));
+        let register = self.role.register();
+        connection.reply(&self.stamped(register));
         let confirmation = tokio::select! {
+            biased;
             reply = self.confirmation(&mut connection) => reply,
             () = stop.cancelled() => return self.stop(connection).await,
         };
-        match confirmation {
+        let granted = match confirmation {
             Err(end) => return end,
-            Ok(granted) => {
-                self.reconnect.handle_confirmed(now());
-                self.role.handle_connected(&outbox, granted.as_ref());
-            }
-        }
+            Ok(granted) => granted,
+        };
+        self.reconnect.handle_confirmed(now());
+        let span = spans::connection(granted.as_ref());
+        span.in_scope(|| self.role.handle_connected(&outbox, granted.as_ref()));
+        self.run_confirmed(connection, stop).instrument(span).await
+    }
+
+    /// Runs a connection that the server has confirmed until it ends.
+    async fn run_confirmed(
+        &mut self,
+        mut connection: Connection<ServerMessage>,
+        stop: &CancellationToken,
+    ) -> End {
         let end = self.serve(&mut connection, stop).await;
         if let End::Stopped = end {
             return self.stop(connection).await;
@@ -332,7 +370,8 @@ impl<R: Role> Client<R> {
         if let Some(closed) = end.closed() {
             // The goodbye may take its time; the next connection need not wait for it.
             let (code, reason) = (closed.code, closed.reason.clone());
-            tokio::spawn(async move { connection.close(code, &reason).await });
+            let closing = async move { connection.close(code, &reason).await };
+            self.settings.ambient.spawn(closing.in_current_span());
         }
         end
     }
@@ -374,6 +413,7 @@ impl<R: Role> Client<R> {
         };
         loop {
             let event = tokio::select! {
+                biased;
                 event = connection.next_event(Some(upkeep.due())) => event,
                 () = stop.cancelled() => return End::Stopped,
             };
@@ -431,9 +471,13 @@ impl<R: Role> Client<R> {
         let (client_id, client_type) = self.role.identity();
         ClientMessage {
             client_id: Some(client_id.clone()),
-            timestamp: Some(timestamp()),
+            timestamp: Some(self.settings.ambient.time_text()),
             ..ClientMessage::new(ClientMessageType::Heartbeat, client_type)
         }
+    }
+
+    fn stamped(&self, message: ClientMessage) -> ClientMessage {
+        ClientMessage { timestamp: Some(self.settings.ambient.time_text()), ..message }
     }
 }
 
@@ -447,21 +491,18 @@ async fn refused(connection: &mut Connection<ServerMessage>, text: String) -> En
     End::Refused { text, code }
 }
 
-fn stamped(message: ClientMessage) -> ClientMessage {
-    ClientMessage { timestamp: Some(timestamp()), ..message }
-}
-
-/// An ERROR of a client, in the name of who it is.
+/// An ERROR of a client, in the name of who it is, sent `at` this time.
 #[must_use]
 pub fn error_report(
     client_id: &aip::ClientId,
     client_type: ClientType,
     text: String,
+    at: String,
 ) -> ClientMessage {
     ClientMessage {
         status: aip::Status::Error,
         client_id: Some(client_id.clone()),
-        timestamp: Some(timestamp()),
+        timestamp: Some(at),
         error: Some(text),
         ..ClientMessage::new(ClientMessageType::Error, client_type)
     }

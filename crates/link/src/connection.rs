@@ -163,8 +163,9 @@ impl<M: Wire> Connection<M> {
             if self.outbox.note_heard(self.heard(), is_busy) {
                 self.ping(cx);
             }
-            if polled.is_pending() {
-                self.socket.turn().end();
+            match polled {
+                Poll::Ready(_) => self.outbox.forget_waker(),
+                Poll::Pending => self.socket.turn().end(),
             }
             polled
         })
@@ -302,6 +303,7 @@ impl<M: Wire> Connection<M> {
         if text.len() <= OFFLOAD_BYTES {
             return Poll::Ready(read(&text));
         }
+        tracing::debug!(bytes = text.len(), "a large message is read on a thread of its own");
         self.decoding = Some(tokio::task::spawn_blocking(move || read(&text)));
         self.poll_decoding(cx)
     }
@@ -398,12 +400,6 @@ fn read<M: Wire>(text: &Bytes) -> Event<M> {
 #[must_use]
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// The time of day, as AIP writes it.
-#[must_use]
-pub fn timestamp() -> String {
-    aip::timestamp::format(jiff::Timestamp::now())
 }
 
 #[cfg(test)]

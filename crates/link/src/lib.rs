@@ -9,6 +9,7 @@
 //! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
 //!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
 //! - `turn`: how much an actor does before others get their turn.
+//! - `spans`: which client and connection a line of the log is about.
 //! - `sleep`: whether the machine slept, which a client must find out by itself.
 //!
 //! It decides nothing about tasks or tools: that is for the crates above it.
@@ -23,6 +24,7 @@ pub mod outbox;
 pub mod proxy;
 mod sleep;
 pub mod socket;
+mod spans;
 mod tcp;
 pub mod tls;
 mod transport;
@@ -30,7 +32,7 @@ mod turn;
 
 pub use ambient::Ambient;
 pub use budget::{Budget, Kept};
-pub use client::{Client, ClientSettings, Exit, Role, TokenSource};
+pub use client::{Client, ClientSettings, Connector, Exit, Role, TokenSource};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
 pub use outbox::{Alive, Bound, NotQueued, Outbox, OutboxLimits, Overflow};

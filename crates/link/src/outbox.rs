@@ -447,6 +447,11 @@ impl Outbox {
         self.len() == 0
     }
 
+    /// For the actor, while it works: it looks into the queue afterwards, and need not be woken.
+    pub(crate) fn forget_waker(&self) {
+        self.lock().actor = None;
+    }
+
     /// For the actor: waits for the next thing to do.
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
         let mut queue = self.lock();

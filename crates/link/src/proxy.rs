@@ -130,7 +130,7 @@ async fn answer(stream: &mut TcpStream) -> Result<u16, Why> {
         head.extend_from_slice(&piece[..read]);
         if let Some(end) = head.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             let status = status(&head).ok_or(Why::NoProxy("its answer is not HTTP"))?;
-            // Whoever is behind the tunnel waits for us to speak first.
+            // The server behind the tunnel waits for us to speak first.
             if (200..300).contains(&status) && head.len() > end + 4 {
                 return Err(Why::NoProxy("it said more than it was asked"));
             }

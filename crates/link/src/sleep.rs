@@ -1,4 +1,4 @@
-//! Whether the machine slept. Timers do not tell: the clock they go by stands still meanwhile, so that a
+//! Whether the machine slept. Timers do not show it: the clock they go by stands still meanwhile, so that a
 //! connection that died in its sleep would be waited on for minutes.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ pub(crate) const PROOF_TIME: Duration = Duration::from_secs(10);
 /// What counts as a sleep. Clocks that are read one after the other differ by less.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(3);
 
-/// Tells how long the machine has slept in all since some moment.
+/// Reads how long the machine has slept in all since some moment.
 pub(crate) type Clock = Box<dyn Fn() -> Duration + Send>;
 
 /// Notices that the machine has slept.
@@ -51,8 +51,8 @@ fn clock() -> Clock {
     Box::new(move || read(ClockId::Boottime).saturating_sub(read(ClockId::Monotonic)))
 }
 
-/// The time of day that passed, without the time awake. Whoever sets the time of day forward causes a
-/// ping too many.
+/// The time of day that passed, without the time awake. A user that sets the time of day forward
+/// causes a ping too many.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn clock() -> Clock {
     use std::time::{Instant, SystemTime};

@@ -83,7 +83,7 @@ mod tests {
         let listener = socket.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut fillers = Vec::new();
-        // Whoever gets no answer for a while has met a full queue.
+        // A connection that gets no answer for a while has met a full queue.
         loop {
             match tokio::time::timeout(HEAD_START, TcpStream::connect(address)).await {
                 Ok(filler) => {

@@ -37,7 +37,7 @@ impl Trust {
     /// server behind TLS.
     ///
     /// # Errors
-    /// When TLS cannot be set up at all. That the system trusts nobody is no error.
+    /// When TLS cannot be set up at all. That the system trusts no authority is no error.
     pub fn system() -> Result<Self, TrustError> {
         Self::new(system_roots())
     }
@@ -61,7 +61,7 @@ impl Trust {
         Self::new(roots)
     }
 
-    /// Trusts nobody: for an HTTP client that has to be told and will not need it.
+    /// Trusts no certificate: for an HTTP client that must be given something and will not need it.
     ///
     /// # Errors
     /// When TLS cannot be set up at all.
@@ -161,7 +161,7 @@ fn refusal(error: &CertificateError) -> String {
                 if presented.is_empty() { "nothing".to_owned() } else { presented.join(", ") };
             format!("it is not for {}; it is for {names}", expected.to_str())
         }
-        // The library has no word for it. `openssl req -x509` makes such ones unless it is told not to.
+        // The library has no word for it. `openssl req -x509` makes such ones by default.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             "it is a certificate authority's own; a server needs one with basicConstraints CA:FALSE"
                 .to_owned()

@@ -17,15 +17,17 @@ use link::connection::now;
 use link::{Alive, Connection, Event, Socket};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tracing::{Instrument, Span};
 
 use crate::audit;
 use crate::auth::Principal;
 use crate::connection::{self, Registered};
 use crate::facts;
-use crate::handle::Handle;
+use crate::handle::{ConnectionId, Handle};
 use crate::patient::Patient;
 use crate::server::{OpenSocket, Server};
 use crate::session::fresh_response_id;
+use crate::spans;
 
 /// What a WebSocket key is hashed with, from RFC 6455.
 const WEB_SOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -34,7 +36,7 @@ const WEB_SOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// before it counts as dead.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who comes in: whose key it showed, and from where.
+/// A peer that comes in: the holder of the key that it showed, and its address.
 pub(crate) struct Visitor {
     pub(crate) holder: Arc<Principal>,
     pub(crate) address: Option<SocketAddr>,
@@ -103,10 +105,17 @@ fn socket(upgraded: Upgraded) -> Socket {
     }
 }
 
-/// Registers whoever is on a socket, and runs the connection until it ends. A registered connection
+/// Registers the peer on a socket, and returns once it is registered or refused. A registered connection
 /// continues in a task of its own, whose memory is its own future and no more.
-pub(crate) async fn accept(
+pub(crate) async fn accept(server: Server, socket: Socket, visitor: Visitor, opened: OpenSocket) {
+    let id = server.next_connection_id();
+    let span = spans::connection(id, visitor.address, None);
+    take_in(server, id, socket, visitor, opened).instrument(span).await;
+}
+
+async fn take_in(
     server: Server,
+    id: ConnectionId,
     mut socket: Socket,
     visitor: Visitor,
     opened: OpenSocket,
@@ -120,7 +129,7 @@ pub(crate) async fn accept(
     let refusal = match first_message(&server, &mut connection).await {
         Ok(registration) => {
             client_id = Some(registration.client_id.clone());
-            match register(&server, registration, &visitor).await {
+            match register(&server, id, registration, &visitor).await {
                 Ok(client) => return serve(&server, connection, client, opened),
                 Err(refusal) => refusal,
             }
@@ -130,12 +139,7 @@ pub(crate) async fn accept(
     };
     server.metrics().count_refusal(&refusal);
     let text = refusal.to_string();
-    tracing::info!(
-        address = visitor.address.map(tracing::field::display),
-        key = visitor.holder.name(),
-        refusal = text,
-        "registration refused"
-    );
+    tracing::info!(key = visitor.holder.name(), refusal = text, "registration refused");
     server.audit().record(audit::Entry {
         client: client_id.as_ref().map(ClientId::as_str),
         key: Some(visitor.holder.name()),
@@ -158,6 +162,7 @@ async fn first_message(
 ) -> Result<Registration, Option<Refusal>> {
     let timeout = server.config().registration_timeout;
     let event = tokio::select! {
+        biased;
         event = connection.next_event(Some(now() + timeout)) => event,
         () = server.shutting_down() => return Err(Some(Refusal::ShuttingDown)),
     };
@@ -175,14 +180,15 @@ async fn first_message(
     }
 }
 
-/// Stores a newcomer. Its key is looked at first, so that nobody learns what it does not let them.
+/// Registers a newcomer. Its key is checked first, so that a peer learns nothing that its key does not
+/// let it see.
 async fn register(
     server: &Server,
+    id: ConnectionId,
     registration: Registration,
     visitor: &Visitor,
 ) -> Result<Registered, Refusal> {
     check_key(&registration, &visitor.holder)?;
-    let id = server.next_connection_id();
     let (config, metrics) = (server.config(), server.metrics());
     let outbox = link::Outbox::new(config.outbox())
         .counting_dropped_progress(metrics.dropped_progress())
@@ -205,6 +211,7 @@ async fn register(
         return Err(Refusal::NotAllowed("This key was revoked or has expired".to_owned()));
     }
     metrics.count_registration(registered.handle.peer.client_type);
+    Span::current().record("client", tracing::field::display(registered.handle.id()));
     Ok(registered)
 }
 
@@ -230,12 +237,12 @@ async fn replace_dead(server: &Server, newcomer: &Handle) -> bool {
     let alive = tokio::time::timeout(PROBE_TIMEOUT, old.outbox.probe()).await;
     match alive {
         Ok(Ok(Alive)) => false,
-        // Without an answer it is dead; if nobody can answer any more, it is gone.
+        // Without an answer it is dead; if its actor has ended, it is gone.
         Ok(Err(_)) => true,
         Err(_) => {
             tracing::warn!(
                 client = %old.id(),
-                connection = %old.connection,
+                replaced = %old.connection,
                 silent_s = old.outbox.silence().as_secs(),
                 "a dead connection is replaced by a new one with the same key"
             );
@@ -257,7 +264,13 @@ fn serve(
     let (id, at) = (fresh_response_id(server.ambient()), server.ambient().time_text());
     connection.reply(&confirm(id, at, granted(&client.handle).as_ref()));
     server.audit().record(client.handle.entry(audit::Event::Registered));
-    server.spawn(connection::run(server.clone(), connection, client, opened));
+    let span = spans::around(&client.handle);
+    let running = connection::run(server.clone(), connection, client, opened);
+    // Without a span the future is not wrapped: the wrapper would take memory of each connection.
+    match span {
+        Some(span) => server.spawn(running.instrument(span)),
+        None => server.spawn(running),
+    }
 }
 
 /// What a peer that asked for the extension gets of it.

@@ -1,4 +1,4 @@
-//! What a server can be told. A plain struct: reading files, flags and variables is for `cli`.
+//! The settings of a server. A plain struct: reading files, flags and variables is for `cli`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub struct Config {
     pub allowed_origins: Vec<OriginPattern>,
     /// The machine's names.
     pub host_names: Vec<String>,
-    /// Wrong keys that one address may show in a minute before it is told to wait.
+    /// Wrong keys that one address may show in a minute before the server answers it with a wait.
     pub failed_keys_per_minute: u32,
     /// Most connections of one address that have not shown a valid key within two seconds.
     pub max_unproven_per_address: usize,
@@ -78,7 +78,7 @@ pub struct Config {
     pub history_tasks: usize,
     /// Most bytes of ended tasks that are remembered; beyond it their payloads go, oldest first.
     pub history_bytes: usize,
-    /// Most bytes of results that are kept whole for whoever has still to fetch them over HTTP.
+    /// Most bytes of results that are kept whole for requesters that have still to fetch them over HTTP.
     pub unfetched_bytes: usize,
     /// How long they are kept.
     pub unfetched_time: Duration,

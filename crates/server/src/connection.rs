@@ -60,16 +60,15 @@ struct Actor {
 }
 
 impl Actor {
+    /// Logs something about this connection in its span. That may be entered already, which changes nothing.
+    fn log(&self, line: impl FnOnce()) {
+        self.client.span().in_scope(line);
+    }
+
     fn report_connected(&self) {
         let client = &self.client;
-        tracing::info!(
-            client = %client.id(),
-            role = %client.peer.client_type,
-            connection = %client.connection,
-            platform = client.is_device().then_some(client.platform.as_str()),
-            address = client.address.map(tracing::field::display),
-            "connected"
-        );
+        let platform = client.is_device().then_some(client.platform.as_str());
+        self.log(|| tracing::info!(role = %client.peer.client_type, platform, "connected"));
     }
 
     fn handle_event(
@@ -112,17 +111,18 @@ impl Actor {
     }
 
     fn unreadable(&self, error: &DecodeError, session_id: Option<SessionId>) -> ServerMessage {
-        tracing::debug!(client = %self.client.id(), %error, "unreadable message");
+        self.log(|| tracing::debug!(%error, "unreadable message"));
         ServerMessage::error(error.to_string(), session_id)
     }
 
-    /// Results that cannot be read are an answer all the same: nobody shall wait for better ones.
+    /// Settles a command by results that cannot be read: they are an answer all the same, and the device
+    /// sends no better ones.
     fn handle_unreadable(&self, error: &DecodeError, about: &About) {
         if about.is("command_results") {
             let text = format!("The device's results could not be read: {error}");
             let ids = (about.session_id.as_ref(), about.prev_response_id.as_ref());
             if let Err(unclaimed) = self.settle(ids, Results::Unreadable(text)) {
-                tracing::debug!(%unclaimed, "unreadable results");
+                self.log(|| tracing::debug!(%unclaimed, "unreadable results"));
             }
         }
     }
@@ -133,7 +133,7 @@ impl Actor {
                 self.client.note_heartbeat();
                 reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok));
             }
-            // Nobody waits for an answer, and who did not ask for the extension is not to be heard.
+            // The device waits for no answer, and one that did not ask for the extension is not heard.
             Request::Output { session_id, response_id, output } => {
                 if self.client.wants_progress {
                     let ids = (&session_id, &response_id);
@@ -155,18 +155,24 @@ impl Actor {
             }
             Request::DeviceFacts(facts) => self.store_facts(facts, reply),
             Request::Error { text, session_id } => {
-                let session = session_id.as_ref().map(SessionId::as_str);
-                tracing::warn!(client = %self.client.id(), session, "a client reports an error");
-                tracing::trace!(client = %self.client.id(), error = ?text, "what it reports");
+                self.report_error(&text, session_id.as_ref());
                 reply(ServerMessage::error(text, session_id));
             }
         }
     }
 
-    /// Tells why a message was refused. The requester of a refused task waits for nothing but a
-    /// TASK_END, so it gets one, unless that would look like the end of a task that is running.
+    fn report_error(&self, text: &str, session_id: Option<&SessionId>) {
+        self.log(|| {
+            let session = session_id.map(SessionId::as_str);
+            tracing::warn!(session, "a client reports an error");
+            tracing::trace!(error = ?text, "what it reports");
+        });
+    }
+
+    /// Answers a message that is refused with why. The requester of a refused task waits for nothing but
+    /// a TASK_END, so it gets one, unless that would look like the end of a task that is running.
     fn reject(&self, rejection: Rejection, reply: &mut impl FnMut(ServerMessage)) {
-        tracing::debug!(client = %self.client.id(), error = rejection.text, "refused");
+        self.log(|| tracing::debug!(error = rejection.text, "refused"));
         let Rejection { text, session_id, is_task } = rejection;
         self.refuse(ServerMessage::error(text, session_id), is_task, reply);
     }
@@ -240,14 +246,12 @@ impl Actor {
         let settled = self.settle((session_id.as_ref(), response_id.as_ref()), results);
         if let Err(unclaimed) = settled {
             self.server.metrics().count_dropped_results(unclaimed);
-            tracing::info!(
-                client = %self.client.id(),
-                session = session_id.as_ref().map(SessionId::as_str),
-                command = response_id.as_ref().map(ResponseId::as_str),
-                reason = %unclaimed,
-                "results dropped"
-            );
-            // A device that stops when it is told to answers late by design.
+            self.log(|| {
+                let session = session_id.as_ref().map(SessionId::as_str);
+                let command = response_id.as_ref().map(ResponseId::as_str);
+                tracing::info!(session, command, reason = %unclaimed, "results dropped");
+            });
+            // A device that stops at a TASK_END answers late by design.
             if !(self.client.is_flightdeck && unclaimed == Unclaimed::Late) {
                 reply(ServerMessage::error(unclaimed.to_string(), session_id));
             }
@@ -304,13 +308,8 @@ impl Actor {
         if let Some(overflow) = self.client.outbox.overflow() {
             self.report_slow_consumer(overflow);
         }
-        tracing::info!(
-            client = %self.client.id(),
-            connection = %self.client.connection,
-            by = if closed.by_us { "server" } else { "peer" },
-            closed = reason,
-            "disconnected"
-        );
+        let by = if closed.by_us { "server" } else { "peer" };
+        self.log(|| tracing::info!(by, closed = reason, "disconnected"));
     }
 
     fn report_slow_consumer(&self, overflow: Overflow) {
@@ -321,15 +320,15 @@ impl Actor {
             Bound::Bytes => ("outbox_bytes", config.outbox_bytes),
             Bound::Budget => ("max_bytes_in_flight", config.max_bytes_in_flight),
         };
-        tracing::warn!(
-            client = %self.client.id(),
-            connection = %self.client.connection,
-            queued_messages = overflow.messages,
-            queued_bytes = overflow.bytes,
-            refused_bytes = overflow.refused,
-            setting,
-            limit,
-            "a client was cut because it reads too slowly"
-        );
+        self.log(|| {
+            tracing::warn!(
+                queued_messages = overflow.messages,
+                queued_bytes = overflow.bytes,
+                refused_bytes = overflow.refused,
+                setting,
+                limit,
+                "a client was cut because it reads too slowly"
+            );
+        });
     }
 }

@@ -13,6 +13,7 @@ use aip::{Payload, ServerMessage, ServerMessageType, Status};
 use futures_util::FutureExt;
 use link::connection::{OFFLOAD_BYTES, now};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::agent::{Answer, Decision, Question, Thinking};
 use crate::audit::{self, Event};
@@ -24,6 +25,7 @@ use crate::server::{Inner, Server};
 use crate::session::{
     Call, CallResult, Outcome, Stamp, Task, fresh_call_id, fresh_response_id, next_command_id,
 };
+use crate::spans::TaskSpan;
 use crate::store::{Batch, Commit, StoreError};
 
 /// How often to let go of what has had its time.
@@ -32,16 +34,20 @@ const TIDY: Duration = Duration::from_secs(1);
 impl Server {
     /// Has the hub decide, and carries out what it decided.
     pub(crate) fn act<T>(&self, input: impl FnOnce(&mut Hub, &Moment<'_>) -> T) -> T {
-        let (result, effects) = self.decide(input);
-        self.carry_out(effects);
+        let moment = self.moment();
+        let (result, effects) = self.decide(|hub| input(hub, &moment));
+        self.carry_out(&moment, effects);
         result
     }
 
-    fn decide<T>(&self, input: impl FnOnce(&mut Hub, &Moment<'_>) -> T) -> (T, Vec<Effect>) {
+    fn moment(&self) -> Moment<'_> {
         let ambient = self.ambient();
-        let moment = Moment { now: now(), at: ambient.timestamp(), ambient };
+        Moment { now: now(), at: ambient.timestamp(), ambient }
+    }
+
+    fn decide<T>(&self, input: impl FnOnce(&mut Hub) -> T) -> (T, Vec<Effect>) {
         let mut hub = self.hub();
-        let result = input(&mut hub, &moment);
+        let result = input(&mut hub);
         let (effects, rearm) = (hub.take_effects(), hub.must_rearm());
         drop(hub);
         if rearm {
@@ -50,24 +56,28 @@ impl Server {
         (result, effects)
     }
 
-    fn carry_out(&self, effects: Vec<Effect>) {
+    /// Does all that is wanted, and what is wanted next; it all happens at one moment.
+    fn carry_out(&self, moment: &Moment<'_>, effects: Vec<Effect>) {
         let mut waiting = VecDeque::from(effects);
+        let mut span = TaskSpan::default();
         while let Some(effect) = waiting.pop_front() {
-            waiting.extend(self.perform(effect));
+            span.enter(effect.task());
+            waiting.extend(self.perform(moment, effect));
         }
     }
 
     /// Does one thing. Returns what the hub wants done next.
-    fn perform(&self, effect: Effect) -> Vec<Effect> {
+    fn perform(&self, moment: &Moment<'_>, effect: Effect) -> Vec<Effect> {
         match effect {
-            Effect::Ask(question) => self.ask(*question),
-            Effect::Write(writing) => self.write(*writing),
-            Effect::Commit(batch) => self.commit(batch),
+            Effect::Ask(question) => self.ask(moment, *question),
+            Effect::Write(writing) => self.write(moment, *writing),
+            Effect::Commit(_, batch) => self.commit(moment, batch),
             Effect::Settled(settlement, took) => {
                 self.metrics().count_command(settlement, took);
                 Vec::new()
             }
             Effect::Accepted(task, origin) => {
+                tracing::debug!("task accepted");
                 self.audit().record(entry(&task, &origin, Event::Submitted));
                 Vec::new()
             }
@@ -85,41 +95,46 @@ impl Server {
                 self.moved().notify_waiters();
                 Vec::new()
             }
-            Effect::StoreFails(task, error) => {
-                note_store(&task, error.as_ref());
+            Effect::StoreFails(_, error) => {
+                note_store(error.as_ref());
                 Vec::new()
             }
         }
     }
 
-    fn ask(&self, question: Question) -> Vec<Effect> {
+    fn ask(&self, moment: &Moment<'_>, question: Question) -> Vec<Effect> {
         let task = question.task.clone();
         let agent = self.agent();
         match catch_unwind(AssertUnwindSafe(|| agent.next(question))) {
-            Ok(Thinking::Done(answer)) => self.advise(&task, answer),
+            Ok(Thinking::Done(answer)) => self.advise(moment, &task, answer),
             Ok(Thinking::Later(thought)) => {
                 let cancelled = CancellationToken::new();
                 let guard = cancelled.clone().drop_guard();
                 let server = self.clone();
                 let id = task.id;
-                self.ambient().spawn(async move {
+                let thinking = async move {
                     let thought = AssertUnwindSafe(thought).catch_unwind();
                     tokio::select! {
-                        biased;
+                       biased;
                         () = cancelled.cancelled() => {}
                         answer = thought => match answer {
-                            Ok(answer) => server.carry_out(server.advise(&task, answer)),
+                            Ok(answer) => {
+                                let moment = server.moment();
+                                let effects = server.advise(&moment, &task, answer);
+                                server.carry_out(&moment, effects);
+                            }
                             Err(_) => server.act(|hub, moment| hub.handle_panic(moment, id)),
                         },
                     }
-                });
-                self.decide(|hub, _| hub.handle_thinking(id, guard)).1
+                };
+                self.ambient().spawn(thinking.in_current_span());
+                self.decide(|hub| hub.handle_thinking(id, guard)).1
             }
-            Err(_) => self.decide(|hub, moment| hub.handle_panic(moment, task.id)).1,
+            Err(_) => self.decide(|hub| hub.handle_panic(moment, task.id)).1,
         }
     }
 
-    fn advise(&self, task: &Task, answer: Answer) -> Vec<Effect> {
+    fn advise(&self, moment: &Moment<'_>, task: &Task, answer: Answer) -> Vec<Effect> {
         let Answer { decision, notes, usage, memo } = answer;
         let next = match decision {
             Decision::Calls(calls) => Next::Send(self.prepare(task, calls, false)),
@@ -128,7 +143,7 @@ impl Server {
             Decision::Fail(error) => Next::Fail(error),
         };
         let advice = Advice { next, notes, usage, memo };
-        self.decide(|hub, moment| hub.handle_advice(moment, task.id, advice)).1
+        self.decide(|hub| hub.handle_advice(moment, task.id, advice)).1
     }
 
     /// Makes a COMMAND ready to be sent.
@@ -154,28 +169,30 @@ impl Server {
     }
 
     /// Writes a TASK_END; a large one on a thread of its own, so that no other connection waits for it.
-    fn write(&self, writing: Writing) -> Vec<Effect> {
+    fn write(&self, moment: &Moment<'_>, writing: Writing) -> Vec<Effect> {
         if writing.bytes() <= OFFLOAD_BYTES {
-            return self.written(&writing);
+            return self.written(moment, &writing);
         }
-        let server = self.clone();
+        let (server, span) = (self.clone(), Span::current());
         self.ambient().spawn(async move {
             let own = server.clone();
-            let written = tokio::task::spawn_blocking(move || own.written(&writing)).await;
+            let write = move || span.in_scope(|| own.written(&own.moment(), &writing));
+            let written = tokio::task::spawn_blocking(write);
             // It catches its own panics; the runtime itself is ending if there is none.
-            server.carry_out(written.unwrap_or_default());
+            let effects = written.await.unwrap_or_default();
+            server.carry_out(&server.moment(), effects);
         });
         Vec::new()
     }
 
-    fn written(&self, writing: &Writing) -> Vec<Effect> {
+    fn written(&self, moment: &Moment<'_>, writing: &Writing) -> Vec<Effect> {
         let id = writing.task.id;
         match catch_unwind(AssertUnwindSafe(|| self.goodbyes(writing))) {
-            Ok(goodbyes) => self.decide(|hub, moment| hub.handle_goodbyes(moment, id, goodbyes)).1,
+            Ok(goodbyes) => self.decide(|hub| hub.handle_goodbyes(moment, id, goodbyes)).1,
             Err(_) => {
                 let broken = Writing { outcome: Outcome::broken(), ..writing.without_results() };
                 let goodbyes = self.goodbyes(&broken);
-                self.decide(|hub, moment| {
+                self.decide(|hub| {
                     hub.handle_panic(moment, id);
                     hub.handle_goodbyes(moment, id, goodbyes);
                 })
@@ -202,23 +219,31 @@ impl Server {
         Goodbyes { requester: frame.filter(|_| *for_requester), device, is_whole }
     }
 
-    fn commit(&self, batch: Arc<Batch>) -> Vec<Effect> {
+    fn commit(&self, moment: &Moment<'_>, batch: Arc<Batch>) -> Vec<Effect> {
         let appended = catch_unwind(AssertUnwindSafe(|| self.store().append(&batch)));
         match appended.unwrap_or_else(|_| Commit::Known(Err(panicked()))) {
-            Commit::Known(committed) => self.committed(&batch, committed),
+            Commit::Known(committed) => self.committed(moment, &batch, committed),
             pending @ Commit::Pending(_) => {
                 let server = self.clone();
-                self.ambient().spawn(async move {
+                let committing = async move {
                     let committed = pending.wait().await;
-                    server.carry_out(server.committed(&batch, committed));
-                });
+                    let moment = server.moment();
+                    let effects = server.committed(&moment, &batch, committed);
+                    server.carry_out(&moment, effects);
+                };
+                self.ambient().spawn(committing.in_current_span());
                 Vec::new()
             }
         }
     }
 
-    fn committed(&self, batch: &Batch, committed: Result<(), StoreError>) -> Vec<Effect> {
-        self.decide(|hub, moment| hub.handle_committed(moment, batch, committed)).1
+    fn committed(
+        &self,
+        moment: &Moment<'_>,
+        batch: &Batch,
+        committed: Result<(), StoreError>,
+    ) -> Vec<Effect> {
+        self.decide(|hub| hub.handle_committed(moment, batch, committed)).1
     }
 
     fn note_over(&self, over: &Over) {
@@ -232,8 +257,6 @@ impl Server {
         });
         let task = session.task();
         tracing::info!(
-            task = %task.id,
-            session = %task.session_id,
             device = %task.device,
             requester = %task.requester,
             status = %outcome.status(),
@@ -241,7 +264,7 @@ impl Server {
             error = outcome.reason(),
             "task ended"
         );
-        tracing::trace!(task = %task.id, error = outcome.error.as_deref(), "why it ended");
+        tracing::trace!(error = outcome.error.as_deref(), "why it ended");
     }
 
     fn note_not_stored(&self, session: &Session, error: &StoreError) {
@@ -250,7 +273,7 @@ impl Server {
             reason: Some(&why),
             ..entry(task, session.origin(), Event::Refused)
         });
-        tracing::error!(task = %task.id, session = %task.session_id, %error, "a task was refused");
+        tracing::error!(%error, "a task was refused");
     }
 
     /// Does what is due, from the first connection on, for as long as there is the server.
@@ -270,6 +293,7 @@ async fn upkeep(server: Weak<Inner>) {
             return;
         };
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(at.into()) => {}
             () = alarm.notified() => {}
         }
@@ -337,12 +361,10 @@ pub(crate) fn entry<'a>(task: &'a Task, origin: &'a Origin, event: Event) -> aud
     }
 }
 
-fn note_store(task: &Task, error: Option<&StoreError>) {
+fn note_store(error: Option<&StoreError>) {
     match error {
-        Some(error) => {
-            tracing::error!(task = %task.id, %error, "a task stays open until the store can write");
-        }
-        None => tracing::info!(task = %task.id, "the store writes again"),
+        Some(error) => tracing::error!(%error, "a task stays open until the store can write"),
+        None => tracing::info!("the store writes again"),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::audit::{Entry, Event};
 use crate::hosts::{AllowedHosts, AllowedOrigins, Gate};
 use crate::http;
 use crate::limits::{Addresses, Place};
-use crate::metrics::Refused;
+use crate::metrics::RefusalReason;
 use crate::patient::Patient;
 use crate::server::{ServeError, Server};
 use crate::tls::Tls;
@@ -113,12 +113,12 @@ struct Front {
     server: Server,
     router: Router,
     gate: Arc<Gate>,
-    /// What may still be told of requests and connections that nobody had to show a key for.
+    /// How many more refusals of requests and connections that needed no key may be logged now.
     told: Arc<DefaultDirectRateLimiter>,
     tls: Option<Tls>,
 }
 
-/// Accepts whoever connects until `stop`, then shuts the server down.
+/// Accepts connections until `stop`, then shuts the server down.
 pub(crate) async fn serve(
     server: &Server,
     listener: TcpListener,
@@ -133,6 +133,7 @@ pub(crate) async fn serve(
     server.start_upkeep();
     loop {
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
@@ -168,7 +169,7 @@ async fn counted(server: Server, caller: Caller, served: impl Future<Output = ()
     if caller.count(server.addresses()) {
         return served.await;
     }
-    server.metrics().count_refused(Refused::NoRoom);
+    server.metrics().count_refused(RefusalReason::NoRoom);
     tracing::debug!(address = %caller.address, "too many connections of one address without a key");
 }
 
@@ -179,7 +180,7 @@ impl Front {
             tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
         let Ok(permit) = self.server.http_places().clone().try_acquire_owned() else {
-            self.server.metrics().count_refused(Refused::NoRoom);
+            self.server.metrics().count_refused(RefusalReason::NoRoom);
             if self.told.check().is_ok() {
                 tracing::warn!(%address, "too many HTTP connections; one was dropped");
             }
@@ -223,6 +224,7 @@ impl Front {
             .with_upgrades();
         tokio::pin!(connection);
         let served = tokio::select! {
+            biased;
             served = &mut connection => served,
             () = server.answering_last() => {
                 connection.as_mut().graceful_shutdown();
@@ -238,7 +240,7 @@ impl Front {
     async fn call(mut self, mut request: Request<Incoming>, caller: Caller) -> Response<Body> {
         if let Err(forbidden) = self.gate.check(request.headers(), request.uri()) {
             let reason = forbidden.to_string();
-            self.server.metrics().count_refused(Refused::Forbidden);
+            self.server.metrics().count_refused(RefusalReason::Forbidden);
             if self.told.check().is_ok() {
                 self.tell_forbidden(&caller, &reason);
             }

@@ -12,10 +12,12 @@ use aip::{ClientId, ClientType};
 use jiff::Timestamp;
 use link::Outbox;
 use link::connection::now;
+use tracing::Span;
 
 use crate::accept::Visitor;
 use crate::audit::{Entry, Event};
 use crate::auth::Principal;
+use crate::spans;
 
 /// The server's own number of a connection; never used twice while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,11 @@ impl Handle {
 
     pub(crate) fn is_device(&self) -> bool {
         self.peer.client_type == ClientType::Device
+    }
+
+    /// A span of the connection, to be entered where something is logged about it.
+    pub(crate) fn span(&self) -> Span {
+        spans::connection(self.connection, self.address, Some(self.id()))
     }
 
     /// What the audit log says of it.

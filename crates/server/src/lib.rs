@@ -7,7 +7,8 @@
 //!
 //! Inside: `accept` (upgrade to registered connection), `connection` (its actor), `hub` (the one place that decides
 //! who is there, where each task stands and which answer settles which command), `drive` (carries out what the hub
-//! decides), `session` (what a task is), `http`, `metrics` (what is counted).
+//! decides), `session` (what a task is), `http`, `metrics` (what is counted), `spans` (which
+//! connection or task a line of the log is about).
 
 mod accept;
 pub mod agent;
@@ -27,6 +28,7 @@ mod metrics;
 mod patient;
 mod server;
 mod session;
+mod spans;
 pub mod store;
 mod tls;
 

@@ -25,7 +25,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Under which all addresses count that there is no room for. No peer has this address.
 const EVERYBODY_ELSE: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// What an address counts as: itself, or for IPv6 its /64, since whoever has one address there has
+/// What an address counts as: itself, or for IPv6 its /64, since a host that has one address there has
 /// them all. `None` for this machine.
 fn network(ip: IpAddr) -> Option<IpAddr> {
     match ip.to_canonical() {
@@ -48,7 +48,7 @@ pub(crate) enum Verdict {
     },
 }
 
-/// Counts the wrong keys of each address. The keys are compared before anybody asks here, so a valid
+/// Counts the wrong keys of each address. The server compares the keys before it asks here, so a valid
 /// one always passes; for the same reason this does not make a short key safe to guess at.
 pub(crate) struct FailedKeys<C: Clock = MonotonicClock> {
     limiter: RateLimiter<IpAddr, Failures, C, NoOpMiddleware<C::Instant>>,

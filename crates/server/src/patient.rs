@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Fails writing when the peer has taken nothing for too long: else whoever asks and does not read
-/// would keep the answer in memory for ever.
+/// Fails writing when the peer has taken nothing for too long: else a client that asks and does not
+/// read would keep the answer in memory for ever.
 pub(crate) struct Patient<S> {
     stream: S,
     timeout: Duration,

@@ -72,7 +72,7 @@ pub(crate) struct Inner {
     open_sockets: AtomicUsize,
 }
 
-/// How much of everything there is, for tests and for the curious: a server at rest has zeros.
+/// How much of everything there is, for tests and programs that mount the server: a server at rest has zeros.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
     /// Registered clients.
@@ -105,9 +105,9 @@ pub struct Snapshot {
 pub struct Services {
     /// Where the journals go.
     pub store: Arc<dyn Store>,
-    /// Who decides the next steps.
+    /// What decides the next steps.
     pub agent: Arc<dyn Agent>,
-    /// Where it is written down who did what.
+    /// Where the server writes down who did what.
     pub audit: Audit,
     /// The time of day, chance, ids and tasks.
     pub ambient: Ambient,
@@ -177,7 +177,7 @@ impl Server {
         http::description(self)
     }
 
-    /// Serves whoever connects until `stop`, then shuts down: lets running commands finish within the
+    /// Serves all that connect until `stop`, then shuts down: lets running commands finish within the
     /// grace time, ends the rest with an outcome each, and says goodbye to every peer.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         front::serve(self, listener, None, stop).await;
@@ -210,11 +210,10 @@ impl Server {
         self.act(|hub, moment| hub.stop_where(moment, &Cause::KeyGone, is_meant));
         for client in self.handles() {
             if !self.0.keyring.is_valid(&client.holder) {
-                tracing::warn!(
-                    client = %client.id(),
-                    key = client.holder.name(),
-                    "cut: its key was revoked or has expired"
-                );
+                client.span().in_scope(|| {
+                    let key = client.holder.name();
+                    tracing::warn!(key, "cut: its key was revoked or has expired");
+                });
                 client.outbox.abort(CloseCode::POLICY, "the key was revoked or has expired");
             }
         }
@@ -416,8 +415,8 @@ impl Server {
         self.0.stopping.cancelled().await;
     }
 
-    /// Resolves when the server shuts down and all tasks are over: whoever waits for one over HTTP gets
-    /// an answer, and no further request is taken.
+    /// Resolves when the server shuts down and all tasks are over: an HTTP request that waits
+    /// for one gets its answer, and no further request is taken.
     pub(crate) async fn answering_last(&self) {
         self.0.tasks_over.cancelled().await;
     }

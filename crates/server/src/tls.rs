@@ -22,7 +22,7 @@ const HANDSHAKE: u8 = 22;
 /// What is read of a plain request before it is refused, in bytes: as much as a head may have.
 const PLAIN_BYTES: usize = 16 * 1024;
 
-/// The answer to whoever speaks plain HTTP to us.
+/// The answer to a client that speaks plain HTTP to us.
 const PLAIN_REFUSAL: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 54\r\n\r\n\
     This server speaks TLS: use https:// or wss:// for it\n";
@@ -95,7 +95,7 @@ impl Tls {
         self.loaded().leaf().is_some_and(|leaf| leaf.issuer() == leaf.subject())
     }
 
-    /// Shakes hands with whoever has connected. `None` when that came to nothing, or not in time.
+    /// Shakes hands with a client that has connected. `None` when that came to nothing, or not in time.
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
@@ -220,7 +220,7 @@ async fn is_handshake(stream: &TcpStream) -> std::io::Result<bool> {
     Ok(n == 0 || first[0] == HANDSHAKE)
 }
 
-/// Tells a client that speaks plain HTTP what to do instead.
+/// Answers a client that speaks plain HTTP with what to do instead.
 async fn refuse_plain(mut stream: TcpStream) -> std::io::Result<()> {
     // What is left unread would turn the answer into a reset.
     let _request = stream.read(&mut vec![0; PLAIN_BYTES]).await?;

@@ -3,161 +3,113 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "common/peer.rs"]
+#[allow(dead_code, reason = "other tests need the rest")]
+mod peer;
+#[path = "common/unsteady.rs"]
+mod unsteady;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::codec::Wire;
-use aip::{ClientMessage, CloseCode, ServerMessage};
+use aip::CloseCode;
 use bytes::Bytes;
-use link::connection::{Watch, now};
-use link::memory::{KillSwitch, pair};
-use link::{Closed, Connection, Event, Outbox, OutboxLimits};
+use link::Ambient;
+use link::connection::now;
+use peer::{Peer, at_rest, begin, device_and_requester};
 use serde_json::{Value, json};
-use server::{Config, Keys, Server, Snapshot};
+use server::{Config, Keys, Server, Services, Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-
-/// Longer than any wait of these tests: what does not come by then never comes.
-const NEVER: Duration = Duration::from_secs(24 * 3600);
+use unsteady::{Moods, UnsteadyStore};
 
 const PLAN: &str = r#"{"commands":[{"tool_name":"t"}]}"#;
 const TWO_STEPS: &str = r#"{"commands":[{"tool_name":"t"},{"tool_name":"u"}]}"#;
 
-fn server(config: Config) -> Server {
-    Server::new(config, Keys::local("key".to_owned().into()))
+/// Where the journals are kept.
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    InMemory,
+    /// In a store that takes its time, fails, and lets commits overtake those of other tasks.
+    Unsteadily,
 }
 
-/// A raw peer on its end of a link.
-struct Peer {
-    id: &'static str,
-    role: &'static str,
-    connection: Connection<ServerMessage>,
-    switch: KillSwitch,
+fn server(kept: Kept, config: Config) -> Server {
+    let mut services = Services::in_memory(&config);
+    if matches!(kept, Kept::Unsteadily) {
+        let moods = Moods { longest: Duration::from_millis(20), failing: 20, refuses: false };
+        let ambient = Ambient::simulated(7, jiff::Timestamp::UNIX_EPOCH);
+        services.store = Arc::new(UnsteadyStore::new(config.history(), moods, ambient));
+    }
+    Server::with(config, Keys::local("key".to_owned().into()), services)
 }
 
-impl Peer {
-    async fn join(server: &Server, id: &'static str, role: &'static str) -> Self {
-        let (peer, confirmation) = Self::come(server, id, role).await;
-        assert_eq!(confirmation["status"], "ok", "{confirmation}");
-        peer
-    }
+/// How long a store may hold up what is due, in seconds: it fails several times in a row.
+const STORE_SECONDS: f64 = 8.0;
 
-    /// Registers. Returns the server's answer too, which may take a while.
-    async fn come(server: &Server, id: &'static str, role: &'static str) -> (Self, Value) {
-        let (theirs, ours, switch) = pair();
-        let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
-        let watch = Watch { ping_every: Duration::from_secs(20), timeout: NEVER };
-        let connection = Connection::new(ours, outbox, watch, None);
-        let mut peer = Self { id, role, connection, switch };
-        peer.say(json!({"type": "register", "metadata": {"platform": "linux"}}));
-        let ((), answer) = tokio::join!(server.accept(theirs, None), peer.hear());
-        (peer, answer)
-    }
+/// That something took so long, and what the store takes.
+fn assert_lasted(start: std::time::Instant, seconds: f64) {
+    let lasted = (now() - start).as_secs_f64();
+    assert!((seconds - 0.01..seconds + STORE_SECONDS).contains(&lasted), "{lasted} s");
+}
 
-    fn say(&mut self, mut message: Value) {
-        message["client_id"] = json!(self.id);
-        message["client_type"] = json!(self.role);
-        let text = Bytes::from(message.to_string());
-        self.connection.reply(&ClientMessage::decode(&text).unwrap());
-    }
+/// Runs each test with each kind of store.
+macro_rules! with_each_store {
+    ($($name:ident,)*) => {$(
+        mod $name {
+            use super::Kept;
 
-    /// The next message, as JSON.
-    async fn hear(&mut self) -> Value {
-        match self.connection.next_event(Some(now() + NEVER)).await {
-            Event::Message(message) => serde_json::from_slice(&message.encode()).unwrap(),
-            event => panic!("{}: {event:?}", self.id),
+            #[tokio::test(start_paused = true)]
+            async fn in_memory() {
+                super::$name(Kept::InMemory).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn unsteadily() {
+                super::$name(Kept::Unsteadily).await;
+            }
         }
-    }
-
-    /// The next message, which must be of this type.
-    async fn expect(&mut self, kind: &str) -> Value {
-        let message = self.hear().await;
-        assert_eq!(message["type"], kind, "{}: {message}", self.id);
-        message
-    }
-
-    async fn closed(&mut self) -> Closed {
-        match self.connection.next_event(Some(now() + NEVER)).await {
-            Event::Closed(closed) => closed,
-            event => panic!("{}: {event:?}", self.id),
-        }
-    }
-
-    /// Lets the link work until nothing comes for a while.
-    async fn expect_silence(&mut self, duration: Duration) {
-        match self.connection.next_event(Some(now() + duration)).await {
-            Event::Due => {}
-            event => panic!("{}: {event:?}", self.id),
-        }
-    }
-
-    fn submit(&mut self, session: &str, target: &str, request: &str) {
-        self.say(
-            json!({"type": "task", "session_id": session, "target_id": target, "request": request}),
-        );
-    }
-
-    fn answer(&mut self, command: &Value, result: &str) {
-        let call_id = &command["actions"][0]["call_id"];
-        let result = json!({"status": "success", "result": result, "call_id": call_id});
-        self.say(json!({
-            "type": "command_results",
-            "session_id": command["session_id"],
-            "prev_response_id": command["response_id"],
-            "action_results": [result],
-        }));
-        self.say(json!({"type": "heartbeat"}));
-    }
-
-    /// Answers a command, and takes the answer to the heartbeat that follows it.
-    async fn answer_and_flush(&mut self, command: &Value, result: &str) {
-        self.answer(command, result);
-        self.expect("heartbeat").await;
-    }
-
-    async fn leave(self) {
-        self.connection.close(CloseCode::NORMAL, "").await;
-    }
+    )*};
 }
 
-async fn device_and_requester(server: &Server) -> (Peer, Peer) {
-    let device = Peer::join(server, "d", "device").await;
-    (device, Peer::join(server, "g", "constellation").await)
+with_each_store! {
+    a_command_without_an_answer_times_out_and_its_place_is_kept_until_the_device_answers,
+    a_device_that_never_confirms_a_stop_gets_its_next_task_after_the_grace,
+    a_full_queue_is_told_at_once,
+    an_open_session_is_not_ended_by_somebody_who_uses_its_id_again,
+    a_device_that_vanishes_in_silence_is_given_up_and_its_requester_told,
+    results_that_arrived_count_although_the_device_is_gone,
+    nobody_else_can_answer_a_command,
+    a_task_that_takes_too_long_ends_with_what_is_known,
+    shutdown_lets_a_running_command_finish_and_ends_the_rest_with_an_outcome,
+    shutdown_ends_a_command_that_outlasts_the_grace,
+    a_task_text_over_the_limit_is_refused,
+    nothing_is_left_behind_when_everybody_is_gone,
+    results_that_cannot_be_read_are_a_failure_at_once,
+    a_newcomer_replaces_a_dead_connection_and_its_task_is_told,
+    a_live_connection_stays_and_its_bookkeeping_is_whole,
+    results_that_come_after_the_grace_are_late_and_not_invented,
+    a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum,
 }
 
-/// Submits a task for the device, and takes its ACK. Returns its first COMMAND.
-async fn begin(requester: &mut Peer, device: &mut Peer, session: &str, plan: &str) -> Value {
-    requester.submit(session, "d", plan);
-    requester.expect("heartbeat").await;
-    device.expect("command").await
-}
-
-/// Waits until the server is at rest.
-async fn at_rest(server: &Server) -> Snapshot {
-    for _ in 0..1000 {
-        let snapshot = server.snapshot();
-        if snapshot.sessions + snapshot.clients + snapshot.lanes + snapshot.sockets == 0 {
-            return snapshot;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{:?}", server.snapshot());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_command_without_an_answer_times_out_and_its_place_is_kept_until_the_device_answers() {
-    let server = server(Config::default());
+async fn a_command_without_an_answer_times_out_and_its_place_is_kept_until_the_device_answers(
+    kept: Kept,
+) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     requester.submit("S1", "d", PLAN);
     requester.submit("S2", "d", PLAN);
-    for session in ["S1", "S2"] {
-        assert_eq!(requester.expect("heartbeat").await["session_id"], session);
+    let mut acknowledged = Vec::new();
+    for _ in 0..2 {
+        acknowledged.push(requester.expect("heartbeat").await["session_id"].clone());
     }
+    acknowledged.sort_by_key(Value::to_string);
+    assert_eq!(acknowledged, ["S1", "S2"]);
     let late = device.expect("command").await;
     let start = now();
     let (end, told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
-    assert_eq!((now() - start).as_secs(), 300);
+    assert_lasted(start, 300.0);
     assert_eq!(told["session_id"], "S1");
     assert_eq!(end["status"], "failed");
     assert_eq!(end["error"], "Step 1 (t) timed out after 300 s");
@@ -181,9 +133,8 @@ async fn a_command_without_an_answer_times_out_and_its_place_is_kept_until_the_d
     assert_eq!(requester.expect("task_end").await["status"], "completed");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_device_that_never_confirms_a_stop_gets_its_next_task_after_the_grace() {
-    let server = server(Config::default());
+async fn a_device_that_never_confirms_a_stop_gets_its_next_task_after_the_grace(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     begin(&mut requester, &mut device, "S1", PLAN).await;
     let start = now();
@@ -194,12 +145,11 @@ async fn a_device_that_never_confirms_a_stop_gets_its_next_task_after_the_grace(
     other.expect("heartbeat").await;
     let next = device.expect("command").await;
     assert_eq!(next["session_id"], "S2");
-    assert_eq!((now() - start).as_secs(), 60);
+    assert_lasted(start, 60.0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_full_queue_is_told_at_once() {
-    let server = server(Config { queue_per_device: 1, ..Config::default() });
+async fn a_full_queue_is_told_at_once(kept: Kept) {
+    let server = server(kept, Config { queue_per_device: 1, ..Config::default() });
     let (mut device, mut requester) = device_and_requester(&server).await;
     for session in ["S1", "S2", "S3"] {
         requester.submit(session, "d", PLAN);
@@ -218,13 +168,14 @@ async fn a_full_queue_is_told_at_once() {
         ("task_end", "S3", full),
     ];
     let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()));
+    // The store may commit in another order.
+    answers.sort_by_key(|(kind, session, _)| (session.clone(), kind.clone()));
     assert_eq!(answers, expected);
     device.expect("command").await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_open_session_is_not_ended_by_somebody_who_uses_its_id_again() {
-    let server = server(Config::default());
+async fn an_open_session_is_not_ended_by_somebody_who_uses_its_id_again(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut owner) = device_and_requester(&server).await;
     let mut thief = Peer::join(&server, "h", "constellation").await;
     owner.submit("S", "d", PLAN);
@@ -244,9 +195,8 @@ async fn an_open_session_is_not_ended_by_somebody_who_uses_its_id_again() {
     assert_eq!(owner.expect("heartbeat").await["session_id"], "S", "the id is free again");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_device_that_vanishes_in_silence_is_given_up_and_its_requester_told() {
-    let server = server(Config::default());
+async fn a_device_that_vanishes_in_silence_is_given_up_and_its_requester_told(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     begin(&mut requester, &mut device, "S", PLAN).await;
     device.switch.swallow();
@@ -258,9 +208,8 @@ async fn a_device_that_vanishes_in_silence_is_given_up_and_its_requester_told() 
     assert!((80..=90).contains(&(now() - start).as_secs()), "{:?}", now() - start);
 }
 
-#[tokio::test(start_paused = true)]
-async fn results_that_arrived_count_although_the_device_is_gone() {
-    let server = server(Config::default());
+async fn results_that_arrived_count_although_the_device_is_gone(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     let command = begin(&mut requester, &mut device, "S", PLAN).await;
     device.answer(&command, "in time");
@@ -270,9 +219,8 @@ async fn results_that_arrived_count_although_the_device_is_gone() {
     assert_eq!(end["result"][0]["result"][0][0]["result"], "in time");
 }
 
-#[tokio::test(start_paused = true)]
-async fn nobody_else_can_answer_a_command() {
-    let server = server(Config::default());
+async fn nobody_else_can_answer_a_command(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     let mut other = Peer::join(&server, "e", "device").await;
     let command = begin(&mut requester, &mut device, "S", PLAN).await;
@@ -292,10 +240,9 @@ async fn nobody_else_can_answer_a_command() {
     assert_eq!(server.snapshot().dropped_results, 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_task_that_takes_too_long_ends_with_what_is_known() {
+async fn a_task_that_takes_too_long_ends_with_what_is_known(kept: Kept) {
     let timeout = Duration::from_secs(100);
-    let server = server(Config { session_timeout: timeout, ..Config::default() });
+    let server = server(kept, Config { session_timeout: timeout, ..Config::default() });
     let (mut device, mut requester) = device_and_requester(&server).await;
     let first = begin(&mut requester, &mut device, "S", TWO_STEPS).await;
     device.answer_and_flush(&first, "one").await;
@@ -307,9 +254,8 @@ async fn a_task_that_takes_too_long_ends_with_what_is_known() {
     assert_eq!(steps[1][0]["error"], "Stopped; its outcome is unknown");
 }
 
-#[tokio::test(start_paused = true)]
-async fn shutdown_lets_a_running_command_finish_and_ends_the_rest_with_an_outcome() {
-    let server = server(Config::default());
+async fn shutdown_lets_a_running_command_finish_and_ends_the_rest_with_an_outcome(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     requester.submit("S1", "d", PLAN);
     requester.submit("S2", "d", PLAN);
@@ -342,9 +288,8 @@ async fn shutdown_lets_a_running_command_finish_and_ends_the_rest_with_an_outcom
     at_rest(&server).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn shutdown_ends_a_command_that_outlasts_the_grace() {
-    let server = server(Config::default());
+async fn shutdown_ends_a_command_that_outlasts_the_grace(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     begin(&mut requester, &mut device, "S", PLAN).await;
     let start = now();
@@ -358,9 +303,8 @@ async fn shutdown_ends_a_command_that_outlasts_the_grace() {
     assert_eq!((now() - start).as_secs(), 10);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_task_text_over_the_limit_is_refused() {
-    let server = server(Config { max_request_bytes: 100, ..Config::default() });
+async fn a_task_text_over_the_limit_is_refused(kept: Kept) {
+    let server = server(kept, Config { max_request_bytes: 100, ..Config::default() });
     let (_device, mut requester) = device_and_requester(&server).await;
     requester.submit("S", "d", &"x".repeat(101));
     let error = "Task content of 101 bytes is over the limit of 100 bytes";
@@ -368,9 +312,8 @@ async fn a_task_text_over_the_limit_is_refused() {
     assert_eq!(requester.expect("task_end").await["error"], error);
 }
 
-#[tokio::test(start_paused = true)]
-async fn nothing_is_left_behind_when_everybody_is_gone() {
-    let server = server(Config::default());
+async fn nothing_is_left_behind_when_everybody_is_gone(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     for session in ["S1", "S2", "S3"] {
         requester.submit(session, "d", PLAN);
@@ -386,9 +329,8 @@ async fn nothing_is_left_behind_when_everybody_is_gone() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn results_that_cannot_be_read_are_a_failure_at_once() {
-    let server = server(Config::default());
+async fn results_that_cannot_be_read_are_a_failure_at_once(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     let command = begin(&mut requester, &mut device, "S", PLAN).await;
     let start = now();
@@ -402,14 +344,14 @@ async fn results_that_cannot_be_read_are_a_failure_at_once() {
     let told = device.expect("error").await;
     assert_eq!(told["session_id"], "S");
     let end = requester.expect("task_end").await;
-    assert_eq!((end["status"].as_str(), now() - start), (Some("failed"), Duration::ZERO));
+    assert_eq!(end["status"], "failed");
+    assert_lasted(start, 0.0);
     let error = end["error"].as_str().unwrap();
     assert!(error.contains("The device's results could not be read"), "{error}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told() {
-    let server = server(Config::default());
+async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     begin(&mut requester, &mut device, "S", PLAN).await;
     device.switch.swallow();
@@ -433,9 +375,8 @@ async fn a_newcomer_replaces_a_dead_connection_and_its_task_is_told() {
     assert_eq!(at_rest(&server).await.commands, 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
-    let server = server(Config::default());
+async fn a_live_connection_stays_and_its_bookkeeping_is_whole(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     let command = begin(&mut requester, &mut device, "S", PLAN).await;
     let thief = async {
@@ -451,9 +392,8 @@ async fn a_live_connection_stays_and_its_bookkeeping_is_whole() {
     assert_eq!(end["result"][0]["result"][0][0]["result"], "mine");
 }
 
-#[tokio::test(start_paused = true)]
-async fn results_that_come_after_the_grace_are_late_and_not_invented() {
-    let server = server(Config::default());
+async fn results_that_come_after_the_grace_are_late_and_not_invented(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     let command = begin(&mut requester, &mut device, "S", PLAN).await;
     let (_end, _told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
@@ -471,9 +411,8 @@ async fn results_that_come_after_the_grace_are_late_and_not_invented() {
     assert_eq!(errors[1], "These results answer no command of yours in this session");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum() {
-    let server = server(Config::default());
+async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum(kept: Kept) {
+    let server = server(kept, Config::default());
     let (mut device, mut requester) = device_and_requester(&server).await;
     let submit = |requester: &mut Peer, session: &str, seconds: f64| {
         let metadata = json!({"flightdeck": {"command_timeout_s": seconds}});
@@ -486,7 +425,7 @@ async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum() {
         let command = device.expect("command").await;
         let start = now();
         let (end, told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
-        assert_eq!((now() - start).as_secs_f64().round(), seconds);
+        assert_lasted(start, seconds);
         let error = format!("Step 1 (t) timed out after {seconds} s");
         assert_eq!((&end["error"], &told["status"]), (&json!(error), &json!("failed")));
         // The device has stopped; its place is free.
@@ -528,7 +467,7 @@ const ABSURD: [Duration; 3] =
 #[tokio::test(start_paused = true)]
 async fn no_wait_is_too_long_for_a_task_and_its_stop() {
     for time in ABSURD {
-        let server = server(waiting(time));
+        let server = server(Kept::InMemory, waiting(time));
         let (mut device, mut requester) = device_and_requester(&server).await;
         let command = begin(&mut requester, &mut device, "S1", PLAN).await;
         device.answer_and_flush(&command, "done").await;
@@ -546,7 +485,7 @@ async fn no_wait_is_too_long_for_a_task_and_its_stop() {
 #[tokio::test]
 async fn no_wait_is_too_long_for_a_request() {
     for time in ABSURD {
-        let server = server(waiting(time));
+        let server = server(Kept::InMemory, waiting(time));
         let listener = server::listen(([127, 0, 0, 1], 0).into()).unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let port = stream.peer_addr().unwrap().port();

@@ -1,8 +1,7 @@
 //! Requests that wait for their reply: a bounded table with deadlines, in which each is settled once.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Why a request cannot wait for its reply.
@@ -22,15 +21,15 @@ pub enum CannotWait {
 /// ([`Self::take_all`]).
 #[derive(Debug)]
 pub struct Pending<K, V> {
-    entries: HashMap<K, (V, Instant)>,
+    entries: BTreeMap<K, (V, Instant)>,
     capacity: usize,
 }
 
-impl<K: Eq + Hash + Clone, V> Pending<K, V> {
+impl<K: Ord + Clone, V> Pending<K, V> {
     /// An empty table for at most `capacity` entries.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), capacity }
+        Self { entries: BTreeMap::new(), capacity }
     }
 
     /// Puts a request in.
@@ -50,7 +49,7 @@ impl<K: Eq + Hash + Clone, V> Pending<K, V> {
 
     /// Looks at an entry without settling it.
     #[must_use]
-    pub fn peek<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
+    pub fn peek<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
@@ -58,7 +57,7 @@ impl<K: Eq + Hash + Clone, V> Pending<K, V> {
     }
 
     /// Looks at an entry, to note something in it.
-    pub fn peek_mut<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    pub fn peek_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
@@ -66,7 +65,7 @@ impl<K: Eq + Hash + Clone, V> Pending<K, V> {
     }
 
     /// Takes an entry out, to settle it by its reply or a cancel.
-    pub fn take<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<V>
+    pub fn take<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {

@@ -1,6 +1,6 @@
 //! The COMMANDs that a device holds: how many, how heavy, and who stops which of them why.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use aip::{Command, Payload, ResponseId, ServerMessage, SessionId, Status};
@@ -79,7 +79,7 @@ impl Stop {
 pub(super) struct Jobs {
     capacity: Capacity,
     next: u64,
-    held: HashMap<u64, Held>,
+    held: BTreeMap<u64, Held>,
     /// Of all that is held.
     bytes: usize,
     /// Nothing new is taken.
@@ -95,7 +95,7 @@ struct Held {
 
 impl Jobs {
     pub(super) fn new(capacity: Capacity) -> Self {
-        Self { capacity, next: 0, held: HashMap::new(), bytes: 0, is_leaving: false }
+        Self { capacity, next: 0, held: BTreeMap::new(), bytes: 0, is_leaving: false }
     }
 
     /// Makes room for one more.

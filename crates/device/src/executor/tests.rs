@@ -69,7 +69,8 @@ impl Bench {
         let watch = Watch { ping_every: PATIENCE, timeout: PATIENCE * 2 };
         let near = Some(Connection::new(near, outbox.clone(), watch, None));
         let server = Connection::new(far, self::outbox(), watch, None);
-        let executor = Executor::new("d".parse().unwrap(), tools, capacity, state.clone());
+        let ambient = link::Ambient::system();
+        let executor = Executor::new("d".parse().unwrap(), tools, capacity, state.clone(), ambient);
         Self { executor, state, owner, outbox, near, server, folder }
     }
 

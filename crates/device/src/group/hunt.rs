@@ -11,7 +11,7 @@
 
 use std::{
     collections::HashSet,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long descendants are looked for that appear while others are being killed. Only a program
-/// that forks as fast as it is killed needs any of it. It holds up a thread of the runtime.
+/// that forks as fast as it is killed needs any of it.
 const SEARCH_TIME: Duration = Duration::from_secs(1);
 
 /// How many marks are kept whose bearers may not all be dead. The oldest is forgotten first.
@@ -36,22 +36,35 @@ const SWEEPS: usize = 2;
 /// How often they are listed at most where the latest number isn't known.
 const BLIND_SWEEPS: usize = 8;
 
-/// How long after its leader's start a group counts as young.
-const YOUTH: Duration = Duration::from_millis(100);
+/// More process numbers than the system hands out in a second.
+const NUMBERS_A_SECOND: u32 = 81_920;
 
-/// More process numbers than the system hands out during a group's youth.
-const NUMBERS_IN_YOUTH: i32 = 8192;
+/// How many numbers are tried one by one at most. Of more, only those are that are listed.
+const FEW_NUMBERS: i32 = 256;
+
+const ALL_NUMBERS: RangeInclusive<i32> = 1..=i32::MAX;
+
+/// In the place of the number up to which all were looked at: nobody was.
+const NOBODY_YET: i32 = i32::MAX;
 
 /// The marks of descendants that could not surely be killed in time.
 static LEFT: Mutex<Vec<Mark>> = Mutex::new(Vec::new());
 
-/// Looks once more for all that could not surely be killed before, for [`SEARCH_TIME`] at most.
-pub(super) fn kill_left() {
+/// Searches anew for all that could not surely be killed before.
+pub(super) fn left_over() -> Vec<Chase> {
     let marks = std::mem::take(&mut *left());
-    let deadline = Instant::now() + SEARCH_TIME;
-    for mark in marks {
-        Hunt { leader: None, since: None, mark: Some(mark) }.kill_until(deadline);
-    }
+    let hunt = |mark| Hunt { leader: None, since: None, mark: Some(mark) };
+    marks.into_iter().map(|mark| Chase::of(hunt(mark))).collect()
+}
+
+/// Whether there is anybody who could not surely be killed before.
+pub(super) fn is_anybody_left() -> bool {
+    !left().is_empty()
+}
+
+/// How long it takes at least until the numbers come round, where this is the highest one.
+fn youth(highest_number: i32) -> Duration {
+    Duration::from_secs(1) * highest_number.max(0).cast_unsigned() / NUMBERS_A_SECOND
 }
 
 fn left() -> MutexGuard<'static, Vec<Mark>> {
@@ -78,67 +91,101 @@ enum Found {
     Nobody,
 }
 
-impl Hunt {
-    /// Kills all it finds. Those it cannot be sure of in time are left to [`kill_left`].
-    pub(super) fn kill(self) {
-        self.kill_until(Instant::now() + SEARCH_TIME);
+/// A search for all that a [`Hunt`] is for, which kills them. It may be interrupted.
+pub(crate) struct Chase {
+    hunt: Hunt,
+    /// All with a number up to this one were looked at, once the first round is over.
+    seen: Option<i32>,
+    /// When the search is given up.
+    deadline: Instant,
+}
+
+impl Chase {
+    pub(super) fn of(hunt: Hunt) -> Self {
+        Self { hunt, seen: None, deadline: Instant::now() + SEARCH_TIME }
     }
 
-    fn kill_until(self, deadline: Instant) {
-        let is_sure = self.kill_surely(deadline);
-        let Some(mark) = self.mark.filter(|_| !is_sure) else { return };
+    /// Kills all it finds, until `pause` at the latest; a first round is always finished. True when it
+    /// is over: nobody is left, or the time is up and who was not caught is [left over](left_over).
+    pub(crate) fn go_on(&mut self, pause: Option<Instant>) -> bool {
+        let until = pause.map_or(self.deadline, |pause| pause.min(self.deadline));
+        if self.is_sure_by(until) {
+            return true;
+        }
+        let is_late = Instant::now() >= self.deadline;
+        if is_late {
+            self.leave();
+        }
+        is_late
+    }
+
+    /// Kills all; false when the time is up before it is sure that nobody is left.
+    fn is_sure_by(&mut self, until: Instant) -> bool {
+        let Some(latest) = latest_number() else {
+            return self.hunt.kill_listed(BLIND_SWEEPS, &ALL_NUMBERS);
+        };
+        let seen =
+            self.seen.or_else(|| self.hunt.numbers_until(latest).map(|newer| newer.start - 1));
+        let mut round = (seen.unwrap_or(NOBODY_YET), latest);
+        while round.0 != round.1 {
+            self.hunt.kill_round(round.0, round.1);
+            self.seen = Some(round.1);
+            round = (round.1, latest_number().unwrap_or_default());
+            if Instant::now() >= until {
+                return round.0 == round.1;
+            }
+        }
+        true
+    }
+
+    fn leave(&self) {
+        let Some(mark) = self.hunt.mark else { return };
         let mut left = left();
         if left.len() == MAX_LEFT {
             left.remove(0);
         }
         left.push(mark);
     }
+}
+
+impl Hunt {
+    /// Whether it is sure that nobody is to be found: no number was handed out since the leader's start.
+    pub(super) fn is_in_vain(self) -> bool {
+        latest_number()
+            .and_then(|latest| self.numbers_until(latest))
+            .is_some_and(|it| it.is_empty())
+    }
 
     /// Signals all that are there now.
     pub(super) fn signal(self, signal: Signal) {
         let newer = latest_number().and_then(|latest| self.numbers_until(latest));
-        let numbers: Box<dyn Iterator<Item = i32>> = match newer {
-            Some(newer) => Box::new(newer),
-            None => Box::new(numbers()),
-        };
-        for id in numbers {
+        let newer = newer.unwrap_or(1..i32::MAX);
+        for id in numbers().filter(|id| newer.contains(id)) {
             self.signal_number(id, signal);
         }
     }
 
-    /// Kills all; false when the time is up before it is sure that nobody is left.
-    fn kill_surely(self, deadline: Instant) -> bool {
-        let Some(mut latest) = latest_number() else { return self.kill_listed(BLIND_SWEEPS) };
-        let mut seen = match self.numbers_until(latest) {
-            Some(newer) => newer.start - 1,
-            None => {
-                self.kill_listed(SWEEPS);
-                std::mem::replace(&mut latest, latest_number().unwrap_or_default())
+    /// Kills all with a number that was handed out after `seen`, up to `latest`.
+    fn kill_round(self, seen: i32, latest: i32) {
+        if seen > latest {
+            // The numbers have come round to the bottom; or nobody was looked at yet.
+            self.kill_listed(SWEEPS, &ALL_NUMBERS);
+        } else if latest - seen > FEW_NUMBERS {
+            self.kill_listed(SWEEPS, &(seen + 1..=latest));
+        } else {
+            for id in seen + 1..=latest {
+                self.signal_number(id, Signal::KILL);
             }
-        };
-        while seen != latest {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            if seen < latest {
-                for id in seen + 1..=latest {
-                    self.signal_number(id, Signal::KILL);
-                }
-            } else {
-                // The numbers have come round to the bottom.
-                self.kill_listed(SWEEPS);
-            }
-            seen = std::mem::replace(&mut latest, latest_number().unwrap_or_default());
         }
-        true
     }
 
-    /// Kills all that are listed, until nobody new is found and nobody has vanished meanwhile, who
-    /// may have forked; false if it comes to that never.
-    fn kill_listed(self, sweeps: usize) -> bool {
+    /// Kills all among `among` that are listed, until nobody new is found and nobody has vanished
+    /// meanwhile, who may have forked; false if it comes to that never.
+    fn kill_listed(self, sweeps: usize, among: &RangeInclusive<i32>) -> bool {
         let mut struck = HashSet::new();
         (0..sweeps).any(|_| {
-            numbers().fold(true, |is_quiet, id| match self.signal_number(id, Signal::KILL) {
+            let listed = numbers().filter(|id| among.contains(id));
+            listed.fold(true, |is_quiet, id| match self.signal_number(id, Signal::KILL) {
                 Found::Descendant => !struck.insert(id) && is_quiet,
                 Found::Stranger => is_quiet,
                 Found::Nobody => false,
@@ -147,30 +194,35 @@ impl Hunt {
     }
 
     /// The numbers after the leader's up to the latest, if its descendants surely have one of those.
-    /// They are handed out up to a highest one and then from the bottom again: only soon after its
-    /// start is a leader surely below its descendants, and only if the latest is still above its own.
+    /// They are handed out up to a highest one and then from the bottom again: only as long as they
+    /// cannot have come round since its start is a leader surely below its descendants, and only if
+    /// the latest is still above its own.
     pub(super) fn numbers_until(self, latest: i32) -> Option<Range<i32>> {
-        let is_young = self.since.is_some_and(|since| since.elapsed() < YOUTH);
+        let is_young = self.since.is_some_and(|since| since.elapsed() < youth(highest_number()));
         let leader = self.leader.filter(|_| is_young)?.as_raw_pid();
-        let in_order = leader <= latest && highest_number() > NUMBERS_IN_YOUTH;
-        in_order.then_some(leader + 1..latest + 1)
+        (leader <= latest).then_some(leader + 1..latest + 1)
     }
 
-    /// Signals the process with this number if it is a descendant. It is looked at when a descriptor
-    /// holds on to it, so that one that gets the same number next is never hit.
+    /// Signals the process with this number if it is a descendant. Most are none, which is seen at
+    /// little cost; one that is is looked at again when a descriptor holds on to it, so that one that
+    /// gets the same number next is never hit.
     fn signal_number(self, id: i32, signal: Signal) -> Found {
-        let process = Pid::from_raw(id);
-        let held = process.and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok());
-        let (Some(process), Some(held)) = (process, held) else { return Found::Nobody };
+        let Some(process) = Pid::from_raw(id) else { return Found::Nobody };
         match self.is_for(process) {
             None => Found::Nobody,
             Some(false) => Found::Stranger,
-            Some(true) => {
-                // An error means that it has ended.
-                let _ = pidfd_send_signal(held, signal);
-                Found::Descendant
-            }
+            Some(true) => self.signal_descendant(process, signal),
         }
+    }
+
+    fn signal_descendant(self, process: Pid, signal: Signal) -> Found {
+        let held = pidfd_open(process, PidfdFlags::empty()).ok();
+        let Some(held) = held.filter(|_| self.is_for(process) == Some(true)) else {
+            return Found::Nobody;
+        };
+        // An error means that it has ended.
+        let _ = pidfd_send_signal(held, signal);
+        Found::Descendant
     }
 
     /// Whether this is a descendant that has left the group; `None` if it has ended.
@@ -191,6 +243,7 @@ impl Hunt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::testing;
 
     fn hunt(leader: u32, since: Option<Instant>) -> Hunt {
         Hunt { leader: Pid::from_raw(leader.cast_signed()), since, mark: None }
@@ -206,8 +259,46 @@ mod tests {
     }
 
     #[test]
+    fn descendants_of_a_leader_of_a_fraction_of_a_second_are_looked_for_above_it_too() {
+        let then = Instant::now().checked_sub(Duration::from_millis(150));
+        assert_eq!(hunt(50, then).numbers_until(52), Some(51..53));
+    }
+
+    /// A leader that runs this, once it has said something, and its hunt.
+    fn start(script: &str) -> (std::process::Child, Hunt) {
+        use crate::group::{Tie, set_apart};
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script]).stdout(std::process::Stdio::piped());
+        set_apart(&mut command, Tie::DiesWithDevice, &crate::confine::Confinement::default(), None);
+        let mut child = command.spawn().unwrap();
+        let since = Some(Instant::now());
+        std::io::Read::read(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let hunt = hunt(child.id(), since);
+        (child, hunt)
+    }
+
+    /// Whether a hunt for a leader that runs this is seen to be in vain.
+    fn is_in_vain_for(script: &str) -> bool {
+        let (mut child, hunt) = start(script);
+        let is_in_vain = hunt.is_in_vain();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        is_in_vain
+    }
+
+    #[test]
+    fn a_hunt_is_in_vain_where_nobody_was_started_since_the_leader_was() {
+        if latest_number().is_none() {
+            return;
+        }
+        assert!(!is_in_vain_for("sleep 0.01 & echo; exec sleep 1000"));
+        // Other tests start processes, too: not always is there nobody.
+        testing::until("there is nobody", || is_in_vain_for("echo; exec sleep 1000").then_some(()));
+    }
+
+    #[test]
     fn who_was_left_is_found_again_by_the_mark_alone() {
-        use crate::group::{Tie, set_apart, testing};
+        use crate::group::{Tie, set_apart};
         let mark = Mark::new();
         let mut command = std::process::Command::new("sleep");
         set_apart(
@@ -218,10 +309,10 @@ mod tests {
         );
         let mut child = command.spawn().unwrap();
         // No time at all: it is only remembered.
-        Hunt { leader: None, since: None, mark }.kill_until(Instant::now());
+        Chase::of(Hunt { leader: None, since: None, mark }).leave();
         testing::until("it is killed", || {
             // Another test's call may have taken it in hand.
-            kill_left();
+            left_over().iter_mut().all(|chase| chase.go_on(None));
             child.try_wait().unwrap()
         });
     }

@@ -42,3 +42,19 @@ pub(crate) fn runs(id: u32) -> bool {
 pub(crate) fn all_gone(ids: &[u32]) {
     until(&format!("{ids:?} are gone"), || ids.iter().all(|id| !runs(*id)).then_some(()));
 }
+
+/// How often the calling thread has read from a file, a pipe or a socket so far.
+pub(crate) fn reads_of_this_thread() -> u64 {
+    told_of_this_thread("io", "syscr:")
+}
+
+/// How often the calling thread has waited for something so far.
+pub(crate) fn waits_of_this_thread() -> u64 {
+    told_of_this_thread("status", "voluntary_ctxt_switches:")
+}
+
+fn told_of_this_thread(listing: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/thread-self/{listing}")).unwrap();
+    let told = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    told.trim().parse().unwrap()
+}

@@ -4,14 +4,16 @@
 //! model: it takes a program and gives back what a shell would have shown.
 //!
 //! Nothing a call started outlives the call: however it ends — by itself, by its time limit, by
-//! being stopped, by its future being dropped — the child's whole session is killed, and on Linux
-//! also the descendants that have left it (see `mark.rs`). What happens when the device itself is
-//! killed is the [watchdog](crate::watchdog)'s matter. A number that is signalled is safe from
-//! reuse while its leader isn't reaped or its group has a member; after a leader that ended by
-//! itself there are at most [`LINGER`] in which the numbers would have to run once round to hit a
+//! being stopped, by its future being dropped — the child's whole group is killed at once, and then,
+//! by a thread of its own (`hunter.rs`), what has left the group; on Linux also the descendants that
+//! have left the session (see `mark.rs`). What happens when the device itself is killed is the
+//! [watchdog](crate::watchdog)'s matter. A number that is signalled is safe from reuse while its
+//! leader isn't reaped or its group has a member; after a leader that ended by itself there are at
+//! most [`LINGER`] and the time of a hunt, in which the numbers would have to run once round to hit a
 //! stranger.
 
 mod environment;
+pub(crate) mod hunter;
 mod output;
 mod session;
 mod telling;
@@ -42,7 +44,7 @@ use self::{
 };
 use crate::{
     confine::Confinement,
-    group::{Tie, set_apart},
+    group::{Cgroup, Tie, enter, set_apart},
     mark::Mark,
     progress::Progress,
     watchdog::Watchdog,
@@ -146,7 +148,7 @@ pub async fn run(
     }
     let started = Instant::now();
     let limit = spec.timeout;
-    let mut call = Call::start(&spec, guard, progress).map_err(RunError::NotStarted)?;
+    let mut call = Call::start(&spec, guard, progress).await.map_err(RunError::NotStarted)?;
     match call.first_event(stop, limit).await {
         Event::Ended(status) => call.finish(status, started.elapsed()).await,
         Event::TimeIsUp => {
@@ -169,8 +171,8 @@ enum Event {
 
 /// A started child with all that belongs to it. Dropping it kills the child's session.
 struct Call<'a> {
-    // The session goes first when this is dropped: its number is surely the child's own only as
-    // long as the child isn't reaped.
+    // The session goes first when this is dropped: its group is killed at once, and its number is
+    // surely the child's own only as long as the child isn't reaped.
     session: Session,
     child: Child,
     stdout: Stream<ChildStdout>,
@@ -179,11 +181,16 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn start(spec: &Spec, guard: Option<&Watchdog>, progress: &'a Progress) -> io::Result<Self> {
+    async fn start(
+        spec: &Spec,
+        guard: Option<&Watchdog>,
+        progress: &'a Progress,
+    ) -> io::Result<Self> {
         let mark = Mark::new();
-        let mut child = command(spec, mark).spawn().map_err(|error| explain(error, spec))?;
-        let session = Session::of(child.id(), mark, guard);
+        let (mut child, cgroup) = spawn(spec, mark).map_err(|error| explain(error, spec))?;
+        let session = Session::of(child.id(), mark, guard).within(cgroup);
         if let Some(input) = child.stdin.take() {
+            session.guarded().await;
             release(input)?;
         }
         let stdout = Stream::new(Source::Output, child.stdout.take(), spec.max_output);
@@ -231,7 +238,7 @@ impl<'a> Call<'a> {
         let status = status.map_err(RunError::Lost)?;
         // Whether or not all was read: what was read counts.
         let _ = timeout(LINGER, self.read_rest()).await;
-        self.session.kill();
+        self.session.kill().await;
         let (stdout, stderr) = self.texts();
         Ok(Output { exit_code: exit_code(status), stdout, stderr, elapsed })
     }
@@ -247,7 +254,7 @@ impl<'a> Call<'a> {
         if self.session.ask_to_end() {
             let _ = timeout(GRACE, self.exit_and_rest()).await;
         }
-        self.session.kill();
+        self.session.kill().await;
         // Fails if the child was reaped above; where there are no groups it is what kills.
         let _ = self.child.start_kill();
         let _ = timeout(REAP_TIME, self.exit()).await;
@@ -266,12 +273,25 @@ impl<'a> Call<'a> {
     }
 }
 
-fn command(spec: &Spec, mark: Option<Mark>) -> Command {
+/// Starts the child: in a cgroup of its own where there can be one, else without.
+fn spawn(spec: &Spec, mark: Option<Mark>) -> io::Result<(Child, Option<Cgroup>)> {
+    if let Some(cgroup) = Cgroup::new()
+        && let Ok(child) = command(spec, mark, Some(&cgroup)).spawn()
+    {
+        return Ok((child, Some(cgroup)));
+    }
+    Ok((command(spec, mark, None).spawn()?, None))
+}
+
+fn command(spec: &Spec, mark: Option<Mark>, cgroup: Option<&Cgroup>) -> Command {
     let mut command = std::process::Command::new(&spec.program);
     command.args(&spec.args).current_dir(&spec.cwd);
     command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
     command.stdin(if spec.awaits_line { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(cgroup) = cgroup {
+        enter(&mut command, cgroup);
+    }
     set_apart(&mut command, Tie::DiesWithDevice, &spec.confinement, mark);
     let mut command = Command::from(command);
     command.kill_on_drop(true);

@@ -1,16 +1,19 @@
 //! All that descends from one child, and its end: killed by hand, or by dropping it. For calls and for MCP servers.
 
 use crate::{
-    group::{Group, kill_left},
+    group::{Cgroup, Group},
     mark::Mark,
+    process::hunter,
     watchdog::{Guarded, Watchdog},
 };
 
 /// All that descends from one child, until it is killed: by hand, or by dropping this.
 pub(crate) struct Session {
     group: Option<Group>,
-    // Dropped after the session is killed, which lets the watchdog forget it.
-    _guarded: Option<Guarded>,
+    /// The cgroup that it is in, with nobody else.
+    cgroup: Option<Cgroup>,
+    // Handed over with the group, and dropped after all in it was killed: then the watchdog forgets it.
+    guarded: Option<Guarded>,
 }
 
 impl Session {
@@ -18,28 +21,55 @@ impl Session {
     /// [`set_apart`](crate::group::set_apart)) and not reaped. With a `guard`, it is killed even if
     /// the device gets killed. Without an id it is empty.
     pub(crate) fn of(id: Option<u32>, mark: Option<Mark>, guard: Option<&Watchdog>) -> Self {
+        hunter::be_ready();
         let guarded = guard.zip(id).map(|(guard, id)| guard.guard(id, mark));
         let group = id.and_then(Group::of_new).map(|group| group.marked(mark));
-        Self { group, _guarded: guarded }
+        Self { group, cgroup: None, guarded }
     }
 
-    /// Asks all in it to end; false if there is no way to ask.
+    /// The same, all of it started in `cgroup`.
+    pub(crate) fn within(self, cgroup: Option<Cgroup>) -> Self {
+        let mut session = self;
+        session.cgroup = cgroup;
+        session
+    }
+
+    /// Waits until the watchdog knows of it, if there is one: most often it does already.
+    pub(crate) async fn guarded(&self) {
+        if let Some(guarded) = &self.guarded {
+            guarded.settled().await;
+        }
+    }
+
+    /// Asks all in it to end; false if there is no way to ask. Those that have left the group are asked
+    /// a little later.
     pub(crate) fn ask_to_end(&self) -> bool {
-        self.group.inspect(|group| group.ask_to_end()).is_some()
+        let Some(group) = self.group else { return false };
+        group.ask_members();
+        hunter::ask(group);
+        true
     }
 
     /// Kills all in it, once: later the number may be somebody else's. What an earlier one has left
-    /// is looked for first.
-    pub(crate) fn kill(&mut self) {
-        if let Some(group) = self.group.take() {
-            kill_left();
-            group.kill();
+    /// is looked for, too. When this is dropped half way, the killing goes on.
+    pub(crate) async fn kill(&mut self) {
+        if let Some(killed) = self.begin_to_kill() {
+            killed.await;
         }
+    }
+
+    /// Kills the group, and hands the rest over if there may be any: then something to wait for.
+    fn begin_to_kill(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        let (group, cgroup, guarded) =
+            (self.group.take()?, self.cgroup.take(), self.guarded.take());
+        group.kill_members();
+        let may_have_more = cgroup.is_some() || group.may_have_strays();
+        may_have_more.then(|| hunter::kill(group, cgroup, guarded))
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.kill();
+        drop(self.begin_to_kill());
     }
 }

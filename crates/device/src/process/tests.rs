@@ -3,7 +3,7 @@
 use std::{error::Error as _, fs, path::Path};
 
 use super::*;
-use crate::group::testing::{all_gone, ids_in, runs};
+use crate::group::testing::{all_gone, ids_in, reads_of_this_thread, runs};
 
 /// Longer than any test waits: what takes as long has failed.
 const LONG: Duration = Duration::from_secs(60);
@@ -278,6 +278,59 @@ async fn a_daemon_that_forks_on_and_on_dies_with_the_call() {
         ran(Spec { cwd: directory.path().into(), ..shell(&script) }).await;
         assert_eq!(said.join().unwrap(), "", "with {pause} s between two forks{before}");
     }
+}
+
+/// More often than this no call reads: its output, and little else. To look at all processes takes
+/// a read for each, of which there are more.
+const READS: u64 = 30;
+
+/// How often the only thread of the runtime reads while a call with a daemon is ended. It has run
+/// for longer than anybody could take its descendants for the latest processes.
+async fn reads_to_the_end_of(script: &str, limit: Duration) -> u64 {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = shell(&format!("{DAEMON} sleep 0.6; {script}"));
+    (spec.cwd, spec.timeout) = (directory.path().into(), limit);
+    let before = reads_of_this_thread();
+    let _ended = run(spec, &CancellationToken::new(), None, &Progress::default()).await;
+    let reads = reads_of_this_thread() - before;
+    all_gone(&ids_in(&directory.path().join("ids"), 1));
+    reads
+}
+
+#[tokio::test]
+async fn the_runtimes_thread_looks_for_nobody_when_a_call_ends() {
+    // What is found out once is found out now.
+    ran(program("true", &[])).await;
+    for (script, limit) in [("", LONG), ("sleep 1000", Duration::from_secs(1))] {
+        let reads = reads_to_the_end_of(script, limit).await;
+        assert!(reads < READS, "{script}: {reads}");
+    }
+}
+
+#[tokio::test]
+async fn the_runtimes_thread_looks_for_nobody_when_a_call_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = shell(&format!("{DAEMON} sleep 1000"));
+    spec.cwd = directory.path().into();
+    let (stop, progress) = (CancellationToken::new(), Progress::default());
+    let call = run(spec, &stop, None, &progress);
+    let file = directory.path().join("ids");
+    let daemon = async {
+        while fs::read_to_string(&file).is_err() {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    };
+    let mut call = Box::pin(call);
+    tokio::select! {
+        _ = &mut call => panic!("it has no end"),
+        () = daemon => {}
+    }
+    let before = reads_of_this_thread();
+    drop(call);
+    let reads = reads_of_this_thread() - before;
+    assert!(reads < READS, "{reads}");
+    all_gone(&ids_in(&file, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

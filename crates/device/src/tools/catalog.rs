@@ -25,6 +25,8 @@ pub(super) enum Origin {
     Files,
     /// `Screen`.
     Screen,
+    /// The program around the device, by its number among what that brings.
+    Embedded(usize),
     /// An MCP server, by its number in the [host](super::mcp).
     Mcp(usize),
 }

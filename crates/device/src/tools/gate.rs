@@ -72,6 +72,7 @@ impl Gate {
     ) -> Result<Option<Answer>, String> {
         let Some(ask) = &self.ask else { return Ok(Some(Answer::Nobody)) };
         tokio::select! {
+            biased;
             answer = tokio::time::timeout(self.ask_timeout, ask.ask(question)) => Ok(answer.ok()),
             () = stop.cancelled() => Err(STOPPED.to_owned()),
         }

@@ -4,6 +4,7 @@
 mod bash;
 mod bounds;
 mod catalog;
+mod embedded;
 mod files;
 mod gate;
 pub mod mcp;
@@ -28,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::bash::Bash;
 use self::catalog::{Catalog, Origin, Tool};
+use self::embedded::Embedded;
+pub use self::embedded::{EmbeddedTool, Running};
 use self::files::Files;
 use self::gate::Gate;
 use self::mcp::{Host, Prospect};
@@ -129,6 +132,7 @@ pub(crate) struct Toolbox {
     bash: Bash,
     files: Files,
     screen: Screen,
+    embedded: Embedded,
     host: Host,
     disabled: Vec<String>,
     gate: Gate,
@@ -152,13 +156,15 @@ impl Toolbox {
         let host = Host::start(&settings.servers, &limits, watchdog.as_ref(), on_event);
         let bash = Bash::new(settings, confinement.clone(), watchdog);
         let (files, screen) = (Files::new(settings, shell::home()), Screen::new());
-        let built_in = [bash.tools(), files.tools(), screen.tools()].concat();
+        let embedded = Embedded::new(&settings.embedded);
+        let built_in = [bash.tools(), files.tools(), screen.tools(), embedded.tools()].concat();
         Self {
             built_in: built_in.into_iter().map(Arc::new).collect(),
             host,
             bash,
             files,
             screen,
+            embedded,
             disabled: settings.disabled.clone(),
             gate: Gate::new(settings),
             places: Places::new(settings.parallel_commands, settings.servers.len()),
@@ -258,6 +264,7 @@ impl Toolbox {
     /// Waits until each MCP server has started, or is known not to.
     async fn settled(&self, stop: &CancellationToken) -> Result<(), String> {
         tokio::select! {
+            biased;
             () = self.host.settled() => Ok(()),
             () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
@@ -270,6 +277,10 @@ impl Toolbox {
             Origin::Bash => self.bash.call(name, call).await,
             Origin::Files => self.files.call(name, call).await,
             Origin::Screen => self.screen.call(name, call).await,
+            Origin::Embedded(number) => {
+                let result = self.embedded.call(number, call).await?;
+                return Ok(Returned { namespace, result });
+            }
             Origin::Mcp(server) => {
                 let result = self.host.call(server, name, call).await?;
                 return Ok(Returned { namespace, result });

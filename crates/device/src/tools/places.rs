@@ -33,6 +33,7 @@ impl Places {
     ) -> Result<Option<SemaphorePermit<'_>>, String> {
         let Some(places) = self.of(tool) else { return Ok(None) };
         tokio::select! {
+            biased;
             place = places.acquire() => Ok(place.ok()),
             () = stop.cancelled() => Err(STOPPED.to_owned()),
         }
@@ -41,7 +42,7 @@ impl Places {
     fn of(&self, tool: &Tool) -> Option<&Semaphore> {
         match tool.origin {
             Origin::Bash if tool.info.tool_name == bash::GET_SYSTEM_INFO => None,
-            Origin::Bash | Origin::Files | Origin::Screen => Some(&self.own),
+            Origin::Bash | Origin::Files | Origin::Screen | Origin::Embedded(_) => Some(&self.own),
             Origin::Mcp(number) => self.servers.get(number),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use link::Trust;
 
+use super::EmbeddedTool;
 use super::mcp;
 use crate::confine::{Confinement, SandboxError};
 use crate::policy::{Ask, Policy};
@@ -58,6 +59,8 @@ pub struct ToolSettings {
     pub ask: Option<Arc<dyn Ask>>,
     /// Longest wait for an answer.
     pub ask_timeout: Duration,
+    /// Tools that the program around the device brings.
+    pub embedded: Vec<Arc<dyn EmbeddedTool>>,
 }
 
 impl fmt::Debug for ToolSettings {
@@ -84,6 +87,7 @@ impl Default for ToolSettings {
             policy: Policy::default(),
             ask: None,
             ask_timeout: Duration::from_secs(60),
+            embedded: Vec::new(),
         }
     }
 }

@@ -34,6 +34,7 @@ impl Workers {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let place = tokio::select! {
+            biased;
             place = self.0.clone().acquire_owned() => place,
             () = stop.cancelled() => return Err(STOPPED.to_owned()),
         };
@@ -42,6 +43,7 @@ impl Workers {
             work()
         });
         let ended = tokio::select! {
+            biased;
             ended = &mut running => ended,
             () = stop.cancelled() => match tokio::time::timeout(GRACE, running).await {
                 Ok(ended) => ended,

@@ -31,6 +31,10 @@ impl Role for Idle {
     fn handle_disconnected(&mut self, _: &str, _: Option<Duration>) {}
 }
 
+fn client_time() -> String {
+    Ambient::system().time_text()
+}
+
 /// The seconds that the machine has slept in all.
 #[derive(Clone, Default)]
 struct Asleep(Arc<AtomicU64>);
@@ -65,7 +69,7 @@ fn run(
         let mut server = Connection::<ClientMessage>::new(far, outbox, watch, None);
         while !matches!(server.next_event(None).await, Event::Closed(_)) {
             let id = ResponseId::new("r").unwrap();
-            server.reply(&confirm(id, timestamp(), None));
+            server.reply(&confirm(id, client_time(), None));
         }
     });
     let stopped = stop.clone();
@@ -137,12 +141,12 @@ async fn a_wait_for_the_next_try_ends_when_the_machine_wakes_up() {
     assert_eq!((now() - start).as_secs(), 61, "without a sleep it is as long as it is");
 }
 
-/// A server that confirms the client, sends it what it is told to, and closes.
+/// A server that confirms the client, sends it what the test says, and closes.
 async fn confirms_and_closes(far: Socket, watch: Watch, says: Option<ServerMessageType>) {
     let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
     let mut server = Connection::<ClientMessage>::new(far, outbox, watch, None);
     assert!(matches!(server.next_event(None).await, Event::Message(_)));
-    server.reply(&confirm(ResponseId::new("r").unwrap(), timestamp(), None));
+    server.reply(&confirm(ResponseId::new("r").unwrap(), client_time(), None));
     if let Some(kind) = says {
         server.reply(&ServerMessage::new(kind, aip::Status::Continue));
     }

@@ -137,10 +137,10 @@ fn decide(question: &Question) -> Answer {
     Answer { memo: Some(plan), ..decision.into() }
 }
 
-/// What the requester of a plan that could not be read at all is told.
+/// The error of a task whose plan could not be read at all.
 const NOT_READ: &str = "The server failed to read the plan";
 
-/// What the requester of a task in natural language is told.
+/// The error of a task in natural language.
 const NO_MODEL: &str = "This server has no model, so it cannot run a task in natural language. \
     Send a plan instead: {\"commands\":[{\"tool_name\":\"execute_command\",\"parameters\":\
     {\"command\":\"uname -r\"},\"tool_type\":\"action\"}]}";

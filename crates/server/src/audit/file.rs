@@ -10,7 +10,7 @@ use super::{AuditSettings, Line};
 /// The log file and the older ones beside it. No line is ever split over two of them.
 pub(super) struct LogFile {
     settings: AuditSettings,
-    /// `None` after an error: it is opened anew, since only a look at it tells what it holds.
+    /// `None` after an error: it is opened anew, since only a look at the file shows what it holds.
     open: Option<Open>,
     /// Lines that are being written together.
     chunk: Vec<u8>,

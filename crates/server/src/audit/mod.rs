@@ -1,7 +1,7 @@
 //! The audit log: who did what, when, from where, and how it ended. One JSON object a line.
 //!
 //! It holds ids, the names of keys and outcomes; no request, no payload and no key gets here.
-//! Whoever notes something never waits for the disk: the line goes into a bounded queue that one
+//! A caller that records something never waits for the disk: the line goes into a bounded queue that one
 //! thread writes out ([`writer`]). What the queue or the disk would not take is counted, and the log
 //! itself says how much is missing.
 
@@ -59,7 +59,7 @@ pub(crate) enum Event {
     Submitted,
     /// A task is over.
     Ended,
-    /// Somebody asked to cancel a task.
+    /// A request over HTTP cancelled a task.
     Cancelled,
     /// The server closed the connection of a client: too slow, silent, replaced, its key revoked.
     Cut,
@@ -153,7 +153,7 @@ fn id<S: Serializer>(id: &Option<TaskId>, serializer: S) -> Result<S::Ok, S::Err
     }
 }
 
-/// Bounded, and with nothing in it that would drive the terminal of whoever reads the log. (JSON
+/// Bounded, and with nothing in it that would drive the terminal of a reader of the log. (JSON
 /// escapes only the control characters of ASCII.)
 fn text<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
     let text = text.unwrap_or_default();
@@ -198,7 +198,7 @@ impl Queue {
     }
 }
 
-/// What the writer's thread is told.
+/// A message to the writer's thread.
 enum Message {
     Line(Line),
     /// Nothing that matters comes after this.

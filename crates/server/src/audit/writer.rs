@@ -46,7 +46,7 @@ impl Writer {
 
     /// Fills the batch. Whether more may come.
     fn gather(&mut self) -> bool {
-        // With a loss to tell of, no entry is waited for.
+        // With a loss to report, the thread waits for no entry.
         if !self.has_loss() && !self.queue.recv().is_ok_and(|message| self.take(message)) {
             return false;
         }

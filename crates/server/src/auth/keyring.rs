@@ -38,9 +38,9 @@ impl Keys {
 /// The holder of a key, and what the key lets it do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Principal {
-    /// Whoever has the shared key: any role, any id, any device.
+    /// A holder of the shared key: any role, any id, any device.
     Shared { name: &'static str },
-    /// Whoever has a key of their own.
+    /// The holder of a created key.
     Own(KeyRecord),
 }
 
@@ -109,8 +109,8 @@ impl Principal {
         Ok(())
     }
 
-    /// Whether it may work with this device. A device works with nobody but itself, which is not asked
-    /// here.
+    /// Whether it may work with this device. A device works only with itself, and the caller checks that
+    /// before.
     pub(crate) fn may_reach(&self, device: &ClientId) -> bool {
         match self {
             Self::Shared { .. } => true,
@@ -206,7 +206,7 @@ impl Keyring {
         *self.created.write().unwrap_or_else(PoisonError::into_inner) = created;
     }
 
-    /// Who shows a key that opens, if anybody.
+    /// The holder of the valid key that a request shows, if it shows one.
     pub(crate) fn authenticate(&self, headers: &HeaderMap, uri: &Uri) -> Option<Arc<Principal>> {
         let mut found = None;
         shown_keys(headers, uri, |shown| {

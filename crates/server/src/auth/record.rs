@@ -44,7 +44,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// What a new key shall be.
+/// What is asked for when a key is created.
 #[derive(Debug, Clone)]
 pub struct NewKey {
     /// A label for people: in listings, in the log, in the audit log.
@@ -59,7 +59,7 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
 }
 
-/// A created key, as it is stored: without its secret, which nobody can find out from it.
+/// A created key, as it is stored: without its secret, which cannot be found out from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {

@@ -1,7 +1,7 @@
 //! Which hosts a request may be for, and whose pages may send one: the check of `Host` and `Origin`
 //! that every request passes first, WebSockets included.
 //!
-//! A server on somebody's own machine can be reached by every page that their browser shows. Two
+//! A server on a user's own machine can be reached by every page that the user's browser shows. Two
 //! checks keep such pages out, whatever the browser holds:
 //!
 //! - **Origin.** A browser names the page that makes a request, and a page of another origin is
@@ -9,7 +9,7 @@
 //! - **Host.** By *DNS rebinding* a page makes its own name resolve to our address; to the browser we
 //!   are then the page's own server. The `Host` is still the page's name, and not one of ours.
 //!
-//! Neither is a proof of who somebody is: a program can write any header. That is what keys are for.
+//! Neither proves who sends the request: a program can write any header. That is what keys are for.
 
 mod name;
 
@@ -62,7 +62,7 @@ pub(crate) type IsCertified = Box<dyn Fn(&str) -> bool + Send + Sync>;
 /// - the address that it listens on;
 /// - when that is the unspecified one (`0.0.0.0`, `::`), *every* address. The server cannot know all
 ///   of its addresses (they come and go, and a port may be forwarded), and need not: rebinding takes a
-///   name that the attacker makes resolve to us. A host that is an address was resolved by nobody: the
+///   name that the attacker makes resolve to us. A host that is an address was not resolved at all: the
 ///   page at hand came from that very address, or is of another origin and fails that check;
 /// - the machine's names, those the certificate is valid for, and those in `allowed_hosts`.
 pub(crate) struct AllowedHosts {
@@ -72,7 +72,7 @@ pub(crate) struct AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// `bound` is the address that the server listens on, if it is the one who listens. `machine` are
+    /// `bound` is the address that the server listens on, if it listens itself. `machine` are
     /// the machine's names; what cannot be a host's name is left out.
     pub(crate) fn new(
         configured: &[HostPattern],

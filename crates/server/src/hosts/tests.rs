@@ -63,7 +63,7 @@ fn a_name_that_somebody_makes_resolve_to_this_machine_is_refused() {
     }
     let refused = for_host(&gate, "evil.example:5000").unwrap_err().to_string();
     assert!(refused.contains("'evil.example'") && refused.contains("allowed_hosts"), "{refused}");
-    // A rebound page is of the same origin as the server, as far as its browser can tell.
+    // A rebound page is of the same origin as the server, as far as its browser knows.
     assert!(from_page(&gate, "evil.example:5000", "http://evil.example:5000").is_err());
 }
 

@@ -15,13 +15,13 @@ use crate::audit::{Entry, Event};
 use crate::auth::Principal;
 use crate::front::Caller;
 use crate::limits::Verdict;
-use crate::metrics::Refused;
+use crate::metrics::RefusalReason;
 use crate::server::Server;
 
 /// Who sends a request; handlers take it as an extension.
 pub(super) type Holder = Arc<Principal>;
 
-/// Why nobody is let in.
+/// Why a request is not let in.
 pub(super) enum Denied {
     /// No valid key.
     WrongKey,
@@ -40,7 +40,7 @@ pub(super) fn authenticate(server: &Server, request: &Request) -> Result<Holder,
         }
         return Ok(holder);
     }
-    server.metrics().count_refused(Refused::WrongKey);
+    server.metrics().count_refused(RefusalReason::WrongKey);
     let address = caller.map(|caller| caller.address);
     let verdict = address.map(|address| server.failed_keys().failed(address.ip()));
     if let Some(Verdict::Limited { retry_after }) = verdict {
@@ -53,7 +53,7 @@ pub(super) fn authenticate(server: &Server, request: &Request) -> Result<Holder,
     Err(Denied::WrongKey)
 }
 
-/// Lets in whoever may submit tasks, in the terms of our API.
+/// Lets in holders that may submit tasks, and answers others in the terms of our API.
 pub(super) async fn orchestrators(
     State(server): State<Server>,
     request: Request,
@@ -63,7 +63,7 @@ pub(super) async fn orchestrators(
     let_in.await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Lets in whoever may see everything.
+/// Lets in holders that may see everything.
 pub(super) async fn operators(
     State(server): State<Server>,
     request: Request,
@@ -73,7 +73,7 @@ pub(super) async fn operators(
     let_in.await.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Lets in whoever may submit tasks, in the terms of UFO's API.
+/// Lets in holders that may submit tasks, and answers others in the terms of UFO's API.
 pub(super) async fn ufo(
     State(server): State<Server>,
     request: Request,

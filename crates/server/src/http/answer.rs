@@ -30,8 +30,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-/// Answers with what may be large: it is made and written on a thread of its own, so that nobody waits
-/// for it.
+/// Answers with what may be large: it is made and written on a thread of its own, so that no other
+/// request waits for it.
 pub(super) async fn on_thread<T: Serialize>(
     make: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Response<Body>, Problem> {
@@ -50,7 +50,7 @@ pub(super) fn json(text: Vec<u8>) -> Response<Body> {
     ([kind], text).into_response()
 }
 
-/// Puts the headers of every answer on: it is what it says it is, and nobody keeps it.
+/// Sets the headers of every answer: browsers take its content type as it is, and no cache keeps it.
 pub(super) fn unstored(mut response: Response<Body>) -> Response<Body> {
     set(&mut response, header::CACHE_CONTROL, "no-store");
     plain(&mut response);

@@ -15,8 +15,8 @@ use crate::config::Config;
 /// Room for what stands around a task's text.
 const ENVELOPE_BYTES: usize = 64 * 1024;
 
-/// How much more than the limit is read and dropped, so that whoever is still writing gets the answer
-/// and not a broken connection.
+/// How much more than the limit is read and dropped, so that a client that is still writing gets the
+/// answer and not a broken connection.
 const MAX_DROPPED_BYTES: usize = 16 * 1024 * 1024;
 
 /// And for how long.

@@ -106,7 +106,7 @@ fn is_problem(content: &Content) -> bool {
     *schema == Ref::from_schema_name(Problem::name())
 }
 
-/// Adds an error, unless the route has told of this status in a form of its own; a refusal because of
+/// Adds an error, unless the route describes this status in a form of its own; a refusal because of
 /// `Host` or `Origin` is the same everywhere.
 fn add(responses: &mut Known, status: StatusCode, text: &str) {
     let own = responses.get_mut(status.as_str());

@@ -29,7 +29,7 @@ pub(super) struct Problem {
     detail: String,
 }
 
-/// What a holder is told whose role is too small.
+/// The answer to a holder whose role is too small.
 pub(super) const NOT_ALLOWED: &str = "The role of this key does not allow it";
 
 impl Problem {

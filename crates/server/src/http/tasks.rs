@@ -344,7 +344,7 @@ pub(super) async fn cancel(
     Ok((StatusCode::ACCEPTED, Json(shown)).into_response())
 }
 
-/// The answer to who cancels a task that is over.
+/// The answer to a request to cancel a task that is over.
 fn over(task: &Task) -> Result<Response<Body>, Problem> {
     if task.state() == TaskState::Cancelled {
         return Ok((StatusCode::ACCEPTED, Json(task)).into_response());

@@ -56,7 +56,7 @@ struct InvalidItem {
 /// Why a key does not open, in the form of UFO's server.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "only its description is used")]
-enum Refusals {
+enum KeyRefusals {
     /// The key is wrong or missing
     #[response(status = UNAUTHORIZED)]
     WrongKey(Detail),
@@ -92,7 +92,7 @@ pub(super) struct Health {
     responses(
         (status = OK, body = Clients, description = "Everybody for an operator, else the devices \
             that the key may work with"),
-        Refusals
+        KeyRefusals
     )
 )]
 pub(super) async fn clients(
@@ -105,7 +105,7 @@ pub(super) async fn clients(
 /// Say that the server works
 #[utoipa::path(
     get, path = "/api/health", tag = "ufo", operation_id = "ufo_health",
-    responses((status = OK, body = Health, description = "It does"), Refusals)
+    responses((status = OK, body = Health, description = "It does"), KeyRefusals)
 )]
 pub(super) async fn health(
     State(server): State<Server>,
@@ -114,7 +114,7 @@ pub(super) async fn health(
     Json(Health { status: "healthy", online_clients: online(&server, &holder) })
 }
 
-/// Everybody for whoever may see everything, else the devices that it may work with.
+/// The ids that a holder may see: of all clients for an operator, else of the devices that it may work with.
 fn online(server: &Server, holder: &Holder) -> Vec<String> {
     let everybody = server.handles();
     let is_shown =
@@ -222,7 +222,7 @@ pub(super) struct Dispatched {
         (status = UNPROCESSABLE_ENTITY, body = Invalid, description = "The body is not valid"),
         (status = SERVICE_UNAVAILABLE, body = Detail, description = "The device's queue is full, or \
             the server is shutting down"),
-        Refusals
+        KeyRefusals
     )
 )]
 pub(super) async fn dispatch(
@@ -318,7 +318,7 @@ pub(super) struct TaskResult {
 #[utoipa::path(
     get, path = "/api/task_result/{task_name}", tag = "ufo", operation_id = "ufo_task_result",
     params(("task_name" = String, Path, description = "The name of the task")),
-    responses((status = OK, body = TaskResult, description = "What there is of it"), Refusals)
+    responses((status = OK, body = TaskResult, description = "What there is of it"), KeyRefusals)
 )]
 pub(super) async fn task_result(
     State(server): State<Server>,

@@ -9,7 +9,7 @@ use super::access::{self, Denied};
 use super::ufo::detail;
 use crate::accept::{self, Visitor};
 use crate::front::Caller;
-use crate::metrics::Refused;
+use crate::metrics::RefusalReason;
 use crate::server::Server;
 
 /// Refuses a wrong key before the upgrade.
@@ -21,7 +21,7 @@ pub(super) async fn upgrade(State(server): State<Server>, mut request: Request) 
         Err(too_many) => return too_many.into_response(),
     };
     if !server.has_room() {
-        server.metrics().count_refused(Refused::NoRoom);
+        server.metrics().count_refused(RefusalReason::NoRoom);
         return detail(
             StatusCode::SERVICE_UNAVAILABLE,
             "The server is at its limit of connections",

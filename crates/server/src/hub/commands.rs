@@ -16,7 +16,7 @@ use crate::session::{CallResult, TaskId};
 /// Commands of a device that are remembered after they were given up.
 const MAX_GIVEN_UP: usize = 32;
 
-/// How a command was settled, for those who count.
+/// How a command was settled, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settlement {
     /// The device answered.
@@ -76,7 +76,7 @@ impl OpenCommand {
 #[derive(Debug, Default)]
 pub(super) struct Commands {
     open: BTreeMap<ResponseId, OpenCommand>,
-    /// The last ones that were given up, so that results that come even later are told from invented ones.
+    /// The last ones that were given up, by which results that come even later differ from invented ones.
     given_up: VecDeque<ResponseId>,
 }
 

@@ -16,7 +16,7 @@ pub(crate) enum Effect {
     /// Write the TASK_END, and hand it in: [`super::Hub::handle_goodbyes`].
     Write(Box<Writing>),
     /// Store a batch, and say what became of it: [`super::Hub::handle_committed`].
-    Commit(Arc<Batch>),
+    Commit(Arc<Task>, Arc<Batch>),
     /// Note that a task was accepted.
     Accepted(Arc<Task>, Origin),
     /// Note that a command was settled.
@@ -29,6 +29,22 @@ pub(crate) enum Effect {
     Moved,
     /// Say that the store takes nothing of a task, or that it does again.
     StoreFails(Arc<Task>, Option<StoreError>),
+}
+
+impl Effect {
+    /// The task that it is about, if it is about one that the log should name.
+    pub(crate) fn task(&self) -> Option<&Task> {
+        match self {
+            Self::Ask(question) => Some(&question.task),
+            Self::Write(writing) => Some(&writing.task),
+            Self::Commit(task, _) | Self::Accepted(task, _) | Self::StoreFails(task, _) => {
+                Some(task)
+            }
+            Self::Over(over) => Some(&over.session.task),
+            Self::NotStored(session, _) => Some(&session.task),
+            Self::Settled(..) | Self::Moved => None,
+        }
+    }
 }
 
 /// An outcome that is to be written.

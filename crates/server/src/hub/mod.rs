@@ -9,15 +9,19 @@
 
 mod commands;
 mod effect;
+mod endings;
 mod lane;
 mod parties;
 mod replies;
 mod session;
+mod steps;
+mod storing;
 mod tasks;
 mod timers;
 mod views;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +36,8 @@ pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
 pub(crate) use parties::{Incarnation, Via};
 pub(crate) use replies::Results;
 pub(crate) use session::{Goodbyes, Origin, Prepared, Session};
-pub(crate) use tasks::{Advice, CannotBegin, From, Next, Submission, SubmitError};
+pub(crate) use steps::{Advice, Next};
+pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError};
 pub(crate) use views::SessionState;
 
 use self::parties::Parties;
@@ -40,7 +45,7 @@ use self::session::{Halt, Held};
 use self::timers::{Due, Timers};
 use crate::config::Config;
 use crate::handle::Handle;
-use crate::session::{Cause, TaskId};
+use crate::session::{Cause, TaskId, TaskIdHasher};
 
 /// Messages for a requester that may wait behind the ACK of one session.
 const MAX_HELD: usize = 1024;
@@ -66,7 +71,7 @@ impl Moment<'_> {
 pub(crate) struct Hub {
     config: Arc<Config>,
     parties: Parties,
-    sessions: BTreeMap<TaskId, Box<Session>>,
+    sessions: HashMap<TaskId, Box<Session>, BuildHasherDefault<TaskIdHasher>>,
     open_ids: HashMap<SessionId, TaskId>,
     timers: Timers,
     budget: Budget,
@@ -84,7 +89,7 @@ impl Hub {
         Self {
             config,
             parties: Parties::default(),
-            sessions: BTreeMap::new(),
+            sessions: HashMap::default(),
             open_ids: HashMap::new(),
             timers: Timers::default(),
             budget,
@@ -188,7 +193,9 @@ impl Hub {
         is_meant: impl Fn(&Session) -> bool,
     ) {
         let meant = self.sessions.iter().filter(|(_, session)| is_meant(session));
-        let meant: Vec<TaskId> = meant.map(|(id, _)| *id).collect();
+        let mut meant: Vec<TaskId> = meant.map(|(id, _)| *id).collect();
+        // The order in which they end shows.
+        meant.sort_unstable();
         for task in meant {
             self.halt(moment, task, &Halt::Stopped(cause.clone()));
         }

@@ -141,7 +141,7 @@ impl Parties {
         };
         if let Presence::Away { since } = identity.presence {
             let away_ms = now.saturating_duration_since(since).as_millis();
-            tracing::debug!(client = %identity.client_id, identity = %id, away_ms, "forgotten");
+            tracing::debug!(identity = %id, of = %identity.client_id, away_ms, "forgotten");
         }
         self.identities.remove(&id);
     }

@@ -5,7 +5,7 @@ use aip::{CallId, ResponseId, SessionId};
 use super::commands::{OpenCommand, Reach, in_order};
 use super::parties::{Incarnation, Via};
 use super::session::{Broken, Halt};
-use super::tasks::unknown;
+use super::steps::unknown;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement, Unclaimed, say};
 use crate::session::{CallResult, Cause, TaskId, forward_output};

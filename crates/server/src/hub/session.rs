@@ -51,7 +51,7 @@ pub(super) struct Sent {
 pub(crate) struct Goodbyes {
     /// For the requester, when it has a connection.
     pub(crate) requester: Option<Bytes>,
-    /// For the device, when it is told.
+    /// For the device, when it gets one.
     pub(crate) device: Option<Bytes>,
     /// Whether the requester's carries all results whole.
     pub(crate) is_whole: bool,
@@ -84,7 +84,7 @@ pub(super) enum Phase {
     Prepared(Prepared),
     /// Its command was sent.
     Running(Sent),
-    /// Its outcome is known, and not told yet.
+    /// Its outcome is known, and not sent yet.
     Ending(Box<Farewell>),
 }
 
@@ -162,11 +162,11 @@ pub(crate) struct Session {
     pub(super) accepted_at: Instant,
     /// By when it must end, once it has its turn.
     pub(super) deadline: Option<(Instant, TimerKey)>,
-    /// Whether its device is gone, so that it is told nothing.
+    /// Whether its device is gone, so that nothing is sent there.
     pub(super) is_device_gone: bool,
-    /// Who waits over HTTP until it is stored.
+    /// Where an HTTP request waits until it is stored.
     pub(super) stored: Option<oneshot::Sender<Result<(), StoreError>>>,
-    /// Who waits until it is over: dropping them says so.
+    /// Where HTTP requests wait until it is over: dropping these ends the wait.
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
 

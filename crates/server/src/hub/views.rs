@@ -134,7 +134,7 @@ impl Hub {
         Some(watch)
     }
 
-    /// Stops a session because somebody, whose key has this name, wants it so; to do so again changes nothing. `None`
+    /// Stops a session because the holder of the key with this name cancels it; to do so again changes nothing. `None`
     /// when it is over, or as good as.
     pub(crate) fn cancel(
         &mut self,

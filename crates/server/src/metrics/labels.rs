@@ -67,7 +67,7 @@ words_as_labels! {
 
 labels! {
     /// Why a peer or a request was refused.
-    pub(crate) Refused as "reason" {
+    pub(crate) RefusalReason as "reason" {
         /// The first frame could not be read, or was too large.
         Unreadable = "unreadable",
         /// The first frame was binary.
@@ -133,16 +133,8 @@ labels! {
         Late = "late",
     }
 
-    /// How a command was settled.
-    pub(super) Settled as "settlement" {
-        Answered = "answered",
-        TimedOut = "timed_out",
-        Lost = "lost",
-        Stopped = "stopped",
-    }
-
     /// How a task ended.
-    pub(super) Ended as "status" {
+    pub(super) EndStatus as "status" {
         Completed = "completed",
         Failed = "failed",
     }
@@ -165,7 +157,25 @@ impl Label for SessionState {
     }
 }
 
-impl From<&Refusal> for Refused {
+impl Label for Settlement {
+    const NAME: &'static str = "settlement";
+    const ALL: &'static [Self] = &[Self::Answered, Self::TimedOut, Self::Lost, Self::Stopped];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::TimedOut => "timed_out",
+            Self::Lost => "lost",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl From<&Refusal> for RefusalReason {
     fn from(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::Unreadable(_) => Self::Unreadable,
@@ -225,18 +235,7 @@ impl From<Unclaimed> for Dropped {
     }
 }
 
-impl From<Settlement> for Settled {
-    fn from(settlement: Settlement) -> Self {
-        match settlement {
-            Settlement::Answered => Self::Answered,
-            Settlement::TimedOut => Self::TimedOut,
-            Settlement::Lost => Self::Lost,
-            Settlement::Stopped => Self::Stopped,
-        }
-    }
-}
-
-impl From<Status> for Ended {
+impl From<Status> for EndStatus {
     fn from(status: Status) -> Self {
         if status == Status::Completed { Self::Completed } else { Self::Failed }
     }
@@ -263,12 +262,12 @@ mod tests {
         check::<ClientType>();
         check::<ServerMessageType>();
         check::<SessionState>();
-        check::<Refused>();
+        check::<RefusalReason>();
         check::<Received>();
         check::<Close>();
         check::<Dropped>();
-        check::<Settled>();
-        check::<Ended>();
+        check::<Settlement>();
+        check::<EndStatus>();
     }
 
     #[test]

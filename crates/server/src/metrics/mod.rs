@@ -5,7 +5,7 @@
 //! peer can never add a time series. Nothing is labelled with a device or a client, whose number has no
 //! small bound; the log and the API name them.
 //!
-//! Gauges are not kept: they are read off the server when somebody asks, so they cannot drift.
+//! Gauges are not kept: a request for the metrics reads them off the server, so they cannot drift.
 
 mod labels;
 
@@ -27,8 +27,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-pub(crate) use labels::Refused;
-use labels::{Close, Dropped, Ended, Label, Received, Settled};
+pub(crate) use labels::RefusalReason;
+use labels::{Close, Dropped, EndStatus, Label, Received};
 
 use crate::hub::{SessionState, Settlement, Unclaimed};
 use crate::server::Server;
@@ -119,7 +119,7 @@ impl Atomic<u64> for Shared {
 pub(crate) struct Metrics {
     registry: Registry,
     registrations: Counters<ClientType>,
-    refusals: Counters<Refused>,
+    refusals: Counters<RefusalReason>,
     received: Counters<Received>,
     disconnects_by_us: Counters<Close>,
     disconnects_by_peer: Counters<Close>,
@@ -127,15 +127,15 @@ pub(crate) struct Metrics {
     silent_peers: Counter,
     dropped_results: Counters<Dropped>,
     dropped_progress: Counter<u64, Shared>,
-    commands: Counters<Settled>,
+    commands: Counters<Settlement>,
     command_seconds: Histogram,
-    tasks: Counters<Ended>,
+    tasks: Counters<EndStatus>,
     task_seconds: Histogram,
     levels: Levels,
     tap: Tap,
 }
 
-/// What is read off the server when somebody asks.
+/// What a request for the metrics reads off the server.
 struct Levels {
     connections: Gauges<ClientType>,
     sessions: Gauges<SessionState>,
@@ -211,7 +211,7 @@ impl Metrics {
         self.count_refused(refusal.into());
     }
 
-    pub(crate) fn count_refused(&self, reason: Refused) {
+    pub(crate) fn count_refused(&self, reason: RefusalReason) {
         self.refusals.inc(reason);
     }
 
@@ -247,7 +247,7 @@ impl Metrics {
 
     /// Counts a command that is over.
     pub(crate) fn count_command(&self, settlement: Settlement, took: Duration) {
-        self.commands.inc(settlement.into());
+        self.commands.inc(settlement);
         self.command_seconds.observe(took.as_secs_f64());
     }
 

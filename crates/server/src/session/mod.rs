@@ -12,9 +12,10 @@ use uuid::Uuid;
 
 pub(crate) use outcome::{Outcome, Stamp, write_whole_result};
 pub(crate) use progress::{forward_output, step_ended, step_runs, waits};
+pub(crate) use task::TaskIdHasher;
 pub use task::{Call, CallResult, CallStatus, Finish, KeyName, Requester, Step, Task, TaskId};
 
-/// Why a session is told to stop.
+/// Why the server stops a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cause {
     DeviceGone,
@@ -22,7 +23,7 @@ pub(crate) enum Cause {
     Shutdown,
     /// The key that it was submitted with opens no more.
     KeyGone,
-    /// Somebody cancelled it: the name of the key.
+    /// The holder of the key with this name cancelled it.
     Cancelled(Arc<str>),
 }
 

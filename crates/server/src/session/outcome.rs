@@ -90,7 +90,7 @@ impl Outcome {
         }
     }
 
-    /// Why it failed, in the server's own words: for the logs, which repeat nobody's.
+    /// Why it failed, in the server's own words: for the logs, which repeat no peer's words.
     pub(crate) fn reason(&self) -> Option<&str> {
         if self.is_given_up { Some("The agent gave the task up") } else { self.error.as_deref() }
     }
@@ -106,7 +106,7 @@ impl Outcome {
         (frame, fit.largest == usize::MAX)
     }
 
-    /// The TASK_END for somebody who knows the results already.
+    /// The TASK_END for a device, which knows the results already.
     pub(crate) fn encode_without_result(&self, task: &Task, stamp: Stamp) -> Bytes {
         encode_server(&self.message(task, stamp), 0, |_| ())
     }

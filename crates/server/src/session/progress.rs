@@ -2,7 +2,7 @@
 //! first to be dropped when a queue is full.
 
 use aip::codec::Wire;
-use aip::message::{Step as Shown, StepStatus};
+use aip::message::{Step as ProgressStep, StepStatus};
 use aip::{Payload, ServerMessage, ServerMessageType, SessionId, Status};
 use bytes::Bytes;
 
@@ -19,7 +19,7 @@ const MAX_PARAMETERS_BYTES: usize = 4096;
 
 /// Says that a task waits for its turn.
 pub(crate) fn waits(session_id: &SessionId, device: &str, ahead: usize, at: String) -> Bytes {
-    let step = Shown {
+    let step = ProgressStep {
         n: 0,
         tool_name: String::new(),
         parameters: None,
@@ -55,7 +55,7 @@ pub(crate) fn step_ended(
     let line = format!("step {n}: {} {word} ({elapsed_ms} ms)", call.tool_name);
     let text = result.error.as_deref().or(result.result.as_ref().map(Payload::as_str));
     let result_head = text.map(|text| text.chars().take(RESULT_HEAD_CHARS).collect());
-    let step = Shown { status, result_head, elapsed_ms, ..shown(n, call) };
+    let step = ProgressStep { status, result_head, elapsed_ms, ..shown(n, call) };
     frame(session_id, vec![line], &step, at)
 }
 
@@ -64,9 +64,9 @@ pub(crate) fn forward_output(session_id: &SessionId, lines: Vec<String>, at: Str
     message(session_id, lines, None, at)
 }
 
-fn shown(n: u32, call: &Call) -> Shown {
+fn shown(n: u32, call: &Call) -> ProgressStep {
     let small = |parameters: &&Payload| parameters.len() <= MAX_PARAMETERS_BYTES;
-    Shown {
+    ProgressStep {
         n,
         tool_name: call.tool_name.clone(),
         parameters: call.parameters.as_ref().filter(small).cloned(),
@@ -82,7 +82,7 @@ fn describe(call: &Call) -> String {
     format!("{} {head}", call.tool_name).trim_end().to_owned()
 }
 
-fn frame(session_id: &SessionId, lines: Vec<String>, step: &Shown, at: String) -> Bytes {
+fn frame(session_id: &SessionId, lines: Vec<String>, step: &ProgressStep, at: String) -> Bytes {
     message(session_id, lines, step.to_result(), at)
 }
 

@@ -1,6 +1,7 @@
 //! A task, as it was accepted, and what was done for it: what agents decide over and the store keeps.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 
 /// The server's own id of a task, unique for ever: the journal and the HTTP API know it by this one. Of two
 /// tasks of one server the later one has the greater id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId(Uuid);
 
 impl TaskId {
@@ -22,6 +23,33 @@ impl TaskId {
     #[cfg(test)]
     pub(crate) fn fresh() -> Self {
         Self(Uuid::now_v7())
+    }
+}
+
+/// Hashes a [`TaskId`], which the server made and whose end is random.
+#[derive(Debug, Default)]
+pub(crate) struct TaskIdHasher(u64);
+
+impl Hasher for TaskIdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for eight in bytes.rchunks(8).take(1) {
+            self.0 = eight.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
+        }
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        // Its low half is the random one.
+        self.0 = id as u64;
+    }
+}
+
+impl Hash for TaskId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(self.0.as_u128());
     }
 }
 

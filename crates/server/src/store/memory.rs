@@ -2,7 +2,7 @@
 //!
 //! An ended task is remembered until `max_tasks` newer ones have ended. Its payloads are the first to
 //! go when there are too many bytes: what is left still says what was done and how it ended. Results
-//! that somebody has still to fetch are kept whole for a while, within a bound of their own.
+//! that the requester has still to fetch are kept whole for a while, within a bound of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -19,6 +19,9 @@ use crate::session::{Call, CallResult, Finish, TaskId};
 /// Payloads up to this size stay when the others go, in bytes.
 const SMALL_BYTES: usize = 1024;
 
+/// Records that usually follow those of the first batch.
+const USUAL_RECORDS: usize = 2;
+
 /// Tasks that are looked at under one lock; a query of more lets others in between.
 const LOOK_AT: usize = 1024;
 
@@ -29,7 +32,7 @@ pub struct HistoryLimits {
     pub tasks: usize,
     /// Most bytes of them; beyond it the payloads of the oldest go.
     pub bytes: usize,
-    /// Most bytes of results that somebody has still to fetch: see [`Ended`].
+    /// Most bytes of results that requesters have still to fetch: see [`Ended`].
     pub unfetched_bytes: usize,
     /// How long such results are kept whole.
     pub unfetched_time: Duration,
@@ -109,31 +112,28 @@ impl Store for MemoryStore {
 
 impl Journals {
     fn append(&mut self, batch: &Batch, limits: &HistoryLimits) {
-        let mut ended = None;
-        for record in &batch.records {
-            if let Record::Ended(how) = record {
-                ended = Some(how.clone());
+        let journal = match batch.records.first() {
+            Some(Record::Created(task)) => {
+                self.tasks.entry(batch.task).or_insert_with(|| Journal {
+                    records: Vec::with_capacity(batch.records.len() + USUAL_RECORDS),
+                    summary: Summary::new(task.clone()),
+                })
             }
-            self.note(batch.task, record);
-        }
-        if let Some(ended) = ended {
-            self.end(batch.task, &ended, limits);
-        }
-    }
-
-    /// Notes a record. What is about a task that is not known any more is dropped.
-    fn note(&mut self, task: TaskId, record: &Record) {
-        if let Some(journal) = self.tasks.get_mut(&task) {
-            journal.summary.note(record);
-            journal.records.push(record.clone());
-        } else if let Record::Created(created) = record {
-            let (summary, records) = (Summary::new(created.clone()), vec![record.clone()]);
-            self.tasks.insert(task, Journal { records, summary });
+            // What is about a task that is not known any more is dropped.
+            _ => match self.tasks.get_mut(&batch.task) {
+                Some(journal) => journal,
+                None => return,
+            },
+        };
+        journal.records.extend(batch.records.iter().cloned());
+        batch.records.iter().for_each(|record| journal.summary.note(record));
+        if let Some(Record::Ended(ended)) = batch.records.last() {
+            let bytes = journal.bytes();
+            self.end(batch.task, bytes, ended, limits);
         }
     }
 
-    fn end(&mut self, task: TaskId, ended: &Ended, limits: &HistoryLimits) {
-        let bytes = self.tasks.get(&task).map_or(0, Journal::bytes);
+    fn end(&mut self, task: TaskId, bytes: usize, ended: &Ended, limits: &HistoryLimits) {
         if ended.is_unfetched {
             self.keep_for_fetching(task, bytes, ended.at, limits);
         } else {
@@ -177,7 +177,7 @@ impl Journals {
         }
     }
 
-    /// What nobody has fetched in time becomes history.
+    /// Results that were not fetched in time become history.
     fn give_up_fetching(&mut self, limits: &HistoryLimits) {
         if let Some((task, bytes, _)) = self.unfetched.pop_front() {
             self.unfetched_bytes -= bytes;

@@ -77,7 +77,7 @@ pub trait Store: Send + Sync + 'static {
     fn tidy(&self, now: Timestamp);
 }
 
-/// Which tasks somebody wants to see.
+/// Which tasks a caller asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     /// Only tasks that are older than this one.

@@ -58,7 +58,7 @@ pub struct Ended {
     pub error: Option<Arc<str>>,
     /// What it returned.
     pub finish: Finish,
-    /// Whether somebody has still to fetch the results, because no message carried them whole: they
+    /// Whether the requester has still to fetch the results, because no message carried them whole: they
     /// were too large for one, or the task came in over HTTP.
     pub is_unfetched: bool,
 }
@@ -70,7 +70,7 @@ pub enum Ending {
     Completed,
     /// It did not.
     Failed,
-    /// It did not, because somebody cancelled it.
+    /// It did not, because a request over HTTP cancelled it.
     Cancelled,
 }
 

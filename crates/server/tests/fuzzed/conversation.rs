@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::{CloseCode, ServerMessage};
+use aip::codec::About;
+use aip::{CloseCode, DecodeError, ServerMessage};
 use bytes::Bytes;
 use link::connection::{Watch, now};
 use link::memory::{KillSwitch, pair};
@@ -33,7 +34,7 @@ const WAIT: &[u8] = b"$W";
 /// Longer than a command may take and its device be waited for after it.
 const A_WHILE: Duration = Duration::from_secs(400);
 
-/// Time in which all that is under way comes to rest, since time passes only when nobody works.
+/// Time in which all that is under way comes to rest, since time passes only when no task works.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// Longer than anything may take.
@@ -167,7 +168,7 @@ impl Conversation {
         if peer.is_open {
             peer.beat().await?;
         }
-        // Its own tasks wait for nobody but the worker.
+        // Its own tasks wait only for the worker.
         if peer.is_open && !self.has(IS_DEVICE) && !peer.unended.is_empty() {
             return Err(format!("tasks without an end: {:?}", peer.unended));
         }
@@ -228,7 +229,7 @@ struct Peer {
     command: Option<ServerMessage>,
     /// Sessions that were acknowledged and have not ended.
     unended: HashSet<String>,
-    /// Tasks of which it was told the end.
+    /// Tasks whose TASK_END it has.
     ended: usize,
     is_open: bool,
 }
@@ -286,15 +287,21 @@ impl Peer {
         if !self.is_open {
             return Ok(None);
         }
-        match self.connection.next_event(Some(now() + patience)).await {
-            Event::Message(message) => {
-                self.note(&message)?;
-                Ok(Some(message))
-            }
-            Event::Due => Ok(None),
-            Event::Closed(closed) => self.note_closed(&closed).map(|()| None),
-            Event::Unreadable(error, _) => Err(format!("the server said what is none: {error}")),
-            Event::Binary => Err("the server sent a binary frame".to_owned()),
+        loop {
+            return match self.connection.next_event(Some(now() + patience)).await {
+                Event::Message(message) => {
+                    self.note(&message)?;
+                    Ok(Some(message))
+                }
+                Event::Due => Ok(None),
+                Event::Closed(closed) => self.note_closed(&closed).map(|()| None),
+                // A TASK for a session whose id can be none is refused under that id, as it came.
+                Event::Unreadable(error, about) if is_about_odd_session(&error, &about) => continue,
+                Event::Unreadable(error, _) => {
+                    Err(format!("the server said what is none: {error}"))
+                }
+                Event::Binary => Err("the server sent a binary frame".to_owned()),
+            };
         }
     }
 
@@ -397,6 +404,11 @@ impl Other {
         }
         self.life.await.map_err(|error| error.to_string())?
     }
+}
+
+fn is_about_odd_session(error: &DecodeError, about: &About) -> bool {
+    let is_refusal = about.is("error") || about.is("task_end");
+    is_refusal && error.to_string().contains("session_id: an id must be")
 }
 
 /// Waits until the server has forgotten everybody.

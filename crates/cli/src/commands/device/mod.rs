@@ -187,6 +187,7 @@ pub(crate) fn settings(
         finish_time: values.finish_time.0,
         request: None,
         task_name: None,
+        facts: None,
     })
 }
 

@@ -42,7 +42,7 @@ const CLIENT_NAME: &str = "flightdeck";
 
 /// A connection. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(super) struct McpClient {
     peer: Peer<RoleClient>,
     told: Told,
 }
@@ -60,7 +60,7 @@ pub(super) enum CallError {
     NotSent(String),
 }
 
-impl Client {
+impl McpClient {
     pub(super) fn new(peer: Peer<RoleClient>, told: Told) -> Self {
         Self { peer, told }
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::OnEvent;
-use super::client::{CallError, Client};
+use super::client::{CallError, McpClient};
 use super::listing::Listed;
 use super::settings::{Section, ServerSettings};
 use super::state::{Now, ServerState, is_down};
@@ -195,7 +195,7 @@ impl Shared {
 
     async fn call(
         &self,
-        client: &Client,
+        client: &McpClient,
         tool_name: &str,
         call: &Call<'_>,
     ) -> Result<Payload, CallError> {
@@ -225,9 +225,9 @@ impl Shared {
     /// The way to it, once it has started; another one than that which was `lost`.
     async fn client(
         &self,
-        lost: Option<&Client>,
+        lost: Option<&McpClient>,
         stop: &CancellationToken,
-    ) -> Result<Client, String> {
+    ) -> Result<McpClient, String> {
         self.want();
         let mut now = self.now.subscribe();
         let is_known = |now: &Now| {

@@ -12,7 +12,7 @@ use rmcp::transport::IntoTransport;
 use tokio::time::timeout;
 
 use super::asked::Asked;
-use super::client::{Client, Told};
+use super::client::{McpClient, Told};
 use super::entry::{MAX_TOOLS, Page};
 use super::listing::Listing;
 use super::server::Limits;
@@ -49,7 +49,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// A server that has started.
 pub(super) struct Started {
-    pub(super) client: Client,
+    pub(super) client: McpClient,
     pub(super) listing: Listing,
     service: Service,
     /// The child process, where it is one.
@@ -143,7 +143,7 @@ async fn connect<T, E, A>(
     lifecycle: ClientLifecycleMode,
     origin: Origin,
     settings: &ServerSettings,
-) -> Result<(Client, Service, Listing), Failure>
+) -> Result<(McpClient, Service, Listing), Failure>
 where
     T: IntoTransport<RoleClient, E, A>,
     E: std::error::Error + Send + Sync + 'static,
@@ -153,7 +153,7 @@ where
     let service = Box::pin(told.clone().serve_with_lifecycle(transport, lifecycle)).await.map_err(
         |error| told.why_broken_off().map_or_else(|| explain(&error, words), Failure::Other),
     )?;
-    let client = Client::new(service.peer().clone(), told);
+    let client = McpClient::new(service.peer().clone(), told);
     let listing = list(&client, origin, settings)
         .await
         .map_err(|why| Failure::Other(client.why_broken_off().unwrap_or(why)))?;
@@ -165,7 +165,7 @@ where
 /// # Errors
 /// When the server fails at it, or has more than [`MAX_TOOLS`].
 pub(super) async fn list(
-    client: &Client,
+    client: &McpClient,
     origin: Origin,
     settings: &ServerSettings,
 ) -> Result<Listing, String> {

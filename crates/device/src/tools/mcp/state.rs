@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::client::Client;
+use super::client::McpClient;
 
 /// How a server is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub(super) struct Now {
     pub(super) state: ServerState,
     /// Why it did not run, the last time that it did not; none while it runs.
     pub(super) trouble: Option<String>,
-    pub(super) client: Option<Client>,
+    pub(super) client: Option<McpClient>,
     /// How many starts have come to something, good or bad.
     pub(super) starts: u64,
     /// Whether somebody waits for a try that has not begun.
@@ -107,7 +107,7 @@ impl Now {
         }
     }
 
-    pub(super) fn change(&mut self, state: ServerState, client: Option<Client>) {
+    pub(super) fn change(&mut self, state: ServerState, client: Option<McpClient>) {
         self.starts += u64::from(state != ServerState::Starting);
         match &state {
             ServerState::Down { why, .. } => self.trouble = Some(why.clone()),

@@ -90,7 +90,7 @@ impl Program {
         if ended.is_err() && self.session.ask_to_end() {
             ended = timeout(GRACE, self.child.wait()).await;
         }
-        self.session.kill();
+        self.session.kill().await;
         if ended.is_err() {
             let _reaped = timeout(GRACE, self.child.wait()).await;
         }

@@ -9,7 +9,7 @@ use aip::machine::Backoff;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::client::Client;
+use super::client::McpClient;
 use super::listing::Listing;
 use super::message::escaped;
 use super::server::{Shared, lock};
@@ -104,7 +104,7 @@ impl Shared {
         })
     }
 
-    fn up(&self, client: &Client, listing: Listing) {
+    fn up(&self, client: &McpClient, listing: Listing) {
         if let Some(which) = listing.left_out() {
             self.warn(format!("tools are left out: {which}"));
         }
@@ -114,7 +114,7 @@ impl Shared {
     }
 
     /// Lists the tools again whenever the server says that they have changed.
-    async fn keep_listed(&self, client: &Client) -> Infallible {
+    async fn keep_listed(&self, client: &McpClient) -> Infallible {
         let mut subscription = client.subscribe().await;
         loop {
             match &mut subscription {
@@ -156,7 +156,7 @@ impl Shared {
         pause.await;
     }
 
-    fn set(&self, state: ServerState, client: Option<Client>) {
+    fn set(&self, state: ServerState, client: Option<McpClient>) {
         self.now.send_modify(|now| now.change(state.clone(), client));
         self.tell(state);
     }

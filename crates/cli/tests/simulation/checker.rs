@@ -1,0 +1,225 @@
+//! What must be true of every history.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use server::store::{Ended, Record};
+use server::{CallResult, Task};
+
+use crate::history::{Event, Said, What, said, short};
+
+/// A task, as the store has it.
+pub(crate) type Journal = Vec<Record>;
+
+/// What is known of a wire.
+#[derive(Default)]
+struct WireState {
+    party: String,
+    /// When a newer wire of its party was confirmed.
+    replaced: Option<Duration>,
+    is_confirmed: bool,
+    is_broken: bool,
+    /// Sessions that were submitted on it.
+    sessions: BTreeMap<String, Submitted>,
+}
+
+/// What is known of a session on its wire.
+#[derive(Default)]
+struct Submitted {
+    /// How often.
+    times: usize,
+    /// What the server said of it, in order.
+    heard: Vec<Said>,
+}
+
+/// Looks at a history, and at what the store has of its tasks. Returns what is wrong with it.
+pub(crate) fn check(events: &[Event], journals: &[Journal], epoch: Timestamp) -> Vec<String> {
+    let mut checker = Checker::default();
+    events.iter().for_each(|event| checker.look(event));
+    checker.check_wires();
+    journals.iter().for_each(|journal| checker.check_journal(journal, epoch));
+    checker.wrong
+}
+
+#[derive(Default)]
+struct Checker {
+    wires: BTreeMap<usize, WireState>,
+    /// COMMANDs that a device took off its wire.
+    received: BTreeSet<String>,
+    /// On which wire the results of each COMMAND were sent.
+    answered: BTreeMap<String, BTreeSet<usize>>,
+    wrong: Vec<String>,
+}
+
+impl Checker {
+    fn look(&mut self, event: &Event) {
+        match &event.what {
+            What::Opened { wire, party } => {
+                let state = WireState { party: party.clone(), ..WireState::default() };
+                self.wires.insert(*wire, state);
+            }
+            What::Broken { wire, .. } => {
+                if let Some(wire) = self.wires.get_mut(wire) {
+                    wire.is_broken = true;
+                }
+            }
+            What::Received { command, .. } => {
+                self.received.insert(command.clone());
+            }
+            What::Sent { wire, to_server, frame } => {
+                if let Some(said) = said(*to_server, frame) {
+                    self.look_at(event.at, *wire, *to_server, said);
+                }
+            }
+            What::Note(_) => {}
+        }
+    }
+
+    fn look_at(&mut self, at: Duration, wire: usize, to_server: bool, said: Said) {
+        if to_server && said.kind == "command_results" {
+            let command = said.command.clone().unwrap_or_default();
+            self.answered.entry(command).or_default().insert(wire);
+        }
+        if !to_server && said.status == "ok" && said.kind == "heartbeat" {
+            self.confirm(at, wire);
+        }
+        let Some(state) = self.wires.get_mut(&wire) else { return };
+        if !to_server && state.replaced.is_some_and(|replaced| replaced < at) {
+            self.wrong.push(format!("w{wire} was replaced, and is sent: {said}"));
+        }
+        let Some(session) = said.session.clone() else { return };
+        match (to_server, said.kind.as_str()) {
+            (true, "task") => {
+                state.sessions.entry(session).or_default().times += 1;
+            }
+            (true, _) => {}
+            // What is about a task of somebody else is what devices are for.
+            (false, _) if !state.sessions.contains_key(&session) => {
+                if state.party.starts_with('g') {
+                    self.wrong.push(format!("w{wire} never submitted it, and is sent: {said}"));
+                }
+            }
+            (false, _) => state.sessions.entry(session).or_default().heard.push(said),
+        }
+    }
+
+    /// The first that a server sends is its confirmation: the older wires of the party are replaced then.
+    fn confirm(&mut self, at: Duration, wire: usize) {
+        let Some(state) = self.wires.get_mut(&wire) else { return };
+        if std::mem::replace(&mut state.is_confirmed, true) {
+            return;
+        }
+        let party = state.party.clone();
+        let same = |state: &WireState| state.is_confirmed && state.party == party;
+        for (_, older) in self.wires.range_mut(..wire).filter(|(_, older)| same(older)) {
+            older.replaced.get_or_insert(at);
+        }
+    }
+
+    fn check_wires(&mut self) {
+        for (wire, state) in &self.wires {
+            for (session, submitted) in &state.sessions {
+                if let Some(wrong) = state.wrong_with(submitted) {
+                    self.wrong.push(format!("w{wire}, S={}: {wrong}", short(session)));
+                }
+            }
+        }
+    }
+
+    fn check_journal(&mut self, journal: &Journal, epoch: Timestamp) {
+        let Some(Record::Created(task)) = journal.first() else {
+            return self.wrong.push(format!("a journal has no beginning: {journal:?}"));
+        };
+        let ends = journal.iter().filter(|record| matches!(record, Record::Ended(_))).count();
+        if ends != 1 || !matches!(journal.last(), Some(Record::Ended(_))) {
+            self.wrong.push(format!("{} has {ends} outcomes", name(task)));
+        }
+        let mut open: Option<&str> = None;
+        for record in journal {
+            match record {
+                Record::Decided { response_id, .. } => {
+                    if let Some(open) = open.replace(response_id.as_str()) {
+                        self.wrong.push(format!("{}: {open} was never settled", name(task)));
+                    }
+                }
+                Record::Answered { at, results } => match open.take() {
+                    None => self.wrong.push(format!("{}: results were taken twice", name(task))),
+                    Some(command) => {
+                        let at = Duration::try_from(at.duration_since(epoch)).unwrap_or_default();
+                        self.check_results(task, command, results, at);
+                    }
+                },
+                Record::Ended(ended) => self.check_end(task, ended, open),
+                Record::Created(_) | Record::Noted { .. } => {}
+            }
+        }
+    }
+
+    fn check_results(&mut self, task: &Task, command: &str, results: &[CallResult], at: Duration) {
+        let says = |text: &str| {
+            results.iter().any(|result| result.error.as_ref().is_some_and(|e| e.ends_with(text)))
+        };
+        if says("it was never sent") && self.received.contains(command) {
+            self.wrong.push(format!(
+                "{}: R={} is called never sent, and a device received it",
+                name(task),
+                short(command)
+            ));
+        }
+        let unknown = says("its outcome is unknown") || says("it was never sent");
+        if unknown {
+            return;
+        }
+        let is_present = |wire: &usize| {
+            let replaced = self.wires.get(wire).and_then(|wire| wire.replaced);
+            replaced.is_none_or(|replaced| at <= replaced)
+        };
+        let what = match self.answered.get(command) {
+            None => "has invented results",
+            Some(wires) if !wires.iter().any(is_present) => "was settled by a replaced connection",
+            Some(_) => return,
+        };
+        self.wrong.push(format!("{}: R={} {what}", name(task), short(command)));
+    }
+
+    fn check_end(&mut self, task: &Task, ended: &Ended, open: Option<&str>) {
+        if let Some(open) = open {
+            self.wrong.push(format!("{} ended ({ended:?}) while {open} was open", name(task)));
+        }
+    }
+}
+
+impl WireState {
+    /// What is wrong with what a requester heard of one of its sessions.
+    fn wrong_with(&self, submitted: &Submitted) -> Option<String> {
+        let mut heard = submitted.heard.as_slice();
+        let mut answers = 0;
+        while let Some(first) = heard.first() {
+            let is_refusal = first.kind == "error";
+            if !is_refusal && !is_ack(first) {
+                return Some(format!("the first word is no ACK: {first}"));
+            }
+            let end = heard.iter().position(|said| said.kind == "task_end");
+            let (answer, rest) = heard.split_at(end.map_or(heard.len(), |end| end + 1));
+            if answer[1..].iter().any(is_ack) {
+                return Some(format!("the ACK comes after: {first}"));
+            }
+            if end.is_none() && !self.is_broken && self.replaced.is_none() {
+                return Some("it has no outcome".to_owned());
+            }
+            (heard, answers) = (rest, answers + 1);
+        }
+        (answers > submitted.times).then(|| {
+            format!("it was submitted {} times and has {answers} outcomes", submitted.times)
+        })
+    }
+}
+
+fn is_ack(said: &Said) -> bool {
+    said.kind == "heartbeat" && said.status == "ok"
+}
+
+fn name(task: &Task) -> String {
+    format!("S={} on {}", short(task.session_id.as_str()), task.device)
+}

@@ -1,0 +1,144 @@
+//! The network between the parties and the server: wires that are slow, lose what is on its way, and die.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use link::memory::{KillSwitch, Network as Courier, pair_over};
+use link::{Connector, DialError, Frame, Socket};
+use server::Server;
+
+use crate::history::{History, What};
+
+/// Of a hundred tries to connect, how many find nobody.
+const UNREACHABLE: u8 = 5;
+
+/// The end of a wire that is the server's.
+const SERVER_END: usize = 0;
+
+/// Every wire, and the chance of all of them.
+#[derive(Clone)]
+pub(crate) struct Network(Arc<Mutex<Inner>>);
+
+struct Inner {
+    chance: fastrand::Rng,
+    wires: usize,
+    /// The newest wire of each party.
+    switches: BTreeMap<String, (usize, KillSwitch)>,
+    is_calm: bool,
+    history: History,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64, history: &History) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            chance: fastrand::Rng::with_seed(seed),
+            wires: 0,
+            switches: BTreeMap::new(),
+            is_calm: false,
+            history: history.clone(),
+        })))
+    }
+
+    /// What a party connects with.
+    pub(crate) fn connector(&self, party: &str, server: &Server) -> Connector {
+        let (network, party, server) = (self.clone(), party.to_owned(), server.clone());
+        Arc::new(move || {
+            let (network, party, server) = (network.clone(), party.clone(), server.clone());
+            Box::pin(async move { network.connect(&party, &server).await })
+        })
+    }
+
+    async fn connect(&self, party: &str, server: &Server) -> Result<Socket, DialError> {
+        let takes = self.lock().takes();
+        tokio::time::sleep(takes).await;
+        let (near, far, wire) = {
+            let mut inner = self.lock();
+            if !inner.is_calm && inner.chance.u8(..100) < UNREACHABLE {
+                let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+                return Err(DialError::Unreachable("the server".to_owned(), error));
+            }
+            inner.wires += 1;
+            let wire = inner.wires;
+            let (near, far, switch) = pair_over(self.courier(wire));
+            inner.switches.insert(party.to_owned(), (wire, switch));
+            (near, far, wire)
+        };
+        self.lock().history.push(What::Opened { wire, party: party.to_owned() });
+        let server = server.clone();
+        // The server's own part; it is not the party's to end.
+        tokio::spawn(async move { server.accept(near, None).await });
+        Ok(far)
+    }
+
+    /// Carries the frames of one wire, and writes them down.
+    fn courier(&self, wire: usize) -> Courier {
+        let network = self.clone();
+        Box::new(move |to, frame: &Frame| {
+            let mut inner = network.lock();
+            let (to_server, frame) = (to == SERVER_END, frame.clone());
+            inner.history.push(What::Sent { wire, to_server, frame });
+            inner.takes()
+        })
+    }
+
+    /// Cuts the wire of a party.
+    pub(crate) fn cut(&self, party: &str) {
+        self.break_wire(party, "cut", KillSwitch::cut);
+    }
+
+    /// Makes the wire of a party a black hole, in one direction or both.
+    pub(crate) fn swallow(&self, party: &str) {
+        let which = self.lock().chance.u8(..3);
+        match which {
+            0 => self.break_wire(party, "dead", KillSwitch::swallow),
+            1 => self.break_wire(party, "deaf at the server's end", |wire| {
+                wire.swallow_to(SERVER_END);
+            }),
+            _ => self.break_wire(party, "deaf at the party's end", |wire| {
+                wire.swallow_to(1 - SERVER_END);
+            }),
+        }
+    }
+
+    /// What a wire does when its party crashes: its end is noticed, or, with the whole machine, is not.
+    pub(crate) fn crash(&self, party: &str, with_machine: bool) {
+        match with_machine {
+            true => self.break_wire(party, "dead", KillSwitch::swallow),
+            false => self.break_wire(party, "cut", KillSwitch::cut),
+        }
+    }
+
+    fn break_wire(&self, party: &str, how: &'static str, act: impl Fn(&KillSwitch)) {
+        let inner = self.lock();
+        if let Some((wire, switch)) = inner.switches.get(party) {
+            inner.history.push(What::Broken { wire: *wire, how });
+            let switch = switch.clone();
+            drop(inner);
+            act(&switch);
+        }
+    }
+
+    /// From here on everybody can connect, and every wire is quick.
+    pub(crate) fn calm(&self) {
+        self.lock().is_calm = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// How long the next frame takes: mostly little, now and then so long that what waits for it gives up.
+    fn takes(&mut self) -> Duration {
+        let millis = match self.chance.u8(..100) {
+            _ if self.is_calm => self.chance.u64(..20),
+            0..90 => self.chance.u64(..50),
+            90..99 => self.chance.u64(..1000),
+            _ => self.chance.u64(..15_000),
+        };
+        Duration::from_millis(millis)
+    }
+}

@@ -1,0 +1,57 @@
+//! A requester that says everything twice: its second TASK of a session is refused while the first one runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aip::{
+    ClientId, ClientMessage, ClientMessageType, ClientType, ServerMessage, SessionId, Status,
+};
+use link::connection::now;
+use link::{Connection, Event, Outbox, OutboxLimits};
+
+use crate::parties::{WATCH, World, plan};
+use crate::workload::DEVICES;
+
+pub(crate) const STUTTERER: &str = "g4";
+
+/// How long it waits for the next word: longer than any of its tasks may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Submits two tasks, each twice, and listens until nothing more comes or the connection is over.
+pub(crate) async fn stutter(world: World, seed: u64) {
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let connect = world.network.connector(STUTTERER, &world.server);
+    let Ok(socket) = connect().await else { return };
+    let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+    let mut connection = Connection::<ServerMessage>::new(socket, outbox, WATCH, None);
+    connection.reply(&message(ClientMessageType::Register));
+    hear(&mut connection).await;
+    for n in 0..2 {
+        let session = SessionId::new(&format!("stutter-{seed}-{n}")).unwrap();
+        let task = ClientMessage {
+            status: Status::Continue,
+            session_id: Some(session),
+            target_id: ClientId::new(DEVICES[chance.usize(..DEVICES.len())]).ok(),
+            request: Some(plan(&mut chance)),
+            ..message(ClientMessageType::Task)
+        };
+        connection.reply(&task);
+        connection.reply(&task);
+    }
+    while hear(&mut connection).await.is_some() {}
+    connection.close(aip::CloseCode::NORMAL, "").await;
+}
+
+async fn hear(connection: &mut Connection<ServerMessage>) -> Option<ServerMessage> {
+    match connection.next_event(Some(now() + PATIENCE)).await {
+        Event::Message(message) => Some(message),
+        _ => None,
+    }
+}
+
+fn message(kind: ClientMessageType) -> ClientMessage {
+    ClientMessage {
+        client_id: ClientId::new(STUTTERER).ok(),
+        ..ClientMessage::new(kind, ClientType::Constellation)
+    }
+}

@@ -1,0 +1,56 @@
+//! Tools that the program around the device brings: one that embeds this crate, or a simulation.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use aip::{Payload, ToolInfo};
+use tokio_util::sync::CancellationToken;
+
+use super::Call;
+use super::catalog::{Origin, Tool};
+use crate::policy::Decision;
+use crate::progress::Progress;
+
+/// A tool that the program around the device brings. It is offered, judged and bounded like the device's own.
+pub trait EmbeddedTool: Send + Sync {
+    /// The tool, as it is listed. Its key is made by the device.
+    fn info(&self) -> ToolInfo;
+
+    /// Runs the tool. It must end soon after `stop`.
+    ///
+    /// # Errors
+    /// Why it could not run, for its caller to read.
+    fn call(
+        &self,
+        arguments: Option<Payload>,
+        stop: CancellationToken,
+        progress: Progress,
+    ) -> Running;
+}
+
+/// A call of an [`EmbeddedTool`] on its way.
+pub type Running = Pin<Box<dyn Future<Output = Result<Payload, String>> + Send>>;
+
+/// The embedded tools of a device.
+#[derive(Clone, Default)]
+pub(super) struct Embedded(Vec<Arc<dyn EmbeddedTool>>);
+
+impl Embedded {
+    pub(super) fn new(tools: &[Arc<dyn EmbeddedTool>]) -> Self {
+        Self(tools.to_vec())
+    }
+
+    pub(super) fn tools(&self) -> Vec<Tool> {
+        let tool = |(n, tool): (usize, &Arc<dyn EmbeddedTool>)| {
+            let info = tool.info();
+            let believed = info.tool_type;
+            Tool { info, origin: Origin::Embedded(n), believed, usual: Decision::Allow }
+        };
+        self.0.iter().enumerate().map(tool).collect()
+    }
+
+    pub(super) async fn call(&self, number: usize, call: &Call<'_>) -> Result<Payload, String> {
+        let tool = self.0.get(number).ok_or("there is no such tool")?;
+        tool.call(call.parameters.cloned(), call.stop.clone(), call.progress.clone()).await
+    }
+}

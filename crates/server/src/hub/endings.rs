@@ -1,0 +1,179 @@
+//! The end of a task: however it comes about, its outcome is written, stored, and only then told.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::commands::Reach;
+use super::effect::{DeviceGoodbye, Effect, Over, Writing};
+use super::parties::Incarnation;
+use super::session::{Broken, Farewell, Goodbyes, Halt, Phase, Sent, Session};
+use super::steps::unknown;
+use super::{Hub, Moment, Settlement, queue};
+use crate::session::{Cause, Outcome, TaskId};
+use crate::store::{Ended, Record};
+
+impl Hub {
+    /// Ends a session early, wherever it stands.
+    pub(super) fn halt(&mut self, moment: &Moment<'_>, id: TaskId, halt: &Halt) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if matches!(halt, Halt::Stopped(Cause::DeviceGone)) {
+            session.is_device_gone = true;
+        }
+        let broken = match halt {
+            Halt::Stopped(cause) => Broken::Stopped(cause.clone()),
+            Halt::OutOfTime => self.out_of_time(),
+            Halt::Broken => Broken::Failed(Outcome::broken().error.unwrap_or_default().to_string()),
+        };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        match &session.phase {
+            Phase::Ending(_) => {}
+            Phase::Queued => {
+                let device = session.device;
+                self.end_broken(id, broken);
+                self.free_place(moment, device, id);
+            }
+            Phase::Thinking(_) => self.end_broken(id, broken),
+            Phase::Prepared(prepared) => {
+                let (calls, response_id) = (prepared.calls.clone(), prepared.response_id.clone());
+                let is_discovery = prepared.is_discovery;
+                let results = unknown(&calls, "Stopped", Reach::NeverSent);
+                let sent = Sent { response_id, calls, is_discovery, at: moment.now };
+                session.phase = Phase::Running(sent);
+                self.take_step(moment, id, Settlement::Stopped, results, Some(broken));
+            }
+            Phase::Running(sent) => {
+                let sent = sent.clone();
+                let device = session.device;
+                let reach = self.stop_command(moment, device, &sent.response_id);
+                let results = unknown(&sent.calls, "Stopped", reach);
+                self.take_step(moment, id, Settlement::Stopped, results, Some(broken));
+            }
+        }
+    }
+
+    pub(super) fn end_broken(&mut self, id: TaskId, broken: Broken) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let outcome = match broken {
+            Broken::Stopped(cause) => Outcome::stopped(&cause, &session.task),
+            Broken::Failed(error) => Outcome::failed(error),
+        };
+        self.end(id, outcome);
+    }
+
+    /// The outcome is known: it is written, stored, and only then sent.
+    pub(super) fn end(&mut self, id: TaskId, outcome: Outcome) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some((_, timer)) = session.deadline.take() {
+            self.timers.clear(timer);
+        }
+        self.result_bytes -= session.bytes;
+        let farewell = Farewell { outcome: outcome.clone(), goodbyes: None };
+        session.phase = Phase::Ending(Box::new(farewell));
+        session.memo = None;
+        let device = self.parties.handle(session.device);
+        let for_device = match device {
+            None => DeviceGoodbye::Nothing,
+            _ if session.is_device_gone || session.is_own_task() => DeviceGoodbye::Nothing,
+            Some(handle) if handle.is_flightdeck => DeviceGoodbye::WithoutResult,
+            Some(_) => DeviceGoodbye::Whole,
+        };
+        let requester = session.origin.identity.and_then(|id| self.parties.handle(id));
+        let writing = Writing {
+            task: session.task.clone(),
+            outcome,
+            history: session.history.clone(),
+            for_requester: requester.is_some(),
+            for_device,
+        };
+        self.effects.push(Effect::Write(Box::new(writing)));
+    }
+
+    /// The TASK_END is written: the outcome is stored now.
+    pub(crate) fn handle_goodbyes(&mut self, moment: &Moment<'_>, id: TaskId, goodbyes: Goodbyes) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Phase::Ending(farewell) = &mut session.phase else { return };
+        if farewell.goodbyes.is_some() {
+            return;
+        }
+        let Outcome { ending, error, finish, .. } = farewell.outcome.clone();
+        let is_unfetched = session.origin.identity.is_none() || !goodbyes.is_whole;
+        let ended = Ended { at: moment.at, ending, error, finish, is_unfetched };
+        session.kept.grow(goodbyes.bytes());
+        farewell.goodbyes = Some(goodbyes);
+        session.journal.push(Record::Ended(Arc::new(ended)));
+        self.commit(id);
+    }
+
+    /// Something failed inside the server while it worked on this task.
+    pub(crate) fn handle_panic(&mut self, moment: &Moment<'_>, id: TaskId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Phase::Ending(farewell) = &mut session.phase {
+            if farewell.goodbyes.is_none() {
+                farewell.outcome = Outcome::broken();
+            }
+            return;
+        }
+        self.halt(moment, id, &Halt::Broken);
+    }
+
+    /// The outcome is stored: the TASK_ENDs go out, and everything of the session goes.
+    pub(super) fn finish(&mut self, moment: &Moment<'_>, id: TaskId) {
+        let Some(mut session) = self.remove(moment, id) else { return };
+        let phase = std::mem::replace(&mut session.phase, Phase::Queued);
+        let Phase::Ending(farewell) = phase else { return };
+        let Farewell { outcome, goodbyes } = *farewell;
+        let (for_device, for_requester) =
+            goodbyes.map_or((None, None), |goodbyes| (goodbyes.device, goodbyes.requester));
+        let say = |party: Option<Incarnation>, frame: Option<Bytes>| {
+            let handle = party.and_then(|id| self.parties.handle(id));
+            if let (Some(handle), Some(frame)) = (handle, frame) {
+                queue(handle, frame, false);
+            }
+        };
+        say(Some(session.device).filter(|_| !session.is_device_gone), for_device);
+        say(session.origin.identity, for_requester);
+        if let Some(seat) = self.parties.seat_mut(session.device)
+            && seat.commands.has_of(id)
+        {
+            seat.stopping.insert(id, session.task.clone());
+        }
+        self.free_place(moment, session.device, id);
+        let ended = moment.now;
+        self.effects.push(Effect::Over(Box::new(Over { session, outcome, ended })));
+    }
+
+    /// Takes a session out of the tables.
+    pub(super) fn remove(&mut self, moment: &Moment<'_>, id: TaskId) -> Option<Box<Session>> {
+        let session = self.sessions.remove(&id)?;
+        self.open_ids.remove(&session.task.session_id);
+        for timer in
+            session.deadline.map(|(_, timer)| timer).into_iter().chain(session.journal.retry)
+        {
+            self.timers.clear(timer);
+        }
+        if let Some(identity) = session.origin.identity {
+            if let Some(identity) = self.parties.get_mut(identity) {
+                identity.requested.remove(&id);
+            }
+            self.parties.forget_unneeded(identity, moment.now);
+        }
+        Some(session)
+    }
+
+    /// Gives a task's place on its device to the next, unless a command of it has still to stop.
+    pub(super) fn free_place(&mut self, moment: &Moment<'_>, device: Incarnation, id: TaskId) {
+        let Some(seat) = self.parties.seat_mut(device) else { return };
+        if seat.commands.has_of(id) {
+            return;
+        }
+        seat.stopping.remove(&id);
+        let next = seat.lane.leave(id);
+        if let Some(next) = next
+            && self.sessions.get(&next).is_some_and(|next| matches!(next.phase, Phase::Queued))
+        {
+            self.ask(moment, next);
+        }
+        self.parties.forget_unneeded(device, moment.now);
+    }
+}
