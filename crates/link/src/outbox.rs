@@ -2,7 +2,7 @@
 //!
 //! It allocates nothing while it is empty. It takes one message of any legal size; beside that its bounds
 //! hold, and overflow is a named outcome: progress is dropped first, then the connection is closed as too
-//! slow. A *patient* queue takes more than its bounds, within a [`Budget`], for as long as its peer takes
+//! slow. A *patient* queue takes more than its bounds, within a [`Budget`](crate::Budget), for as long as its peer takes
 //! bytes: who reads as fast as it can is not cut for what others send it at once.
 
 use std::collections::VecDeque;
@@ -15,8 +15,12 @@ use aip::CloseCode;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
-use crate::budget::{Budget, SMALL_MESSAGE_BYTES};
 use crate::connection::now;
+
+mod patience;
+mod queue;
+
+use patience::Patience;
 
 /// Bounds of an outgoing queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +69,7 @@ pub enum Bound {
     Messages,
     /// `bytes`.
     Bytes,
-    /// The limit of the [`Budget`], within which the queue of a patient one may be over its bounds.
+    /// The limit of the [`Budget`](crate::Budget), within which the queue of a patient one may be over its bounds.
     Budget,
 }
 
@@ -78,13 +82,6 @@ impl Bound {
     }
 }
 
-/// What lets a queue be over its bounds.
-struct Patience {
-    budget: Budget,
-    /// How long the peer may take no byte then.
-    slow_after: Duration,
-}
-
 /// What the actor finds in its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
@@ -93,9 +90,6 @@ pub enum Next {
     /// Close with this, now.
     Close(CloseCode, String),
 }
-
-/// A queue that is over its bounds may have one of this many parts of the budget.
-const SHARE: usize = 4;
 
 /// The most who ask at the same time whether a peer is alive; whoever asks then is told that it is.
 const MAX_PROBES: usize = 64;
@@ -236,80 +230,6 @@ impl Outbox {
     #[must_use]
     pub fn counting_dropped_progress(self, count: Arc<AtomicU64>) -> Self {
         Self { dropped_progress: Some(count), ..self }
-    }
-
-    /// Lets the queue be over its bounds, within the budget, while the peer takes a byte every now and then.
-    /// Large messages in the queue, and those beyond its bounds, take room from the budget.
-    #[must_use]
-    pub fn patient(self, budget: Budget, slow_after: Duration) -> Self {
-        Self { patience: Some(Patience { budget, slow_after }), ..self }
-    }
-
-    /// Whether more waits than the bounds allow.
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
-    }
-
-    /// Whether more messages wait than the bounds allow, whatever their size.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.is_crowded.load(Ordering::Relaxed)
-    }
-
-    /// When a peer that last took a byte at `taken` has taken none for too long, if the queue is over its
-    /// bounds.
-    pub(crate) fn slow_at(&self, taken: Instant) -> Option<Instant> {
-        let patience = self.patience.as_ref().filter(|_| self.is_over())?;
-        let since = self.lock().over_since?.max(taken);
-        Some(since + patience.slow_after)
-    }
-
-    /// Gives up a peer that has taken nothing for too long.
-    pub(crate) fn give_up(&self) -> Overflow {
-        let mut queue = self.lock();
-        let overflow = queue.overflow_by(0, self.limits);
-        self.overflow_now(&mut queue, overflow);
-        overflow
-    }
-
-    fn overflow_now(&self, queue: &mut Queue, overflow: Overflow) {
-        queue.overflow = Some(overflow);
-        queue.close_now(CloseCode::TOO_SLOW, &overflow.to_string());
-        self.note_bounds(queue);
-        self.moved.notify_waiters();
-    }
-
-    /// A message as it is queued within the bounds.
-    fn within(&self, frame: Bytes) -> Bytes {
-        match &self.patience {
-            Some(patience) if frame.len() > SMALL_MESSAGE_BYTES => patience.budget.keep(frame),
-            _ => frame,
-        }
-    }
-
-    /// A message as it is queued beyond the bounds.
-    ///
-    /// # Errors
-    /// When there is no room for it.
-    fn beyond(&self, queue: &mut Queue, frame: &Bytes) -> Result<Bytes, Overflow> {
-        let overflow = queue.overflow_by(frame.len(), self.limits);
-        let Some(patience) = &self.patience else { return Err(overflow) };
-        let share = patience.budget.limit() / SHARE;
-        let has_share = queue.bytes.saturating_add(frame.len()) <= share;
-        let kept = has_share.then(|| patience.budget.try_keep(frame)).flatten();
-        let kept = kept.ok_or(Overflow { bound: Bound::Budget, ..overflow })?;
-        queue.over_since.get_or_insert_with(now);
-        self.is_over.store(true, Ordering::Relaxed);
-        self.is_crowded.fetch_or(overflow.bound == Bound::Messages, Ordering::Relaxed);
-        Ok(kept)
-    }
-
-    /// Notes when the queue is within its bounds again.
-    fn note_bounds(&self, queue: &mut Queue) {
-        if queue.over_since.is_some() && queue.has_room(0, self.limits) {
-            queue.over_since = None;
-            self.is_over.store(false, Ordering::Relaxed);
-            self.is_crowded.store(false, Ordering::Relaxed);
-        }
     }
 
     /// Queues a message. Returns its place, to compare with [`Self::taken`] and with what [`Self::abort`]
@@ -500,65 +420,6 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Queue {
-    fn has_room(&self, bytes: usize, limits: OutboxLimits) -> bool {
-        self.items.is_empty()
-            || (self.items.len() < limits.messages
-                && (self.bytes + bytes <= limits.bytes
-                    || self.bytes + bytes - self.largest().max(bytes) <= limits.bytes))
-    }
-
-    /// The bytes of the largest message that waits.
-    fn largest(&self) -> usize {
-        self.items.iter().map(|item| item.frame.len()).max().unwrap_or(0)
-    }
-
-    fn append(&mut self, frame: Bytes, progress: bool) -> u64 {
-        let place = self.next_place;
-        self.next_place += 1;
-        self.bytes += frame.len();
-        self.items.push_back(Item { frame, place, progress });
-        self.wake();
-        place
-    }
-
-    fn overflow_by(&self, refused: usize, limits: OutboxLimits) -> Overflow {
-        let messages = self.items.len();
-        let bound = if messages >= limits.messages { Bound::Messages } else { Bound::Bytes };
-        Overflow { messages, bytes: self.bytes, refused, bound }
-    }
-
-    /// Returns how many messages it dropped.
-    fn drop_progress(&mut self) -> u64 {
-        let before = self.items.len();
-        self.items.retain(|item| !item.progress);
-        let dropped = (before - self.items.len()) as u64;
-        self.bytes = self.items.iter().map(|item| item.frame.len()).sum();
-        dropped
-    }
-
-    fn close_now(&mut self, code: CloseCode, reason: &str) {
-        self.items = VecDeque::new();
-        self.bytes = 0;
-        self.probes = Vec::new();
-        // Why it ends is what was said first.
-        self.close.get_or_insert_with(|| (code, reason.to_owned()));
-        self.wake();
-    }
-
-    fn register(&mut self, cx: &Context<'_>) {
-        if !self.actor.as_ref().is_some_and(|actor| actor.will_wake(cx.waker())) {
-            self.actor = Some(cx.waker().clone());
-        }
-    }
-
-    fn wake(&mut self) {
-        if let Some(actor) = self.actor.take() {
-            actor.wake();
-        }
     }
 }
 

@@ -94,7 +94,7 @@ pub struct Socket {
 
 enum Kind {
     WebSocket(Box<WebSocket>),
-    Memory(InMemory),
+    Memory(Box<InMemory>),
 }
 
 struct InMemory {
@@ -111,7 +111,7 @@ struct WebSocket {
     /// Whether the peer's close frame was read.
     has_peer_closed: bool,
     /// See [`LARGE_FRAME_BYTES`].
-    last_large: Bytes,
+    last_large: Option<Box<Bytes>>,
 }
 
 impl Socket {
@@ -144,7 +144,11 @@ impl Socket {
 
     pub(crate) fn memory(end: MemoryEnd) -> Self {
         Self {
-            kind: Kind::Memory(InMemory { end, turn: Turn::default(), written: Instant::now() }),
+            kind: Kind::Memory(Box::new(InMemory {
+                end,
+                turn: Turn::default(),
+                written: Instant::now(),
+            })),
         }
     }
 
@@ -154,7 +158,7 @@ impl Socket {
             is_fresh: true,
             unsent_pongs: 0,
             has_peer_closed: false,
-            last_large: Bytes::new(),
+            last_large: None,
         };
         Self { kind: Kind::WebSocket(Box::new(web_socket)) }
     }
@@ -288,7 +292,7 @@ impl WebSocket {
                 }
             }
             let polled = Pin::new(&mut self.stream).poll_next(cx);
-            self.last_large = Bytes::new();
+            self.last_large = None;
             let message = match ready!(polled) {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => return Poll::Ready(Incoming::Closed(lost(&error))),
@@ -314,7 +318,7 @@ impl WebSocket {
         if message.is_text() {
             let text = Bytes::from(message.into_payload());
             if text.len() >= LARGE_FRAME_BYTES {
-                self.last_large = text.clone();
+                self.last_large = Some(Box::new(text.clone()));
             }
             return Some(Incoming::Text(text));
         }

@@ -22,14 +22,14 @@ pub(crate) struct Transport {
     /// Bounded anew before each read.
     stream: Take<Box<dyn Stream>>,
     /// What whoever upgraded the connection had read too far.
-    read_ahead: Bytes,
+    read_ahead: Option<Box<Bytes>>,
     heard: Instant,
     written: Instant,
     pub(crate) turn: Turn,
     /// Where large messages take room, if anywhere.
     budget: Option<Budget>,
     /// What came since the last message was complete, in bytes.
-    unfinished: usize,
+    unfinished: u32,
     /// The room of a large message that comes, or is being handled.
     reader: Option<Box<Reader>>,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Transport {
 impl Transport {
     pub(crate) fn new(stream: impl Stream + 'static, read_ahead: Bytes) -> Self {
         // An empty slice would keep the whole buffer alive that it was cut from.
-        let read_ahead = if read_ahead.is_empty() { Bytes::new() } else { read_ahead };
+        let read_ahead = (!read_ahead.is_empty()).then(|| Box::new(read_ahead));
         let stream: Box<dyn Stream> = Box::new(stream);
         let now = Instant::now();
         Self {
@@ -92,12 +92,13 @@ impl Transport {
     /// Waits for room for what comes next of a large message. Returns how much may be read, in bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         let Some(budget) = &self.budget else { return Poll::Ready(PIECE) };
-        if self.unfinished < SMALL_MESSAGE_BYTES {
-            return Poll::Ready(PIECE.min(SMALL_MESSAGE_BYTES - self.unfinished));
+        let unfinished = self.unfinished as usize;
+        if unfinished < SMALL_MESSAGE_BYTES {
+            return Poll::Ready(PIECE.min(SMALL_MESSAGE_BYTES - unfinished));
         }
         let waited = self.is_waiting();
         let reader = self.reader.get_or_insert_with(|| Box::new(budget.reader()));
-        ready!(reader.poll_room(cx, self.unfinished + PIECE));
+        ready!(reader.poll_room(cx, unfinished + PIECE));
         if waited {
             self.heard = Instant::now();
         }
@@ -110,7 +111,7 @@ impl Transport {
         }
         self.heard = Instant::now();
         self.turn.spend(bytes);
-        self.unfinished += bytes;
+        self.unfinished = self.unfinished.saturating_add(clamped(bytes));
         if let Some(reader) = &mut self.reader {
             reader.note_bytes(bytes);
         }
@@ -123,7 +124,7 @@ impl Transport {
 
     /// A frame of this size, in bytes, belongs to no message.
     pub(crate) fn skip(&mut self, frame: usize) {
-        self.unfinished = self.unfinished.saturating_sub(frame);
+        self.unfinished = self.unfinished.saturating_sub(clamped(frame));
     }
 
     /// The last message is dealt with, and takes no room any more.
@@ -146,6 +147,10 @@ impl Transport {
     }
 }
 
+fn clamped(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// As many of the first buffers as fit whole into a piece.
 fn whole<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
     let mut room = PIECE;
@@ -163,10 +168,13 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.read_ahead.is_empty() {
-            let n = self.read_ahead.len().min(buf.remaining());
-            buf.put_slice(&self.read_ahead[..n]);
-            self.read_ahead.advance(n);
+        if let Some(read_ahead) = &mut self.read_ahead {
+            let n = read_ahead.len().min(buf.remaining());
+            buf.put_slice(&read_ahead[..n]);
+            read_ahead.advance(n);
+            if read_ahead.is_empty() {
+                self.read_ahead = None;
+            }
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_turn(cx));

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::task::Context;
 
 /// The work of one turn, in bytes that are read or written.
-const TURN: usize = 64 * 1024;
+const TURN: u32 = 64 * 1024;
 
 /// What reading, handling and answering a small message is worth beside its bytes.
 pub(crate) const MESSAGE: usize = 2 * 1024;
@@ -20,12 +20,12 @@ pub(crate) const PIECE: usize = 64 * 1024;
 /// What was done since others had their turn.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    spent: usize,
+    spent: u32,
 }
 
 impl Turn {
     pub(crate) fn spend(&mut self, work: usize) {
-        self.spent = self.spent.saturating_add(work);
+        self.spent = self.spent.saturating_add(u32::try_from(work).unwrap_or(u32::MAX));
     }
 
     pub(crate) fn is_over(&self) -> bool {

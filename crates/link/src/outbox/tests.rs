@@ -1,4 +1,5 @@
 use super::*;
+use crate::budget::Budget;
 
 fn outbox() -> Outbox {
     Outbox::new(OutboxLimits { messages: 3, bytes: 10 })
