@@ -6,6 +6,8 @@
 #[macro_use]
 mod output;
 
+#[cfg(not(target_env = "msvc"))]
+mod allocator;
 mod api;
 mod args;
 mod commands;
@@ -14,6 +16,7 @@ mod held;
 mod key_file;
 mod log;
 mod mcp;
+mod memory;
 mod policy;
 mod prompt;
 mod proxy;
@@ -28,11 +31,6 @@ use tokio::runtime::Builder;
 
 use args::{Cli, Command};
 use output::{RED, safe};
-
-// Gives memory back after a storm, which the system's allocator does not.
-#[cfg(not(target_env = "msvc"))]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How a command ends, as the shell sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +73,8 @@ impl Failure {
 type Ended = Result<Code, Failure>;
 
 fn main() -> ExitCode {
+    #[cfg(not(target_env = "msvc"))]
+    allocator::start();
     let cli = Cli::read();
     let code = match run(cli) {
         Ok(code) => code,

@@ -388,7 +388,7 @@ async fn who_reports_long_errors_without_reading_does_not_fill_the_servers_memor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_its_outcomes_is_cut_and_nobody_else() {
-    let server = Server::start().await;
+    let server = Server::start_with(&["--slow-after", "1"]).await;
     let mut device = server.raw_device("d").await;
     let mut deaf = server.raw_constellation("deaf").await;
     for _ in 0..60 {
@@ -399,7 +399,9 @@ async fn who_does_not_read_its_outcomes_is_cut_and_nobody_else() {
     let gone = loop {
         let message = device.next().await.unwrap();
         match message["type"].as_str().unwrap() {
-            "command" => device.answer(&message, large.clone()).await,
+            // The last one runs until its requester is gone.
+            "command" if answered < 59 => device.answer(&message, large.clone()).await,
+            "command" => {}
             "task_end" if message["status"] == "completed" => answered += 1,
             _ => break message,
         }
@@ -412,6 +414,60 @@ async fn who_does_not_read_its_outcomes_is_cut_and_nobody_else() {
         }
     };
     assert_eq!(code, 4003, "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_behind_with_reading_for_a_while_gets_all_its_outcomes() {
+    let server = Server::start().await;
+    let mut device = server.raw_device("d").await;
+    let mut galaxy = server.raw_constellation("g").await;
+    for _ in 0..20 {
+        galaxy.submit("d", &plan("pwd")).await;
+    }
+    let large = json!([{"status": "success", "result": "x".repeat(3 * 1024 * 1024)}]);
+    for _ in 0..20 {
+        let command = device.expect("command").await;
+        device.answer(&command, large.clone()).await;
+        device.expect("task_end").await;
+    }
+    let mut ended = 0;
+    while ended < 20 {
+        let message = galaxy.next().await.unwrap();
+        if message["type"] == "task_end" {
+            assert_eq!(message["status"], "completed");
+            ended += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_at_once_wait_until_there_is_room_for_them() {
+    const SIZE: usize = 30_000_000;
+    let server = Server::start_with(&["--max-bytes-in-flight", "20000000"]).await;
+    let before = server.memory();
+    let mut sending = tokio::task::JoinSet::new();
+    for n in 0..5 {
+        let mut device = server.raw_device(&format!("d{n}")).await;
+        sending.spawn(async move {
+            let results = json!([{"status": "success", "result": "x".repeat(SIZE)}]);
+            let fields = json!({"session_id": "none", "action_results": results});
+            let message = device.message("command_results", &fields);
+            device.send(message).await;
+            device.expect("error").await;
+        });
+    }
+    let mut small = server.raw_device("small").await;
+    let (mut most, mut through) = (before, 0);
+    while through < 5 {
+        small.beat().await;
+        most = most.max(server.memory());
+        while let Some(sent) = sending.try_join_next() {
+            sent.unwrap();
+            through += 1;
+        }
+    }
+    let grown = most - before;
+    assert!(grown < 4 * SIZE as u64, "{grown} bytes");
 }
 
 #[tokio::test]

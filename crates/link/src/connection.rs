@@ -17,8 +17,10 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
+use crate::budget::MIN_BYTES_PER_SECOND;
 use crate::outbox::{Next, Outbox};
 use crate::socket::{Closed, Frame, Incoming, Socket};
+use crate::turn;
 
 /// Messages over this size are read on a thread of their own, in order, so that no other connection
 /// waits for them.
@@ -30,9 +32,6 @@ const MAX_UNSENT_REPLIES: usize = 128;
 
 /// The same bound in bytes.
 const MAX_UNSENT_REPLY_BYTES: usize = 1024 * 1024;
-
-/// Messages that are read before what is queued gets its turn to be written.
-const MAX_READS_IN_A_ROW: u8 = 32;
 
 /// The longest goodbye: flushing, our close frame, the peer's.
 const LINGER: Duration = Duration::from_secs(10);
@@ -70,7 +69,8 @@ pub struct Connection<M> {
     outbox: Arc<Outbox>,
     replies: VecDeque<Bytes>,
     reply_bytes: usize,
-    reads_in_a_row: u8,
+    /// Whether a message was read since the queue, in which too many wait, last had one taken.
+    has_read_on: bool,
     decoding: Option<JoinHandle<Event<M>>>,
     liveness: Liveness,
     timer: Pin<Box<Sleep>>,
@@ -102,7 +102,7 @@ impl<M: Wire> Connection<M> {
             outbox,
             replies,
             reply_bytes: 0,
-            reads_in_a_row: 0,
+            has_read_on: false,
             decoding: None,
             liveness,
             timer,
@@ -154,13 +154,18 @@ impl<M: Wire> Connection<M> {
     /// The same for a time that may change meanwhile: `wake_at` is asked anew whenever something moves
     /// on the connection, such as a message that is queued.
     pub async fn next_event_or(&mut self, wake_at: impl Fn() -> Option<Instant>) -> Event<M> {
+        if self.decoding.is_none() {
+            self.socket.handled();
+        }
         std::future::poll_fn(|cx| {
             let polled = self.poll_event(cx, &wake_at);
-            if self.outbox.note_heard(self.heard(), self.decoding.is_some()) {
+            let is_busy = self.decoding.is_some() || self.is_paused();
+            if self.outbox.note_heard(self.heard(), is_busy) {
                 self.ping(cx);
             }
-            if polled.is_ready() {
-                self.outbox.forget_waker();
+            match polled {
+                Poll::Ready(_) => self.outbox.forget_waker(),
+                Poll::Pending => self.socket.turn().end(),
             }
             polled
         })
@@ -178,6 +183,7 @@ impl<M: Wire> Connection<M> {
 
     /// Ends the connection, politely: sends what is queued, then the close, and waits for the peer's.
     pub async fn close(mut self, code: CloseCode, reason: &str) {
+        self.socket.handled();
         let replies = std::mem::take(&mut self.replies);
         for frame in replies.into_iter().chain(self.outbox.take_frames()) {
             if self.send(frame).is_err() {
@@ -200,28 +206,29 @@ impl<M: Wire> Connection<M> {
         wake_at: &impl Fn() -> Option<Instant>,
     ) -> Poll<Event<M>> {
         // Reading goes first: what has arrived counts, also when the peer is gone and writing fails.
-        if self.reads_in_a_row < MAX_READS_IN_A_ROW
-            && let Poll::Ready(event) = self.poll_read(cx)
-        {
-            self.reads_in_a_row += 1;
+        let (is_over, paused) = (self.socket.turn().is_over(), self.is_paused());
+        if is_over {
+            self.socket.turn().end();
+        } else if let Poll::Ready(event) = self.poll_read(cx) {
             return Poll::Ready(event);
         }
-        let skipped = std::mem::take(&mut self.reads_in_a_row) == MAX_READS_IN_A_ROW;
-        let paused = self.is_paused();
         if let Poll::Ready(closed) = self.poll_write(cx) {
             return Poll::Ready(Event::Closed(closed));
         }
-        if (skipped || paused)
-            && let Poll::Ready(event) = self.poll_read(cx)
-        {
+        if is_over {
+            turn::come_back(cx);
+        } else if paused && let Poll::Ready(event) = self.poll_read(cx) {
             return Poll::Ready(event);
         }
         self.poll_timer(cx, wake_at())
     }
 
-    /// Whether reading waits until answers are written.
+    /// Whether reading waits until answers are written, or until too many messages that wait become fewer: a
+    /// peer does not add to them faster than it takes them.
     fn is_paused(&self) -> bool {
-        self.replies.len() >= MAX_UNSENT_REPLIES || self.reply_bytes >= MAX_UNSENT_REPLY_BYTES
+        (self.has_read_on && self.outbox.is_crowded())
+            || self.replies.len() >= MAX_UNSENT_REPLIES
+            || self.reply_bytes >= MAX_UNSENT_REPLY_BYTES
     }
 
     /// Hands over what is queued, as far as the socket takes it. Ready when the connection is over.
@@ -235,7 +242,10 @@ impl<M: Wire> Connection<M> {
             let next = match self.pop_reply() {
                 Some(reply) => Next::Frame(reply),
                 None => match self.outbox.poll_next(cx) {
-                    Poll::Ready(next) => next,
+                    Poll::Ready(next) => {
+                        self.has_read_on = false;
+                        next
+                    }
                     Poll::Pending => break,
                 },
             };
@@ -288,6 +298,8 @@ impl<M: Wire> Connection<M> {
 
     fn handle_text(&mut self, cx: &mut Context<'_>, text: Bytes) -> Poll<Event<M>> {
         self.show(Direction::In, &text);
+        self.socket.turn().spend(turn::MESSAGE);
+        self.has_read_on = self.outbox.is_crowded();
         if text.len() <= OFFLOAD_BYTES {
             return Poll::Ready(read(&text));
         }
@@ -307,8 +319,9 @@ impl<M: Wire> Connection<M> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, wake_at: Option<Instant>) -> Poll<Event<M>> {
-        if let Some(wake_at) = wake_at.filter(|wake_at| *wake_at < self.armed) {
-            self.arm(wake_at);
+        let next = wake_at.into_iter().chain(self.look_at()).min();
+        if let Some(next) = next.filter(|next| *next < self.armed) {
+            self.arm(next);
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = now();
@@ -316,7 +329,12 @@ impl<M: Wire> Connection<M> {
                 self.arm(self.liveness.deadline());
                 return Poll::Ready(Event::Due);
             }
-            self.liveness.handle_bytes(self.heard());
+            if let Some(closed) = self.too_slow(now) {
+                return Poll::Ready(Event::Closed(closed));
+            }
+            // While it is not read on, its silence says nothing.
+            let heard = if self.outbox.is_over() { now } else { self.heard() };
+            self.liveness.handle_bytes(heard);
             match self.liveness.poll_sign(now) {
                 Sign::Dead => return Poll::Ready(Event::Closed(self.silent(now))),
                 Sign::Fine => {}
@@ -329,10 +347,27 @@ impl<M: Wire> Connection<M> {
                     }
                 }
             }
-            let deadline = self.liveness.deadline();
-            self.arm(wake_at.map_or(deadline, |wake_at| wake_at.min(deadline)));
+            let next = wake_at.into_iter().chain(self.look_at());
+            self.arm(next.fold(self.liveness.deadline(), Instant::min));
         }
         Poll::Pending
+    }
+
+    /// When to ask [`Self::too_slow`], if there is reason to.
+    fn look_at(&self) -> Option<Instant> {
+        let reading = self.outbox.slow_at(self.socket.written().into_std());
+        reading.into_iter().chain(self.socket.look_at()).min()
+    }
+
+    /// How the connection ends if its peer reads or sends too slowly.
+    fn too_slow(&mut self, now: Instant) -> Option<Closed> {
+        if self.socket.is_slow(now) {
+            return Some(slow_sender());
+        }
+        let slow_at = self.outbox.slow_at(self.socket.written().into_std());
+        slow_at.filter(|slow_at| *slow_at <= now)?;
+        let reason = self.outbox.give_up().to_string();
+        Some(Closed { code: CloseCode::TOO_SLOW, reason, by_us: true })
     }
 
     fn arm(&mut self, at: Instant) {
@@ -345,6 +380,13 @@ impl<M: Wire> Connection<M> {
         let reason = format!("no sign of life for {silence} s");
         Closed { code: CloseCode::NO_LIFE, reason, by_us: true }
     }
+}
+
+/// Why a peer is cut that keeps room from others who wait.
+fn slow_sender() -> Closed {
+    let least = MIN_BYTES_PER_SECOND / 1024;
+    let reason = format!("others wait for room, and your message came slower than {least} KiB/s");
+    Closed { code: CloseCode::OVERLOADED, reason, by_us: true }
 }
 
 fn read<M: Wire>(text: &Bytes) -> Event<M> {
@@ -362,11 +404,16 @@ pub fn now() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use aip::{ClientMessage, ClientMessageType, ClientType, ServerMessage};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
     use super::*;
+    use crate::budget::Budget;
     use crate::memory::{KillSwitch, pair};
-    use crate::outbox::OutboxLimits;
+    use crate::outbox::{Bound, OutboxLimits};
 
     const WATCH: Watch =
         Watch { ping_every: Duration::from_secs(30), timeout: Duration::from_secs(90) };
@@ -444,6 +491,132 @@ mod tests {
             assert_eq!(message.error.map(|text| text.len()), length);
         }
         assert!(!client.is_finished());
+    }
+
+    const MIB: usize = 1024 * 1024;
+
+    const FEW_BYTES: OutboxLimits = OutboxLimits { messages: 1024, bytes: MIB };
+    const FEW_MESSAGES: OutboxLimits = OutboxLimits { messages: 16, bytes: 100 * MIB };
+
+    /// The server's end of a connection over which much more waits than its queue may hold, and the bare
+    /// stream of its peer.
+    fn over_its_bounds(limits: OutboxLimits) -> (Connection<ClientMessage>, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let outbox = Outbox::new(limits).patient(Budget::new(100 * MIB), Duration::from_secs(10));
+        (0..20).for_each(|_| assert!(outbox.push(Bytes::from(vec![b'x'; MIB])).is_ok()));
+        let socket = Socket::server(ours, Bytes::new(), 1024);
+        (Connection::new(socket, Arc::new(outbox), WATCH, None), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_byte_now_and_then_is_not_cut_and_needs_no_sign_of_life() {
+        let (mut connection, mut peer) = over_its_bounds(FEW_BYTES);
+        let outbox = connection.outbox().clone();
+        let sending = tokio::spawn(async move { connection.next_event(None).await });
+        let mut piece = vec![0; 256 * 1024];
+        while outbox.is_over() {
+            peer.read_exact(&mut piece).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            assert!(!sending.is_finished());
+        }
+        drop(peer);
+        let Event::Closed(closed) = sending.await.unwrap() else { panic!() };
+        assert_eq!(closed.code, CloseCode(1006));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_no_byte_for_a_while_is_cut() {
+        let (mut connection, mut peer) = over_its_bounds(FEW_BYTES);
+        let (outbox, start) = (connection.outbox().clone(), now());
+        let sending = tokio::spawn(async move { connection.next_event(None).await });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        peer.read_exact(&mut vec![0; MIB]).await.unwrap();
+        let Event::Closed(closed) = sending.await.unwrap() else { panic!() };
+        assert_eq!((closed.code, closed.by_us), (CloseCode::TOO_SLOW, true));
+        assert_eq!((now() - start).as_secs(), 15);
+        assert!(outbox.overflow().is_some_and(|overflow| overflow.bound == Bound::Bytes));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_behind_adds_no_more_than_it_takes() {
+        let (mut connection, mut peer) = over_its_bounds(FEW_MESSAGES);
+        let outbox = connection.outbox().clone();
+        let asked = tokio::spawn(async move {
+            let mut asked = 0;
+            while let Event::Message(_) = connection.next_event(None).await {
+                asked += 1;
+                connection.outbox().push(Bytes::from(vec![b'x'; MIB])).unwrap();
+            }
+            asked
+        });
+        let beat = Flood::new(10).0.into_inner();
+        peer.write_all(&beat).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(asked.await.unwrap(), 2, "one, and another since one was taken");
+        assert!(!outbox.is_open());
+    }
+
+    /// A stream from which heartbeats can always be read, up to a number of them.
+    struct Flood(io::Cursor<Vec<u8>>);
+
+    impl Flood {
+        fn new(heartbeats: usize) -> Self {
+            let text = heartbeat().encode();
+            assert!(text.len() < 126, "its length takes one byte");
+            // A text frame, masked with zeros.
+            let head = [0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+            Self(io::Cursor::new([&head, &text[..]].concat().repeat(heartbeats)))
+        }
+    }
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Flood {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_always_has_something_to_read_lets_the_others_have_their_turn() {
+        let socket = Socket::server(Flood::new(10_000), Bytes::new(), 1024);
+        let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+        let mut connection = Connection::<ClientMessage>::new(socket, outbox, WATCH, None);
+        let (handled, mut seen) = (Arc::new(AtomicUsize::new(0)), 0);
+        let counting = handled.clone();
+        let flooded = tokio::spawn(async move {
+            while let Event::Message(message) = connection.next_event(None).await {
+                connection.reply(&message);
+                counting.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut most = 0;
+        while handled.load(Ordering::Relaxed) < 10_000 && !flooded.is_finished() {
+            tokio::task::yield_now().await;
+            let now = handled.load(Ordering::Relaxed);
+            most = most.max(now - std::mem::replace(&mut seen, now));
+        }
+        assert!((1..=64).contains(&most), "{most} messages in a row");
     }
 
     #[tokio::test]

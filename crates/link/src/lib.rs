@@ -1,18 +1,21 @@
 //! AIP over a wire: the one place that touches frames and sockets.
 //!
 //! - [`ambient`]: the time of day, chance and tasks, which a simulation decides.
+//! - [`budget`]: one bound for the bytes of large messages, over all connections.
 //! - [`socket`]: a stream of frames, over WebSocket or (in tests) an in-memory pair.
 //! - [`outbox`]: the bounded queue through which others hand messages to a connection.
 //! - [`connection`]: what a connection's actor waits on, one event at a time.
 //! - [`client`]: the loop of every client: connect, register, run, back off, come back.
 //! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
 //!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
+//! - `turn`: how much an actor does before others get their turn.
 //! - `spans`: which client and connection a line of the log is about.
 //! - `sleep`: whether the machine slept, which a client must find out by itself.
 //!
 //! It decides nothing about tasks or tools: that is for the crates above it.
 
 pub mod ambient;
+pub mod budget;
 pub mod client;
 pub mod connection;
 pub mod dial;
@@ -25,8 +28,10 @@ mod spans;
 mod tcp;
 pub mod tls;
 mod transport;
+mod turn;
 
 pub use ambient::Ambient;
+pub use budget::{Budget, Kept};
 pub use client::{Client, ClientSettings, Connector, Exit, Role, TokenSource};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};

@@ -1,8 +1,9 @@
 //! The bounded queue through which everybody else hands messages to a connection's actor.
 //!
 //! It allocates nothing while it is empty. It takes one message of any legal size; beside that its bounds
-//! hold, and overflow is a named outcome: progress is dropped first, then the
-//! connection is closed as too slow.
+//! hold, and overflow is a named outcome: progress is dropped first, then the connection is closed as too
+//! slow. A *patient* queue takes more than its bounds, within a [`Budget`], for as long as its peer takes
+//! bytes: who reads as fast as it can is not cut for what others send it at once.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use aip::CloseCode;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use crate::budget::{Budget, SMALL_MESSAGE_BYTES};
 use crate::connection::now;
 
 /// Bounds of an outgoing queue.
@@ -31,15 +33,15 @@ impl Default for OutboxLimits {
     }
 }
 
-/// The queue is full: the peer reads too slowly. The connection is being closed with 4003.
+/// The peer reads too slowly. The connection is being closed with 4003.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the peer reads too slowly: its outgoing queue overflowed")]
+#[error("the peer reads too slowly: {}", self.bound.why())]
 pub struct Overflow {
     /// Messages that waited.
     pub messages: usize,
     /// Bytes that waited.
     pub bytes: usize,
-    /// The size of the message that found no room, in bytes.
+    /// The size of the message that found no room, in bytes; 0 when the peer took none for too long.
     pub refused: usize,
     /// The bound that it would have broken.
     pub bound: Bound,
@@ -63,6 +65,24 @@ pub enum Bound {
     Messages,
     /// `bytes`.
     Bytes,
+    /// The limit of the [`Budget`], within which the queue of a patient one may be over its bounds.
+    Budget,
+}
+
+impl Bound {
+    const fn why(self) -> &'static str {
+        match self {
+            Self::Messages | Self::Bytes => "its outgoing queue overflowed",
+            Self::Budget => "its outgoing queue overflowed, and there is no more room for it",
+        }
+    }
+}
+
+/// What lets a queue be over its bounds.
+struct Patience {
+    budget: Budget,
+    /// How long the peer may take no byte then.
+    slow_after: Duration,
 }
 
 /// What the actor finds in its queue.
@@ -73,6 +93,9 @@ pub enum Next {
     /// Close with this, now.
     Close(CloseCode, String),
 }
+
+/// A queue that is over its bounds may have one of this many parts of the budget.
+const SHARE: usize = 4;
 
 /// The most who ask at the same time whether a peer is alive; whoever asks then is told that it is.
 const MAX_PROBES: usize = 64;
@@ -88,6 +111,11 @@ pub struct Outbox {
     /// Whether somebody asks whether the peer is alive.
     is_probed: AtomicBool,
     dropped_progress: Option<Arc<AtomicU64>>,
+    patience: Option<Patience>,
+    /// Whether the queue is over its bounds.
+    is_over: AtomicBool,
+    /// Whether it is over them by the number of its messages.
+    is_crowded: AtomicBool,
     /// Told when a message was taken, or the queue is closed.
     moved: Notify,
 }
@@ -98,6 +126,8 @@ struct Queue {
     bytes: usize,
     close: Option<(CloseCode, String)>,
     overflow: Option<Overflow>,
+    /// Since when it is over its bounds, if it is.
+    over_since: Option<Instant>,
     /// The place that the next message gets.
     next_place: u64,
     /// The place behind the last message that the actor took.
@@ -137,6 +167,9 @@ impl Outbox {
             heard: AtomicU64::new(0),
             is_probed: AtomicBool::new(false),
             dropped_progress: None,
+            patience: None,
+            is_over: AtomicBool::new(false),
+            is_crowded: AtomicBool::new(false),
             moved: Notify::new(),
         }
     }
@@ -205,12 +238,86 @@ impl Outbox {
         Self { dropped_progress: Some(count), ..self }
     }
 
+    /// Lets the queue be over its bounds, within the budget, while the peer takes a byte every now and then.
+    /// Large messages in the queue, and those beyond its bounds, take room from the budget.
+    #[must_use]
+    pub fn patient(self, budget: Budget, slow_after: Duration) -> Self {
+        Self { patience: Some(Patience { budget, slow_after }), ..self }
+    }
+
+    /// Whether more waits than the bounds allow.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Whether more messages wait than the bounds allow, whatever their size.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_crowded.load(Ordering::Relaxed)
+    }
+
+    /// When a peer that last took a byte at `taken` has taken none for too long, if the queue is over its
+    /// bounds.
+    pub(crate) fn slow_at(&self, taken: Instant) -> Option<Instant> {
+        let patience = self.patience.as_ref().filter(|_| self.is_over())?;
+        let since = self.lock().over_since?.max(taken);
+        Some(since + patience.slow_after)
+    }
+
+    /// Gives up a peer that has taken nothing for too long.
+    pub(crate) fn give_up(&self) -> Overflow {
+        let mut queue = self.lock();
+        let overflow = queue.overflow_by(0, self.limits);
+        self.overflow_now(&mut queue, overflow);
+        overflow
+    }
+
+    fn overflow_now(&self, queue: &mut Queue, overflow: Overflow) {
+        queue.overflow = Some(overflow);
+        queue.close_now(CloseCode::TOO_SLOW, &overflow.to_string());
+        self.note_bounds(queue);
+        self.moved.notify_waiters();
+    }
+
+    /// A message as it is queued within the bounds.
+    fn within(&self, frame: Bytes) -> Bytes {
+        match &self.patience {
+            Some(patience) if frame.len() > SMALL_MESSAGE_BYTES => patience.budget.keep(frame),
+            _ => frame,
+        }
+    }
+
+    /// A message as it is queued beyond the bounds.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    fn beyond(&self, queue: &mut Queue, frame: &Bytes) -> Result<Bytes, Overflow> {
+        let overflow = queue.overflow_by(frame.len(), self.limits);
+        let Some(patience) = &self.patience else { return Err(overflow) };
+        let share = patience.budget.limit() / SHARE;
+        let has_share = queue.bytes.saturating_add(frame.len()) <= share;
+        let kept = has_share.then(|| patience.budget.try_keep(frame)).flatten();
+        let kept = kept.ok_or(Overflow { bound: Bound::Budget, ..overflow })?;
+        queue.over_since.get_or_insert_with(now);
+        self.is_over.store(true, Ordering::Relaxed);
+        self.is_crowded.fetch_or(overflow.bound == Bound::Messages, Ordering::Relaxed);
+        Ok(kept)
+    }
+
+    /// Notes when the queue is within its bounds again.
+    fn note_bounds(&self, queue: &mut Queue) {
+        if queue.over_since.is_some() && queue.has_room(0, self.limits) {
+            queue.over_since = None;
+            self.is_over.store(false, Ordering::Relaxed);
+            self.is_crowded.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Queues a message. Returns its place, to compare with [`Self::taken`] and with what [`Self::abort`]
     /// returns.
     ///
     /// # Errors
     /// When the connection is closing, or the queue is full even without its progress messages; the
-    /// connection closes then.
+    /// connection closes then. A patient queue is full when the budget is.
     pub fn push(&self, frame: Bytes) -> Result<u64, NotQueued> {
         let mut queue = self.lock();
         if queue.close.is_some() {
@@ -219,13 +326,17 @@ impl Outbox {
         if !queue.has_room(frame.len(), self.limits) {
             self.count_dropped_progress(queue.drop_progress());
         }
-        if !queue.has_room(frame.len(), self.limits) {
-            let overflow = queue.overflow_by(frame.len(), self.limits);
-            queue.overflow = Some(overflow);
-            queue.close_now(CloseCode::TOO_SLOW, &overflow.to_string());
-            self.moved.notify_waiters();
-            return Err(overflow.into());
-        }
+        let frame = if queue.has_room(frame.len(), self.limits) {
+            self.within(frame)
+        } else {
+            match self.beyond(&mut queue, &frame) {
+                Ok(frame) => frame,
+                Err(overflow) => {
+                    self.overflow_now(&mut queue, overflow);
+                    return Err(overflow.into());
+                }
+            }
+        };
         Ok(queue.append(frame, false))
     }
 
@@ -237,6 +348,7 @@ impl Outbox {
         };
         let item = queue.items.remove(at);
         queue.bytes -= item.map_or(0, |item| item.frame.len());
+        self.note_bounds(&mut queue);
         true
     }
 
@@ -299,6 +411,7 @@ impl Outbox {
     pub fn abort(&self, code: CloseCode, reason: &str) -> u64 {
         let mut queue = self.lock();
         queue.close_now(code, reason);
+        self.note_bounds(&mut queue);
         self.moved.notify_waiters();
         queue.taken
     }
@@ -348,6 +461,7 @@ impl Outbox {
             if queue.items.is_empty() && queue.items.capacity() > 16 {
                 queue.items = VecDeque::new();
             }
+            self.note_bounds(&mut queue);
             if std::mem::take(&mut queue.is_awaited) {
                 self.moved.notify_waiters();
             }
@@ -365,6 +479,7 @@ impl Outbox {
         let mut queue = self.lock();
         queue.bytes = 0;
         let items = std::mem::take(&mut queue.items);
+        self.note_bounds(&mut queue);
         queue.taken = items.back().map_or(queue.taken, |last| last.place + 1);
         self.moved.notify_waiters();
         items.into_iter().map(|item| item.frame).collect()

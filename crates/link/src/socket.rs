@@ -17,8 +17,10 @@ use tokio_websockets::{
     ClientBuilder, Config, Error, Limits, Message, ServerBuilder, WebSocketStream,
 };
 
+use crate::budget::Budget;
 use crate::memory::MemoryEnd;
 use crate::transport::{self, Transport};
+use crate::turn::Turn;
 
 /// Pings that may wait for their pong to be written before reading pauses: a peer that pings without
 /// reading must not make us grow.
@@ -27,6 +29,9 @@ const MAX_UNSENT_PONGS: usize = 64;
 /// A message from this size on is kept alive until the next read, so that the WebSocket library
 /// cannot reuse its memory as the connection's read buffer for ever.
 const LARGE_FRAME_BYTES: usize = 64 * 1024;
+
+/// The header of a control frame that a client sends, in bytes.
+const CONTROL_HEADER_BYTES: usize = 6;
 
 /// The longest reason that fits a close frame, in bytes.
 const MAX_REASON_BYTES: usize = 123;
@@ -89,7 +94,13 @@ pub struct Socket {
 
 enum Kind {
     WebSocket(Box<WebSocket>),
-    Memory(MemoryEnd),
+    Memory(InMemory),
+}
+
+struct InMemory {
+    end: MemoryEnd,
+    turn: Turn,
+    written: Instant,
 }
 
 struct WebSocket {
@@ -132,7 +143,9 @@ impl Socket {
     }
 
     pub(crate) fn memory(end: MemoryEnd) -> Self {
-        Self { kind: Kind::Memory(end) }
+        Self {
+            kind: Kind::Memory(InMemory { end, turn: Turn::default(), written: Instant::now() }),
+        }
     }
 
     fn web_socket(stream: WebSocketStream<Transport>) -> Self {
@@ -152,7 +165,57 @@ impl Socket {
             Kind::WebSocket(socket) => {
                 socket.stream.limits_mut().set_max_payload_len(Some(bytes));
             }
-            Kind::Memory(end) => end.set_max_message(bytes),
+            Kind::Memory(memory) => memory.end.set_max_message(bytes),
+        }
+    }
+
+    /// Has large messages take room from a budget. An in-memory end has them whole already.
+    pub fn set_budget(&mut self, budget: Budget) {
+        if let Some(transport) = self.transport() {
+            transport.set_budget(budget);
+        }
+    }
+
+    /// The last message is dealt with, and takes no room any more.
+    pub(crate) fn handled(&mut self) {
+        if let Some(transport) = self.transport() {
+            transport.handled();
+        }
+    }
+
+    /// When to ask [`Self::is_slow`], while a large message comes.
+    pub(crate) fn look_at(&self) -> Option<std::time::Instant> {
+        match &self.kind {
+            Kind::WebSocket(socket) => socket.stream.get_ref().look_at(),
+            Kind::Memory(_) => None,
+        }
+    }
+
+    /// Whether the message that comes is so slow that it keeps its room from others who wait.
+    pub(crate) fn is_slow(&mut self, now: std::time::Instant) -> bool {
+        self.transport().is_some_and(|transport| transport.is_slow(now))
+    }
+
+    /// When the peer last took a byte.
+    pub(crate) fn written(&self) -> Instant {
+        match &self.kind {
+            Kind::WebSocket(socket) => socket.stream.get_ref().written(),
+            Kind::Memory(memory) => memory.written,
+        }
+    }
+
+    fn transport(&mut self) -> Option<&mut Transport> {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => Some(socket.stream.get_mut()),
+            Kind::Memory(_) => None,
+        }
+    }
+
+    /// What was done here since others had their turn.
+    pub(crate) fn turn(&mut self) -> &mut Turn {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => &mut socket.stream.get_mut().turn,
+            Kind::Memory(memory) => &mut memory.turn,
         }
     }
 
@@ -161,7 +224,7 @@ impl Socket {
     pub fn heard(&self) -> Instant {
         match &self.kind {
             Kind::WebSocket(socket) => socket.stream.get_ref().heard(),
-            Kind::Memory(end) => end.heard(),
+            Kind::Memory(memory) => memory.end.heard(),
         }
     }
 
@@ -174,7 +237,7 @@ impl Socket {
                 socket.unsent_pongs = 0;
                 Poll::Ready(Ok(()))
             }
-            Kind::Memory(end) => end.poll_ready(cx),
+            Kind::Memory(memory) => memory.end.poll_ready(cx),
         }
     }
 
@@ -189,7 +252,10 @@ impl Socket {
                 socket.is_fresh &= sent.is_err();
                 sent.map_err(|error| lost(&error))
             }
-            Kind::Memory(end) => end.start_send(frame),
+            Kind::Memory(memory) => {
+                memory.written = Instant::now();
+                memory.end.start_send(frame)
+            }
         }
     }
 
@@ -199,7 +265,7 @@ impl Socket {
             Kind::WebSocket(socket) => {
                 Pin::new(&mut socket.stream).poll_flush(cx).map_err(|error| lost(&error))
             }
-            Kind::Memory(_) => Poll::Ready(Ok(())),
+            Kind::Memory(..) => Poll::Ready(Ok(())),
         }
     }
 
@@ -207,7 +273,7 @@ impl Socket {
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         match &mut self.kind {
             Kind::WebSocket(socket) => socket.poll_recv(cx),
-            Kind::Memory(end) => end.poll_recv(cx),
+            Kind::Memory(memory) => memory.end.poll_recv(cx),
         }
     }
 }
@@ -239,6 +305,11 @@ impl WebSocket {
             self.has_peer_closed = true;
             let (code, reason) = (CloseCode(code.into()), reason.to_owned());
             return Some(Incoming::Closed(Closed { code, reason, by_us: false }));
+        }
+        if message.is_text() || message.is_binary() {
+            self.stream.get_mut().complete();
+        } else {
+            self.stream.get_mut().skip(message.as_payload().len() + CONTROL_HEADER_BYTES);
         }
         if message.is_text() {
             let text = Bytes::from(message.into_payload());

@@ -121,6 +121,7 @@ async fn take_in(
     opened: OpenSocket,
 ) {
     socket.set_max_message(MAX_FIRST_MESSAGE_BYTES);
+    socket.set_budget(server.budget().clone());
     let outbox = Arc::new(link::Outbox::new(server.config().outbox()));
     let mut connection =
         Connection::new(socket, outbox, server.config().watch(), Some(server.metrics().tap()));
@@ -189,8 +190,9 @@ async fn register(
 ) -> Result<Registered, Refusal> {
     check_key(&registration, &visitor.holder)?;
     let (config, metrics) = (server.config(), server.metrics());
-    let outbox =
-        link::Outbox::new(config.outbox()).counting_dropped_progress(metrics.dropped_progress());
+    let outbox = link::Outbox::new(config.outbox())
+        .counting_dropped_progress(metrics.dropped_progress())
+        .patient(server.budget().clone(), config.slow_after);
     let own = registration.system_info.clone();
     let facts = own.map(|own| facts::of_newcomer(own, &registration.client_id, config));
     let at = server.ambient().timestamp();

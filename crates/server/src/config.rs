@@ -14,6 +14,9 @@ use link::connection::Watch;
 /// What a queue must hold: the answers to what a connection reads in one go, before it writes.
 pub const MIN_OUTBOX_MESSAGES: usize = 128;
 
+/// The least room for messages in flight, in bytes.
+pub const MIN_BYTES_IN_FLIGHT: usize = 1024 * 1024;
+
 /// The limits and waits of a server, each with its default. A wait beyond [`LONGEST_WAIT`] is as good as that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -65,6 +68,11 @@ pub struct Config {
     pub outbox_messages: usize,
     /// Most bytes that wait to be sent to one peer, beside one message of any size.
     pub outbox_bytes: usize,
+    /// How long a peer whose queue is over these bounds may take no byte before it is cut.
+    pub slow_after: Duration,
+    /// Most bytes of large messages that are in flight over all connections: being read, made of them, the
+    /// results of tasks that are not over, and what waits to be sent. Beyond it reading waits.
+    pub max_bytes_in_flight: usize,
     /// At shutdown, how long running commands may take to finish.
     pub shutdown_grace: Duration,
     /// Ended tasks that are remembered, newest first.
@@ -113,6 +121,8 @@ impl Default for Config {
             max_connections: 20_000,
             outbox_messages: outbox.messages,
             outbox_bytes: outbox.bytes,
+            slow_after: Duration::from_secs(10),
+            max_bytes_in_flight: 1024 * 1024 * 1024,
             shutdown_grace: Duration::from_secs(10),
             history_tasks: 1000,
             history_bytes: 16 * 1024 * 1024,
@@ -131,13 +141,14 @@ impl Config {
     pub(crate) fn sound(mut self) -> Self {
         self.sessions_per_device = self.sessions_per_device.max(1);
         self.outbox_messages = self.outbox_messages.max(MIN_OUTBOX_MESSAGES);
+        self.max_bytes_in_flight = self.max_bytes_in_flight.max(MIN_BYTES_IN_FLIGHT);
         for wait in self.waits() {
             *wait = LONGEST_WAIT.min(*wait);
         }
         self
     }
 
-    fn waits(&mut self) -> [&mut Duration; 12] {
+    fn waits(&mut self) -> [&mut Duration; 13] {
         [
             &mut self.command_timeout,
             &mut self.max_command_timeout,
@@ -149,6 +160,7 @@ impl Config {
             &mut self.header_timeout,
             &mut self.body_timeout,
             &mut self.write_timeout,
+            &mut self.slow_after,
             &mut self.shutdown_grace,
             &mut self.unfetched_time,
         ]

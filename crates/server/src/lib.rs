@@ -34,7 +34,7 @@ mod tls;
 
 pub use audit::{Audit, AuditSettings};
 pub use auth::{KeyRecord, Keys, NewKey, Pattern, Role, generate_key};
-pub use config::{Config, MIN_OUTBOX_MESSAGES};
+pub use config::{Config, MIN_BYTES_IN_FLIGHT, MIN_OUTBOX_MESSAGES};
 pub use front::listen;
 pub use hosts::{HostPattern, InvalidPattern, OriginPattern};
 pub use server::{ServeError, Server, Services, Snapshot};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aip::CloseCode;
 use axum::Router;
 use jiff::Timestamp;
-use link::{Ambient, Socket};
+use link::{Ambient, Budget, Socket};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
@@ -50,6 +50,7 @@ pub(crate) struct Inner {
     config: Arc<Config>,
     keyring: Keyring,
     started_at: Timestamp,
+    budget: Budget,
     hub: Mutex<Hub>,
     /// Rung when something is due earlier than the upkeep looks.
     alarm: Arc<Notify>,
@@ -94,6 +95,8 @@ pub struct Snapshot {
     pub queued_messages: usize,
     /// WebSockets, registered or not.
     pub sockets: usize,
+    /// Bytes of large messages in flight.
+    pub bytes_in_flight: usize,
     /// Results that answered no open command, since the start.
     pub dropped_results: u64,
 }
@@ -134,11 +137,13 @@ impl Server {
         let Services { store, agent, audit, ambient } = services;
         let config = Arc::new(config.sound());
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let budget = Budget::new(config.max_bytes_in_flight);
         let per_minute = config.failed_keys_per_minute;
         Self(Arc::new(Inner {
             keyring: Keyring::new(keys),
             started_at: ambient.timestamp(),
-            hub: Mutex::new(Hub::new(config.clone())),
+            hub: Mutex::new(Hub::new(config.clone(), budget.clone())),
+            budget,
             alarm: Arc::default(),
             moved: Notify::new(),
             is_kept_up: AtomicBool::new(false),
@@ -283,12 +288,18 @@ impl Server {
             timers: sizes.timers,
             queued_messages: clients.iter().map(|client| client.outbox.len()).sum(),
             sockets: self.open_sockets(),
+            bytes_in_flight: self.0.budget.usage().bytes,
             dropped_results: self.0.metrics.dropped_results(),
         }
     }
 
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// The room for large messages.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.0.budget
     }
 
     pub(crate) fn keyring(&self) -> &Keyring {

@@ -12,11 +12,15 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Global, Serve};
 use crate::connect::is_on_command_line;
 use crate::key_file::KeyFile;
+use crate::memory;
 use crate::output::{BOLD, CYAN, DIM, RED};
-use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
+use crate::settings::{DeviceTables, File, Room, ServerValues, at_least_one};
 use crate::state::StateFolder;
 use crate::tls::Files;
 use crate::{Code, Ended, Interrupts};
+
+/// Of the memory that the server may use, messages in flight may take one of this many parts.
+const IN_FLIGHT_SHARE: usize = 4;
 
 pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let file = File::load(global.config.as_deref())?;
@@ -165,6 +169,15 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         "outbox_messages must be at least {}",
         server::MIN_OUTBOX_MESSAGES
     );
+    let max_bytes_in_flight = match values.max_bytes_in_flight {
+        Room::Bytes(bytes) => bytes,
+        Room::Auto => (memory::usable() / IN_FLIGHT_SHARE).max(server::MIN_BYTES_IN_FLIGHT),
+    };
+    anyhow::ensure!(
+        max_bytes_in_flight >= server::MIN_BYTES_IN_FLIGHT,
+        "max_bytes_in_flight must be at least {}",
+        server::MIN_BYTES_IN_FLIGHT
+    );
     for (name, time) in [
         ("command_timeout", values.command_timeout),
         ("session_timeout", values.session_timeout),
@@ -206,6 +219,8 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         max_connections: values.max_connections,
         outbox_messages: values.outbox_messages,
         outbox_bytes: values.outbox_bytes,
+        slow_after: values.slow_after.0,
+        max_bytes_in_flight,
         shutdown_grace: values.shutdown_grace.0,
         history_tasks: values.history_tasks,
         history_bytes: values.history_bytes,

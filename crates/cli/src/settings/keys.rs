@@ -9,7 +9,7 @@ use server::{HostPattern, OriginPattern};
 
 use super::Row;
 use super::values::{
-    ApiKey, ExecMode, FeatureList, List, Retries, Seconds, ServerAddress, Setting,
+    ApiKey, ExecMode, FeatureList, List, Retries, Room, Seconds, ServerAddress, Setting,
 };
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
@@ -144,10 +144,14 @@ keys! {
         max_unproven_per_address: usize = server().max_unproven_per_address, "FLIGHTDECK_MAX_UNPROVEN_PER_ADDRESS";
         /// Most WebSocket connections at the same time, and as many plain HTTP connections.
         max_connections: usize = server().max_connections, "FLIGHTDECK_MAX_CONNECTIONS";
-        /// Most messages that wait to be sent to one peer; one that reads too slowly is cut.
+        /// Most messages that wait to be sent to one peer. Beyond it a peer is cut that takes nothing for `slow_after`.
         outbox_messages: usize = server().outbox_messages, "FLIGHTDECK_OUTBOX_MESSAGES";
-        /// Most bytes that wait to be sent to one peer, beside one message of any size.
+        /// Most bytes that wait to be sent to one peer, beside one message of any size. Beyond it a peer is cut that takes nothing for `slow_after`.
         outbox_bytes: usize = server().outbox_bytes, "FLIGHTDECK_OUTBOX_BYTES";
+        /// How long a peer may take no byte while more waits for it than `outbox_messages` or `outbox_bytes`.
+        slow_after: Seconds = Seconds(server().slow_after), "FLIGHTDECK_SLOW_AFTER";
+        /// Most bytes of large messages in flight over all connections, with the results of open tasks and what waits to be sent. Beyond it large messages are not read on until there is room; small ones pass. `auto` is a quarter of the memory that the server may use.
+        max_bytes_in_flight: Room = Room::Auto, "FLIGHTDECK_MAX_BYTES_IN_FLIGHT";
         /// At shutdown, how long running commands may take to finish.
         shutdown_grace: Seconds = Seconds(server().shutdown_grace), "FLIGHTDECK_SHUTDOWN_GRACE";
         /// Ended tasks that are remembered, newest first.

@@ -169,6 +169,42 @@ impl fmt::Display for Retries {
     }
 }
 
+/// Bytes: a number, or `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// What suits the memory there is
+    Auto,
+    Bytes(usize),
+}
+
+impl FromStr for Room {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            number => number.parse().map(Self::Bytes).map_err(|_| {
+                format!("'{text}' is no number of bytes; use a whole number or 'auto'")
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Bytes(bytes) => bytes.fmt(f),
+        }
+    }
+}
+
+impl Setting for Room {
+    fn is_text(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
 /// What `execute_command` may run on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -307,7 +343,7 @@ macro_rules! deserialize_as_text {
     )*};
 }
 
-deserialize_as_text!(Seconds, Retries, ApiKey);
+deserialize_as_text!(Seconds, Retries, Room, ApiKey);
 
 #[cfg(test)]
 mod tests {

@@ -52,6 +52,34 @@ async fn who_can_wait_for_room_closes_nothing_and_waits_for_no_closed_queue() {
     assert!(first && second);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_patient_queue_is_over_its_bounds_while_its_peer_takes_bytes_and_there_is_room() {
+    let budget = Budget::new(10_000);
+    let patience = Duration::from_secs(10);
+    let outbox = outbox().patient(budget.clone(), patience);
+    let start = now();
+    for place in 0..6 {
+        assert_eq!(outbox.push(frame(8)), Ok(place));
+    }
+    assert!(outbox.is_over() && budget.usage().bytes > 0);
+    assert_eq!(outbox.slow_at(start), Some(start + patience));
+    let later = start + Duration::from_secs(7);
+    assert_eq!(outbox.slow_at(later), Some(later + patience), "it took something meanwhile");
+    for _ in 0..4 {
+        next(&outbox);
+    }
+    assert!(!outbox.is_over() && outbox.slow_at(start).is_none());
+    assert!(outbox.is_open());
+    while next(&outbox).is_some() {}
+    assert_eq!(budget.usage().bytes, 0);
+
+    (0..4).for_each(|_| assert!(outbox.push(frame(8)).is_ok()));
+    let Err(NotQueued::Full(overflow)) = outbox.push(frame(20_000)) else { panic!() };
+    assert_eq!((overflow.bound, overflow.refused), (Bound::Budget, 20_000));
+    assert!(!outbox.is_open() && !outbox.is_over());
+    assert_eq!(budget.usage().bytes, 0, "what it had goes at once");
+}
+
 #[test]
 fn it_is_bounded_by_messages_too() {
     let outbox = outbox();

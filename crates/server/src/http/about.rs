@@ -56,6 +56,10 @@ struct Counts {
     open_commands: usize,
     /// Messages that wait to be sent, of all connections.
     queued_messages: usize,
+    /// Bytes of large messages that are in flight, and of results of tasks that are not over.
+    bytes_in_flight: usize,
+    /// Connections that are not read from until there is room.
+    waiting_for_room: usize,
 }
 
 /// The limits in force; times in seconds. The settings reference tells what each means.
@@ -74,6 +78,8 @@ struct Limits {
     max_connections: usize,
     outbox_messages: usize,
     outbox_bytes: usize,
+    max_bytes_in_flight: usize,
+    slow_after_s: f64,
     stop_grace_s: f64,
     registration_timeout_s: f64,
     liveness_timeout_s: f64,
@@ -92,6 +98,7 @@ pub(super) async fn show(State(server): State<Server>) -> Json<About> {
     let clients = server.handles();
     let devices = clients.iter().filter(|client| client.is_device()).count();
     let levels = server.hub().levels();
+    let usage = server.budget().usage();
     let uptime = server.ambient().timestamp().duration_since(server.started_at()).as_secs();
     Json(About {
         version: env!("CARGO_PKG_VERSION"),
@@ -113,6 +120,8 @@ pub(super) async fn show(State(server): State<Server>) -> Json<About> {
             requesters: snapshot.requesters,
             open_commands: snapshot.commands,
             queued_messages: snapshot.queued_messages,
+            bytes_in_flight: usage.bytes,
+            waiting_for_room: usage.waiting,
         },
         limits: Limits::of(server.config()),
     })
@@ -133,6 +142,8 @@ impl Limits {
             max_connections: config.max_connections,
             outbox_messages: config.outbox_messages,
             outbox_bytes: config.outbox_bytes,
+            max_bytes_in_flight: config.max_bytes_in_flight,
+            slow_after_s: config.slow_after.as_secs_f64(),
             stop_grace_s: config.stop_grace.as_secs_f64(),
             registration_timeout_s: config.registration_timeout.as_secs_f64(),
             liveness_timeout_s: config.liveness_timeout.as_secs_f64(),

@@ -67,6 +67,7 @@ impl Hub {
         if let Some((_, timer)) = session.deadline.take() {
             self.timers.clear(timer);
         }
+        self.result_bytes -= session.bytes;
         let farewell = Farewell { outcome: outcome.clone(), goodbyes: None };
         session.phase = Phase::Ending(Box::new(farewell));
         session.memo = None;
@@ -98,6 +99,7 @@ impl Hub {
         let Outcome { ending, error, finish, .. } = farewell.outcome.clone();
         let is_unfetched = session.origin.identity.is_none() || !goodbyes.is_whole;
         let ended = Ended { at: moment.at, ending, error, finish, is_unfetched };
+        session.kept.grow(goodbyes.bytes());
         farewell.goodbyes = Some(goodbyes);
         session.journal.push(Record::Ended(Arc::new(ended)));
         self.commit(id);

@@ -29,7 +29,7 @@ use aip::machine::Refusal;
 use aip::{ClientId, CloseCode, Payload, SessionId};
 use bytes::Bytes;
 use jiff::Timestamp;
-use link::Ambient;
+use link::{Ambient, Budget};
 
 pub(crate) use commands::{Settlement, Unclaimed};
 pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
@@ -74,6 +74,9 @@ pub(crate) struct Hub {
     sessions: HashMap<TaskId, Box<Session>, BuildHasherDefault<TaskIdHasher>>,
     open_ids: HashMap<SessionId, TaskId>,
     timers: Timers,
+    budget: Budget,
+    /// The results of tasks that are not over or ending, in bytes.
+    result_bytes: usize,
     effects: Vec<Effect>,
     /// Whether no more tasks and clients are taken.
     is_closed: bool,
@@ -82,13 +85,15 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Arc<Config>) -> Self {
+    pub(crate) fn new(config: Arc<Config>, budget: Budget) -> Self {
         Self {
             config,
             parties: Parties::default(),
             sessions: HashMap::default(),
             open_ids: HashMap::new(),
             timers: Timers::default(),
+            budget,
+            result_bytes: 0,
             effects: Vec::new(),
             is_closed: false,
             armed: None,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use aip::{ClientId, ClientType, Payload, ResponseId};
 use bytes::Bytes;
+use link::Kept;
 use tokio::sync::oneshot;
 use tokio_util::sync::DropGuard;
 
@@ -54,6 +55,14 @@ pub(crate) struct Goodbyes {
     pub(crate) device: Option<Bytes>,
     /// Whether the requester's carries all results whole.
     pub(crate) is_whole: bool,
+}
+
+impl Goodbyes {
+    /// What they take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let frames = [&self.requester, &self.device];
+        frames.into_iter().flatten().map(Bytes::len).max().unwrap_or(0)
+    }
 }
 
 /// How a task ends, on its way into the store and out to the parties.
@@ -148,6 +157,8 @@ pub(crate) struct Session {
     pub(super) memo: Memo,
     /// Bytes of results so far.
     pub(super) bytes: usize,
+    /// The room that they take, and its TASK_END.
+    pub(super) kept: Kept,
     pub(super) accepted_at: Instant,
     /// By when it must end, once it has its turn.
     pub(super) deadline: Option<(Instant, TimerKey)>,

@@ -30,6 +30,7 @@ pub(crate) enum Next {
     Finish(Finish),
     Fail(String),
 }
+
 impl Hub {
     /// Has the agent asked what comes next.
     pub(super) fn ask(&mut self, moment: &Moment<'_>, id: TaskId) {
@@ -110,6 +111,12 @@ impl Hub {
         if self.is_closed {
             return Some(Broken::Stopped(Cause::Shutdown));
         }
+        // Were it to wait for room, the others that have some would wait for it too.
+        let room = self.config.max_bytes_in_flight;
+        if self.result_bytes > room && session.bytes > 0 {
+            let error = format!("Tasks that go on have more than {room} bytes of results");
+            return Some(Broken::Failed(error));
+        }
         let max_steps = self.config.max_steps;
         let is_over = session.history.len() >= max_steps as usize;
         is_over.then(|| Broken::Failed(format!("Task did not end within {max_steps} steps")))
@@ -169,7 +176,10 @@ impl Hub {
         let sent = sent.clone();
         let took = moment.now.saturating_duration_since(sent.at);
         self.effects.push(Effect::Settled(settlement, took));
-        session.bytes += results.iter().map(CallResult::bytes).sum::<usize>();
+        let bytes = results.iter().map(CallResult::bytes).sum::<usize>();
+        session.bytes += bytes;
+        session.kept.grow(bytes);
+        self.result_bytes += bytes;
         let results = Arc::<[CallResult]>::from(results);
         session.journal.push(Record::Answered { at: moment.at, results: results.clone() });
         if sent.is_discovery {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aip::machine::TaskRequest;
 use aip::{ClientId, SessionId};
+use link::Kept;
 use tokio::sync::oneshot;
 
 use super::effect::Effect;
@@ -99,7 +100,8 @@ impl Hub {
             From::Client(_) => None,
             From::Http(stored) => Some(stored),
         };
-        self.enter(Session::new(moment, &task, origin, holder, device, stored));
+        let kept = self.budget.nothing();
+        self.enter(Session::new(moment, &task, origin, holder, device, stored, kept));
         self.begin(moment, task.id, turn);
         Ok(task)
     }
@@ -239,6 +241,7 @@ impl Session {
         holder: Arc<Principal>,
         device: Incarnation,
         stored: Option<oneshot::Sender<Result<(), StoreError>>>,
+        kept: Kept,
     ) -> Self {
         let mut journal = Journal::default();
         journal.push(Record::Created(task.clone()));
@@ -255,6 +258,7 @@ impl Session {
             tools: None,
             memo: None,
             bytes: 0,
+            kept,
             accepted_at: moment.now,
             deadline: None,
             is_device_gone: false,

@@ -144,6 +144,9 @@ struct Levels {
     longest_queue: Gauge,
     queue_limit: Gauge,
     outbox_messages: Gauge,
+    bytes_in_flight: Gauge,
+    bytes_in_flight_limit: Gauge,
+    waiting_for_room: Gauge,
 }
 
 impl Metrics {
@@ -325,6 +328,21 @@ impl Levels {
             longest_queue: gauge(r, "longest_queue", "Most tasks that wait for one device"),
             queue_limit: gauge(r, "queue_limit", "The setting queue_per_device"),
             outbox_messages: gauge(r, "outbox_messages", "Messages that wait to be sent"),
+            bytes_in_flight: gauge(
+                r,
+                "in_flight_bytes",
+                "Large messages and open results, in bytes",
+            ),
+            bytes_in_flight_limit: gauge(
+                r,
+                "in_flight_bytes_limit",
+                "The setting max_bytes_in_flight",
+            ),
+            waiting_for_room: gauge(
+                r,
+                "connections_waiting_for_room",
+                "Connections that are not read from until there is room for their message",
+            ),
         }
     }
 
@@ -343,6 +361,10 @@ impl Levels {
         self.longest_queue.set(signed(sessions.longest_queue));
         self.web_sockets.set(signed(server.open_sockets()));
         self.web_sockets_limit.set(signed(server.config().max_connections));
+        let usage = server.budget().usage();
+        self.bytes_in_flight.set(signed(usage.bytes));
+        self.waiting_for_room.set(signed(usage.waiting));
+        self.bytes_in_flight_limit.set(signed(server.budget().limit()));
         self.queue_limit.set(signed(server.config().queue_per_device));
     }
 }
