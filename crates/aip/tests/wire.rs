@@ -136,7 +136,7 @@ fn end_of_a_task() {
         codec::write_outcome(out, "Which kernel?", |out| {
             codec::write_list(out, [vec![ran()]], |out, step| {
                 codec::write_list(out, &step, |out, result| {
-                    codec::write_result(out, result.into())
+                    codec::write_result(out, result.into());
                 });
             });
         });

@@ -22,7 +22,8 @@ pub const MIN_BYTES_IN_FLIGHT: usize = 1024 * 1024;
 pub struct Config {
     /// Sessions that run on one device at the same time: a desktop has one pair of hands.
     pub sessions_per_device: usize,
-    /// Tasks that may wait for one device; a further one is refused at once.
+    /// Tasks of one client that may wait for one device; a further one is refused at once. The clients of a key share
+    /// twice as many places, all keys four times, and a newcomer may take half of what the others leave.
     pub queue_per_device: usize,
     /// Longest time for one command, from when it is sent.
     pub command_timeout: Duration,

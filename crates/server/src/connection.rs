@@ -121,7 +121,7 @@ impl Actor {
         if about.is("command_results") {
             let text = format!("The device's results could not be read: {error}");
             let ids = (about.session_id.as_ref(), about.prev_response_id.as_ref());
-            if let Err(unclaimed) = self.settle(ids, Results::Unreadable(text)) {
+            if let Err(unclaimed) = self.settle(ids, Results::Unreadable(text), |_| None) {
                 self.log(|| tracing::debug!(%unclaimed, "unreadable results"));
             }
         }
@@ -236,14 +236,21 @@ impl Actor {
         &self,
         ids: (Option<&SessionId>, Option<&ResponseId>),
         results: Results,
+        refusal: impl FnOnce(Unclaimed) -> Option<ServerMessage>,
     ) -> Result<(), Unclaimed> {
-        self.server.act(|hub, moment| hub.handle_results(moment, self.via, ids, results))
+        let refusal = |why| refusal(why).map(|message| stamped(&self.server, message).encode());
+        self.server.act(|hub, moment| hub.handle_results(moment, self.via, ids, results, refusal))
     }
 
     fn handle_results(&self, results: CommandResults, reply: &mut impl FnMut(ServerMessage)) {
         let CommandResults { session_id, response_id, results } = results;
         let results = Results::Read(results.into_iter().map(Into::into).collect());
-        let settled = self.settle((session_id.as_ref(), response_id.as_ref()), results);
+        // A device that stops at a TASK_END answers late by design.
+        let is_told = |why| !(self.client.is_flightdeck && why == Unclaimed::Late);
+        let refusal = |why: Unclaimed| {
+            is_told(why).then(|| ServerMessage::error(why.to_string(), session_id.clone()))
+        };
+        let settled = self.settle((session_id.as_ref(), response_id.as_ref()), results, refusal);
         if let Err(unclaimed) = settled {
             self.server.metrics().count_dropped_results(unclaimed);
             self.log(|| {
@@ -251,9 +258,8 @@ impl Actor {
                 let command = response_id.as_ref().map(ResponseId::as_str);
                 tracing::info!(session, command, reason = %unclaimed, "results dropped");
             });
-            // A device that stops at a TASK_END answers late by design.
-            if !(self.client.is_flightdeck && unclaimed == Unclaimed::Late) {
-                reply(ServerMessage::error(unclaimed.to_string(), session_id));
+            if session_id.is_none() {
+                reply(ServerMessage::error(unclaimed.to_string(), None));
             }
         }
     }

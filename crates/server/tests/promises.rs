@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use link::Ambient;
 use link::connection::now;
 use peer::{Peer, at_rest, begin, device_and_requester};
 use serde_json::{Value, json};
@@ -204,6 +205,18 @@ async fn a_connection_that_was_replaced_starts_no_task() {
     requester.expect_silence_or_end(Duration::from_secs(5)).await;
     newcomer.expect_silence(Duration::from_secs(5)).await;
     assert_eq!(server.snapshot().sessions, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_ends_early_leaves_no_ghost() {
+    let (config, ambient) = (Config::default(), Ambient::simulated(7, Timestamp::UNIX_EPOCH));
+    let services = Services { ambient: ambient.clone(), ..Services::in_memory(&config) };
+    let server = Server::with(config, keys(), services);
+    let _peers = device_and_requester(&server).await;
+    assert_eq!(server.snapshot().clients, 2);
+    // Its future is dropped, as by a panic.
+    ambient.crash();
+    at_rest(&server).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -103,7 +103,8 @@ keys! {
         insecure: bool = false, "FLIGHTDECK_INSECURE";
         /// Tasks that run on one device at the same time.
         sessions_per_device: usize = server().sessions_per_device, "FLIGHTDECK_SESSIONS_PER_DEVICE";
-        /// Tasks that may wait for one device; a further one is refused at once.
+        /// Tasks of one client that may wait for one device; a further one is refused at once. The clients of a key
+        /// share twice as many places, all keys four times, and a newcomer may take half of what the others leave.
         queue_per_device: usize = server().queue_per_device, "FLIGHTDECK_QUEUE_PER_DEVICE";
         /// Longest time for one command.
         command_timeout: Seconds = Seconds(server().command_timeout), "FLIGHTDECK_COMMAND_TIMEOUT";

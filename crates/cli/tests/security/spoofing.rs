@@ -228,12 +228,14 @@ async fn a_task_that_is_refused_for_a_full_queue_leaves_the_queue_as_it_was() {
         sessions.push(galaxy.submit("d", &plan("pwd")).await);
         galaxy.expect_ack(sessions.last().unwrap()).await;
     }
+    // Another key has a place of its own in the queue, and no more.
+    let own = rogue.submit("d", &plan("pwd")).await;
+    rogue.expect_ack(&own).await;
     for _ in 0..5 {
         let refused = rogue.submit("d", &plan("pwd")).await;
         assert!(rogue.expect_error().await.contains("waiting already"));
         rogue.expect_end(&refused, "failed").await;
     }
-    rogue.close().await;
     for session in &sessions {
         let command = device.expect("command").await;
         assert_eq!(command["session_id"], json!(session));
@@ -241,6 +243,11 @@ async fn a_task_that_is_refused_for_a_full_queue_leaves_the_queue_as_it_was() {
         galaxy.expect_end(session, "completed").await;
         device.expect_end(session, "completed").await;
     }
+    let command = device.expect("command").await;
+    device.answer_well(&command).await;
+    rogue.expect_end(&own, "completed").await;
+    device.expect_end(&own, "completed").await;
+    rogue.close().await;
     fleet.works(&mut galaxy, &mut device).await;
 }
 

@@ -133,6 +133,11 @@ impl Commands {
         self.open.values().any(|command| command.task == task)
     }
 
+    /// Whether none that was given up is remembered.
+    pub(super) fn is_forgetful(&self) -> bool {
+        self.given_up.is_empty()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

@@ -169,6 +169,7 @@ impl Hub {
         }
         seat.stopping.remove(&id);
         let next = seat.lane.leave(id);
+        seat.rest();
         if let Some(next) = next
             && self.sessions.get(&next).is_some_and(|next| matches!(next.phase, Phase::Queued))
         {

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use aip::machine::Refusal;
@@ -60,15 +61,46 @@ pub(super) struct Identity {
 pub(super) struct Seat {
     /// What is known of the device: a JSON object.
     pub(super) facts: Option<Payload>,
+    /// A device that has nothing to do takes no room for it.
+    work: Option<Box<Work>>,
+}
+
+/// What a device has to do.
+#[derive(Default)]
+pub(super) struct Work {
     pub(super) commands: Commands,
     pub(super) lane: Lane,
     /// Tasks that are over and still have their place, since their command has not stopped yet.
     pub(super) stopping: BTreeMap<TaskId, Arc<Task>>,
 }
 
+/// What a device has to do that has nothing to do.
+static NO_WORK: LazyLock<Work> = LazyLock::new(Work::default);
+
+impl Deref for Seat {
+    type Target = Work;
+
+    fn deref(&self) -> &Work {
+        self.work.as_deref().unwrap_or(&NO_WORK)
+    }
+}
+
+impl DerefMut for Seat {
+    fn deref_mut(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
+}
+
 impl Seat {
     pub(super) fn is_empty(&self) -> bool {
         self.lane.is_empty() && self.commands.len() == 0
+    }
+
+    /// Gives back the room of a device that has nothing to do any more.
+    pub(super) fn rest(&mut self) {
+        if self.is_empty() && self.commands.is_forgetful() {
+            self.work = None;
+        }
     }
 }
 
@@ -91,7 +123,8 @@ impl Identity {
 /// All identities, and who has which id now.
 #[derive(Default)]
 pub(super) struct Parties {
-    identities: BTreeMap<Incarnation, Identity>,
+    /// Boxed, since a node of the tree has room for twice as many as it holds.
+    identities: BTreeMap<Incarnation, Box<Identity>>,
     present: BTreeMap<ClientId, Incarnation>,
     last: u64,
 }
@@ -118,7 +151,8 @@ impl Parties {
         self.present.insert(client_id.clone(), identity);
         let presence = Presence::Here(handle);
         let requested = BTreeSet::new();
-        self.identities.insert(identity, Identity { client_id, presence, requested, seat });
+        let newcomer = Identity { client_id, presence, requested, seat };
+        self.identities.insert(identity, Box::new(newcomer));
         Ok(Via { identity, connection })
     }
 
@@ -153,11 +187,11 @@ impl Parties {
     }
 
     pub(super) fn get(&self, id: Incarnation) -> Option<&Identity> {
-        self.identities.get(&id)
+        self.identities.get(&id).map(|identity| &**identity)
     }
 
     pub(super) fn get_mut(&mut self, id: Incarnation) -> Option<&mut Identity> {
-        self.identities.get_mut(&id)
+        self.identities.get_mut(&id).map(|identity| &mut **identity)
     }
 
     pub(super) fn seat(&self, id: Incarnation) -> Option<&Seat> {
@@ -193,7 +227,7 @@ impl Parties {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Identity> {
-        self.identities.values()
+        self.identities.values().map(|identity| &**identity)
     }
 }
 

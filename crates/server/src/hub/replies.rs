@@ -1,6 +1,7 @@
 //! What becomes of the commands that were sent: results, output, deadlines, and the loss of their device.
 
 use aip::{CallId, ResponseId, SessionId};
+use bytes::Bytes;
 
 use super::commands::{OpenCommand, Reach, in_order};
 use super::parties::{Incarnation, Via};
@@ -33,7 +34,8 @@ impl Results {
 }
 
 impl Hub {
-    /// Takes the results of a command; the first ones settle it.
+    /// Takes the results of a command; the first ones settle it. Others are refused, as `refusal` words it, in front of
+    /// what their device gets next.
     ///
     /// # Errors
     /// Why they settle nothing.
@@ -43,18 +45,36 @@ impl Hub {
         via: Via,
         ids: (Option<&SessionId>, Option<&ResponseId>),
         results: Results,
+        refusal: impl FnOnce(Unclaimed) -> Option<Bytes>,
     ) -> Result<(), Unclaimed> {
+        let (why, stopped) = match self.claim(via, ids) {
+            Ok(command) if !command.is_stopping => {
+                let results = results.of(&command.call_ids);
+                self.take_step(moment, command.task, Settlement::Answered, results, None);
+                return Ok(());
+            }
+            Ok(stopped) => (Unclaimed::Late, Some(stopped.task)),
+            Err(why) => (why, None),
+        };
+        if let (Some(session_id), Some(frame)) = (ids.0, refusal(why)) {
+            self.send_about(via, session_id, frame);
+        }
+        if let Some(task) = stopped {
+            self.free_place_of_ended(moment, via.identity, task);
+        }
+        Err(why)
+    }
+
+    fn claim(
+        &mut self,
+        via: Via,
+        ids: (Option<&SessionId>, Option<&ResponseId>),
+    ) -> Result<OpenCommand, Unclaimed> {
         self.parties.current(via).ok_or(Unclaimed::Unknown)?;
         let seat = self.parties.seat_mut(via.identity).ok_or(Unclaimed::Unknown)?;
         let command = seat.commands.claim(ids.0, ids.1)?;
         self.timers.clear(command.timer);
-        if command.is_stopping {
-            self.free_place_of_ended(moment, via.identity, command.task);
-            return Err(Unclaimed::Late);
-        }
-        let results = results.of(&command.call_ids);
-        self.take_step(moment, command.task, Settlement::Answered, results, None);
-        Ok(())
+        Ok(command)
     }
 
     /// Passes on what a tool writes while its command runs, to a requester that wants to see it.
