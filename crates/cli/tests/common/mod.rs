@@ -15,7 +15,7 @@ pub(crate) use process::{Done, Home, Process, Server};
 use serde_json::{Value, json};
 
 /// The longest wait for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time between two looks at what cannot be waited for.
 const LOOK: Duration = Duration::from_millis(5);
