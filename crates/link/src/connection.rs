@@ -148,17 +148,11 @@ impl<M: Wire> Connection<M> {
 
     /// Waits for the next event; `wake_at` is when [`Event::Due`] is wanted.
     pub async fn next_event(&mut self, wake_at: Option<Instant>) -> Event<M> {
-        self.next_event_or(|| wake_at).await
-    }
-
-    /// The same for a time that may change meanwhile: `wake_at` is asked anew whenever something moves
-    /// on the connection, such as a message that is queued.
-    pub async fn next_event_or(&mut self, wake_at: impl Fn() -> Option<Instant>) -> Event<M> {
         if self.decoding.is_none() {
             self.socket.handled();
         }
         std::future::poll_fn(|cx| {
-            let polled = self.poll_event(cx, &wake_at);
+            let polled = self.poll_event(cx, wake_at);
             let is_busy = self.decoding.is_some() || self.is_paused();
             if self.outbox.note_heard(self.heard(), is_busy) {
                 self.ping(cx);
@@ -200,11 +194,7 @@ impl<M: Wire> Connection<M> {
         self.socket.refuse(&frame, code, reason, LINGER).await;
     }
 
-    fn poll_event(
-        &mut self,
-        cx: &mut Context<'_>,
-        wake_at: &impl Fn() -> Option<Instant>,
-    ) -> Poll<Event<M>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, wake_at: Option<Instant>) -> Poll<Event<M>> {
         // Reading goes first: what has arrived counts, also when the peer is gone and writing fails.
         let (is_over, paused) = (self.socket.turn().is_over(), self.is_paused());
         if is_over {
@@ -220,7 +210,7 @@ impl<M: Wire> Connection<M> {
         } else if paused && let Poll::Ready(event) = self.poll_read(cx) {
             return Poll::Ready(event);
         }
-        self.poll_timer(cx, wake_at())
+        self.poll_timer(cx, wake_at)
     }
 
     /// Whether reading waits until answers are written, or until too many messages that wait become fewer: a

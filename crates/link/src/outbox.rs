@@ -232,8 +232,7 @@ impl Outbox {
         Self { dropped_progress: Some(count), ..self }
     }
 
-    /// Queues a message. Returns its place, to compare with [`Self::taken`] and with what [`Self::abort`]
-    /// returns.
+    /// Queues a message. Returns its place, to compare with what [`Self::abort`] returns.
     ///
     /// # Errors
     /// When the connection is closing, or the queue is full even without its progress messages; the
@@ -346,13 +345,6 @@ impl Outbox {
     #[must_use]
     pub fn overflow(&self) -> Option<Overflow> {
         self.lock().overflow
-    }
-
-    /// The place up to which messages were handed to the socket so far. A message whose place is below it was
-    /// sent, as far as the server can know.
-    #[must_use]
-    pub fn taken(&self) -> u64 {
-        self.lock().taken
     }
 
     /// How many messages wait.

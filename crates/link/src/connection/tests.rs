@@ -55,22 +55,6 @@ async fn the_actor_is_woken_when_it_asked() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_deadline_that_comes_up_while_the_actor_waits_is_kept() {
-    let (mut server, _client, _switch) = connected();
-    let (start, deadline) = (now(), std::cell::Cell::new(None));
-    let outbox = server.outbox().clone();
-    let waiting = server.next_event_or(|| deadline.get());
-    let setting = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        deadline.set(Some(start + Duration::from_secs(5)));
-        outbox.push(heartbeat().encode()).unwrap();
-    };
-    let (event, ()) = tokio::join!(waiting, setting);
-    assert!(matches!(event, Event::Due));
-    assert_eq!((now() - start).as_secs(), 5);
-}
-
 #[tokio::test]
 async fn messages_arrive_in_order_also_behind_a_large_one() {
     let (mut server, mut client, _switch) = connected();
