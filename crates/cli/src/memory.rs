@@ -1,4 +1,5 @@
-//! How much memory this program may use: what the machine has, or less if its control group is limited.
+//! How much memory this program may use: what the machine has, or less if its control group or its address space is
+//! limited.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,13 @@ pub(crate) fn usable() -> usize {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = limit(Path::new(CGROUPS), &own);
-    machine.into_iter().chain(group).min().unwrap_or(ASSUMED)
+    machine.into_iter().chain(group).chain(address_space()).min().unwrap_or(ASSUMED)
+}
+
+/// The limit of the address space, as `ulimit -v` sets it.
+fn address_space() -> Option<usize> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As);
+    usize::try_from(limit.current?).ok()
 }
 
 /// The machine's memory, from the text of `/proc/meminfo`.

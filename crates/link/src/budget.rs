@@ -7,6 +7,9 @@
 //! Several messages that are half read may fill the budget together, and none could be read to its end. So
 //! the first in line may *overdraw* while what is kept leaves room: it reads its message to the end, and is
 //! the only one. In all there is at most: the limit and one message, beside what is kept.
+//!
+//! Memory for a large frame is taken when it is announced, before its bytes come. So the frames that come together are
+//! no larger than the limit either, or there is only one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +56,10 @@ struct State {
     served: Vec<(u64, usize)>,
     /// Who may read beyond the limit.
     overdrawing: Option<u64>,
+    /// The sizes of the large frames that come, in bytes.
+    announced: usize,
+    /// Who waits until its frame may come, in the order of their turns.
+    announcing: VecDeque<Waiter>,
     readers: u64,
 }
 
@@ -88,7 +95,7 @@ impl Budget {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let state = self.lock();
-        Usage { bytes: state.taken(), waiting: state.line.len() }
+        Usage { bytes: state.taken(), waiting: state.waiting() }
     }
 
     /// Nothing yet, to be kept.
@@ -117,7 +124,15 @@ impl Budget {
         let mut state = self.lock();
         state.readers += 1;
         let id = state.readers;
-        Reader { budget: self.clone(), id, bytes: 0, is_waiting: false, pace: (now(), 0) }
+        Reader {
+            budget: self.clone(),
+            id,
+            bytes: 0,
+            is_waiting: false,
+            announced: 0,
+            is_announcing: false,
+            pace: (now(), 0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -128,6 +143,14 @@ impl Budget {
 impl State {
     fn taken(&self) -> usize {
         self.reading.saturating_add(self.kept)
+    }
+
+    fn waiting(&self) -> usize {
+        self.line.len() + self.announcing.len()
+    }
+
+    fn may_announce(&self, limit: usize, frame: usize) -> bool {
+        self.announced == 0 || self.announced.saturating_add(frame) <= limit
     }
 
     /// Whether a reader may take this much more.
@@ -164,6 +187,19 @@ impl State {
             self.served.push((reader, bytes));
             first.waker.wake();
         }
+        while let Some(frame) = self.announcing.front().map(|first| first.bytes)
+            && self.may_announce(limit, frame)
+            && let Some(first) = self.announcing.pop_front()
+        {
+            self.announced += frame;
+            first.waker.wake();
+        }
+    }
+
+    /// Whether a reader's frame may not come yet. Its waker is this one from now on.
+    fn is_announcing(&mut self, reader: u64, waker: &Waker) -> bool {
+        let waiter = self.announcing.iter_mut().find(|waiter| waiter.reader == reader);
+        waiter.map(|waiter| waiter.waker.clone_from(waker)).is_some()
     }
 }
 
@@ -208,6 +244,10 @@ pub(crate) struct Reader {
     id: u64,
     bytes: usize,
     is_waiting: bool,
+    /// The size of the large frame that comes, or is to, in bytes.
+    announced: usize,
+    /// Whether it may not come yet.
+    is_announcing: bool,
     /// What came since when.
     pace: (Instant, usize),
 }
@@ -251,9 +291,35 @@ impl Reader {
         Poll::Pending
     }
 
-    /// Whether it waits for room.
+    /// Waits until a frame with a payload of this size may come.
+    pub(crate) fn poll_announced(&mut self, cx: &mut Context<'_>, frame: usize) -> Poll<()> {
+        let (budget, limit) = (self.budget.clone(), self.budget.limit());
+        let mut state = budget.lock();
+        if self.is_announcing {
+            self.is_announcing = state.is_announcing(self.id, cx.waker());
+        } else {
+            // A message may have several large frames.
+            state.announced -= std::mem::replace(&mut self.announced, frame);
+            if state.announcing.is_empty() && state.may_announce(limit, frame) {
+                state.announced += frame;
+            } else {
+                let waiter = Waiter { reader: self.id, bytes: frame, waker: cx.waker().clone() };
+                state.announcing.push_back(waiter);
+                self.is_announcing = true;
+                state.serve(limit);
+                self.is_announcing = state.is_announcing(self.id, cx.waker());
+            }
+        }
+        if self.is_announcing {
+            return Poll::Pending;
+        }
+        self.pace = (now(), 0);
+        Poll::Ready(())
+    }
+
+    /// Whether it waits for room, or until its frame may come.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.is_waiting
+        self.is_waiting || self.is_announcing
     }
 
     /// Notes that bytes came.
@@ -269,11 +335,11 @@ impl Reader {
             return false;
         }
         self.pace = (now, 0);
-        if self.is_waiting {
+        if self.is_waiting() {
             return false;
         }
         let least = took.as_secs_f64() * MIN_BYTES_PER_SECOND as f64;
-        (came as f64) < least && !self.budget.lock().line.is_empty()
+        (came as f64) < least && self.budget.lock().waiting() > 0
     }
 
     /// When to ask that again.
@@ -288,6 +354,12 @@ impl Drop for Reader {
         let mut state = self.budget.lock();
         let unused = if self.is_waiting { state.leave(self.id) } else { 0 };
         state.reading -= self.bytes + unused;
+        let waiting = state.announcing.len();
+        state.announcing.retain(|waiter| waiter.reader != self.id);
+        // What never stood in line, or stands there no more, is announced.
+        if state.announcing.len() == waiting {
+            state.announced -= self.announced;
+        }
         if state.overdrawing == Some(self.id) {
             state.overdrawing = None;
         }

@@ -36,6 +36,9 @@ const MAX_UNSENT_REPLY_BYTES: usize = 1024 * 1024;
 /// The longest goodbye: flushing, our close frame, the peer's.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// A connection on which something comes within this time of what came before is busy.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Which way a frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -71,6 +74,8 @@ pub struct Connection<M> {
     reply_bytes: usize,
     /// Whether a message was read since the queue, in which too many wait, last had one taken.
     has_read_on: bool,
+    /// When something had last come, as of the last look at whether the connection is quiet.
+    looked: Option<Instant>,
     decoding: Option<JoinHandle<Event<M>>>,
     liveness: Liveness,
     timer: Pin<Box<Sleep>>,
@@ -103,6 +108,7 @@ impl<M: Wire> Connection<M> {
             replies,
             reply_bytes: 0,
             has_read_on: false,
+            looked: None,
             decoding: None,
             liveness,
             timer,
@@ -159,11 +165,27 @@ impl<M: Wire> Connection<M> {
             }
             match polled {
                 Poll::Ready(_) => self.outbox.forget_waker(),
-                Poll::Pending => self.socket.turn().end(),
+                Poll::Pending => {
+                    self.socket.turn().end();
+                    self.rest_if_quiet();
+                }
             }
             polled
         })
         .await
+    }
+
+    /// Has the socket rest once something came that followed on nothing; a busy connection, which would only have to
+    /// wake it again, does so when its timer finds it quiet.
+    fn rest_if_quiet(&mut self) {
+        if self.socket.is_resting() {
+            return;
+        }
+        let heard = self.heard();
+        let before = self.looked.replace(heard);
+        if before.is_none_or(|before| heard.saturating_duration_since(before) >= QUIET) {
+            self.socket.rest();
+        }
     }
 
     /// Pings right away. What goes wrong comes up when the connection is used next.
@@ -322,6 +344,15 @@ impl<M: Wire> Connection<M> {
             if let Some(closed) = self.too_slow(now) {
                 return Poll::Ready(Event::Closed(closed));
             }
+            if self.outbox.lazy_until().is_some_and(|until| until <= now) {
+                self.outbox.hurry();
+                if let Poll::Ready(closed) = self.poll_write(cx) {
+                    return Poll::Ready(Event::Closed(closed));
+                }
+            }
+            if now.saturating_duration_since(self.heard()) >= QUIET {
+                self.socket.rest();
+            }
             // While it is not read on, its silence says nothing.
             let heard = if self.outbox.is_over() { now } else { self.heard() };
             self.liveness.handle_bytes(heard);
@@ -343,10 +374,18 @@ impl<M: Wire> Connection<M> {
         Poll::Pending
     }
 
-    /// When to ask [`Self::too_slow`], if there is reason to.
-    fn look_at(&self) -> Option<Instant> {
-        let reading = self.outbox.slow_at(self.socket.written().into_std());
-        reading.into_iter().chain(self.socket.look_at()).min()
+    /// When to ask [`Self::too_slow`], or to hurry, if there is reason to.
+    fn look_at(&mut self) -> Option<Instant> {
+        let reading = self.slow_at();
+        let looks = [reading, self.socket.look_at(), self.outbox.lazy_until()];
+        looks.into_iter().flatten().min()
+    }
+
+    fn slow_at(&mut self) -> Option<Instant> {
+        if !self.outbox.is_over() {
+            return None;
+        }
+        self.outbox.slow_at(self.socket.written().into_std())
     }
 
     /// How the connection ends if its peer reads or sends too slowly.
@@ -354,8 +393,7 @@ impl<M: Wire> Connection<M> {
         if self.socket.is_slow(now) {
             return Some(slow_sender());
         }
-        let slow_at = self.outbox.slow_at(self.socket.written().into_std());
-        slow_at.filter(|slow_at| *slow_at <= now)?;
+        self.slow_at().filter(|slow_at| *slow_at <= now)?;
         let reason = self.outbox.give_up().to_string();
         Some(Closed { code: CloseCode::TOO_SLOW, reason, by_us: true })
     }

@@ -19,6 +19,7 @@ pub mod budget;
 pub mod client;
 pub mod connection;
 pub mod dial;
+mod frames;
 pub mod memory;
 pub mod outbox;
 pub mod proxy;

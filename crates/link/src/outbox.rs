@@ -21,6 +21,10 @@ mod patience;
 mod queue;
 
 use patience::Patience;
+use queue::Manner;
+
+/// How long a message that nobody waits for may wait for another to go with.
+const LAZY: Duration = Duration::from_millis(10);
 
 /// Bounds of an outgoing queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +108,9 @@ pub struct Outbox {
     heard: AtomicU64,
     /// Whether somebody asks whether the peer is alive.
     is_probed: AtomicBool,
+    /// When messages that wait for others to go with go by themselves, in nanoseconds after `since`; 0 while
+    /// there are none.
+    lazy_until: AtomicU64,
     dropped_progress: Option<Arc<AtomicU64>>,
     patience: Option<Patience>,
     /// Whether the queue is over its bounds.
@@ -118,6 +125,8 @@ pub struct Outbox {
 struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
+    /// Whether any of them goes as soon as it can, and those before it with it.
+    is_pressing: bool,
     close: Option<(CloseCode, String)>,
     overflow: Option<Overflow>,
     /// Since when it is over its bounds, if it is.
@@ -160,6 +169,7 @@ impl Outbox {
             since: now(),
             heard: AtomicU64::new(0),
             is_probed: AtomicBool::new(false),
+            lazy_until: AtomicU64::new(0),
             dropped_progress: None,
             patience: None,
             is_over: AtomicBool::new(false),
@@ -238,6 +248,19 @@ impl Outbox {
     /// When the connection is closing, or the queue is full even without its progress messages; the
     /// connection closes then. A patient queue is full when the budget is.
     pub fn push(&self, frame: Bytes) -> Result<u64, NotQueued> {
+        self.queue(frame, Manner::Prompt)
+    }
+
+    /// Queues a message that its peer does not wait for. It goes with the next one, which saves a system call, or
+    /// by itself after a moment.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_lazily(&self, frame: Bytes) -> Result<u64, NotQueued> {
+        self.queue(frame, Manner::Lazy)
+    }
+
+    fn queue(&self, frame: Bytes, manner: Manner) -> Result<u64, NotQueued> {
         let mut queue = self.lock();
         if queue.close.is_some() {
             return Err(NotQueued::Closed);
@@ -256,7 +279,21 @@ impl Outbox {
                 }
             }
         };
-        Ok(queue.append(frame, false))
+        if manner == Manner::Lazy && self.lazy_until.load(Ordering::Relaxed) == 0 {
+            self.lazy_until.store(self.nanos(now() + LAZY), Ordering::Relaxed);
+        }
+        Ok(queue.append(frame, manner))
+    }
+
+    /// For the actor: when it must [hurry](Self::hurry).
+    pub(crate) fn lazy_until(&self) -> Option<Instant> {
+        let nanos = self.lazy_until.load(Ordering::Relaxed);
+        (nanos > 0).then(|| self.since + Duration::from_nanos(nanos))
+    }
+
+    /// For the actor: nothing waits for another any longer.
+    pub(crate) fn hurry(&self) {
+        self.lock().is_pressing = true;
     }
 
     /// Takes a message back that the socket does not have yet. `true` when it is never sent.
@@ -285,7 +322,7 @@ impl Outbox {
                 if queue.close.is_some() || queue.has_room(frame.len(), self.limits) {
                     queued();
                     if queue.close.is_none() {
-                        queue.append(frame, false);
+                        queue.append(frame, Manner::Prompt);
                     }
                     return;
                 }
@@ -302,7 +339,7 @@ impl Outbox {
             return;
         }
         if queue.has_room(frame.len(), self.limits) {
-            queue.append(frame, true);
+            queue.append(frame, Manner::Progress);
         } else {
             self.count_dropped_progress(1);
         }
@@ -367,9 +404,14 @@ impl Outbox {
     /// For the actor: waits for the next thing to do.
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
         let mut queue = self.lock();
-        if let Some(item) = queue.items.pop_front() {
+        let goes = queue.is_pressing || queue.close.is_some();
+        if let Some(item) = goes.then(|| queue.items.pop_front()).flatten() {
             queue.bytes -= item.frame.len();
             queue.taken = item.place + 1;
+            if queue.items.is_empty() {
+                queue.is_pressing = false;
+                self.lazy_until.store(0, Ordering::Relaxed);
+            }
             if queue.items.is_empty() && queue.items.capacity() > 16 {
                 queue.items = VecDeque::new();
             }

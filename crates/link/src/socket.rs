@@ -13,10 +13,9 @@ use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tokio_websockets::{
-    ClientBuilder, Config, Error, Limits, Message, ServerBuilder, WebSocketStream,
-};
+use tokio_websockets::{ClientBuilder, Config, Error, Limits, Message, WebSocketStream};
 
+use self::resting::Resting;
 use crate::budget::Budget;
 use crate::memory::MemoryEnd;
 use crate::transport::{self, Transport};
@@ -29,9 +28,6 @@ const MAX_UNSENT_PONGS: usize = 64;
 /// A message from this size on is kept alive until the next read, so that the WebSocket library
 /// cannot reuse its memory as the connection's read buffer for ever.
 const LARGE_FRAME_BYTES: usize = 64 * 1024;
-
-/// The header of a control frame that a client sends, in bytes.
-const CONTROL_HEADER_BYTES: usize = 6;
 
 /// The longest reason that fits a close frame, in bytes.
 const MAX_REASON_BYTES: usize = 123;
@@ -94,6 +90,7 @@ pub struct Socket {
 
 enum Kind {
     WebSocket(Box<WebSocket>),
+    Resting(Box<Resting>),
     Memory(Box<InMemory>),
 }
 
@@ -105,8 +102,11 @@ struct InMemory {
 
 struct WebSocket {
     stream: WebSocketStream<Transport>,
+    is_server: bool,
     /// Whether we have queued nothing yet.
     is_fresh: bool,
+    /// Whether all that was queued is written.
+    is_flushed: bool,
     unsent_pongs: usize,
     /// Whether the peer's close frame was read.
     has_peer_closed: bool,
@@ -121,11 +121,9 @@ impl Socket {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let stream = ServerBuilder::new()
-            .config(config())
-            .limits(Limits::default().max_payload_len(Some(max_message)))
-            .serve(Transport::new(stream, read_ahead));
-        Self::web_socket(stream)
+        let mut transport = Transport::new(stream, read_ahead);
+        transport.set_max_message(max_message);
+        Self { kind: Kind::Resting(Box::new(Resting::new(transport))) }
     }
 
     /// Upgrades a client's stream to the server.
@@ -139,7 +137,8 @@ impl Socket {
             .limits(Limits::default().max_payload_len(Some(max_message)))
             .connect_on(Transport::new(stream, Bytes::new()))
             .await?;
-        Ok(Self::web_socket(stream))
+        let socket = Box::new(WebSocket::new(stream, false, true));
+        Ok(Self { kind: Kind::WebSocket(socket) })
     }
 
     pub(crate) fn memory(end: MemoryEnd) -> Self {
@@ -152,65 +151,63 @@ impl Socket {
         }
     }
 
-    fn web_socket(stream: WebSocketStream<Transport>) -> Self {
-        let web_socket = WebSocket {
-            stream,
-            is_fresh: true,
-            unsent_pongs: 0,
-            has_peer_closed: false,
-            last_large: None,
-        };
-        Self { kind: Kind::WebSocket(Box::new(web_socket)) }
-    }
-
     /// Sets the size of the largest message that is read, in bytes.
     pub fn set_max_message(&mut self, bytes: usize) {
         match &mut self.kind {
             Kind::WebSocket(socket) => {
                 socket.stream.limits_mut().set_max_payload_len(Some(bytes));
+                socket.stream.get_mut().set_max_message(bytes);
             }
+            Kind::Resting(resting) => resting.transport.set_max_message(bytes),
             Kind::Memory(memory) => memory.end.set_max_message(bytes),
         }
     }
 
     /// Has large messages take room from a budget. An in-memory end has them whole already.
     pub fn set_budget(&mut self, budget: Budget) {
-        if let Some(transport) = self.transport() {
+        if let Some(transport) = self.transport_mut() {
             transport.set_budget(budget);
         }
     }
 
     /// The last message is dealt with, and takes no room any more.
     pub(crate) fn handled(&mut self) {
-        if let Some(transport) = self.transport() {
+        if let Some(transport) = self.transport_mut() {
             transport.handled();
         }
     }
 
     /// When to ask [`Self::is_slow`], while a large message comes.
     pub(crate) fn look_at(&self) -> Option<std::time::Instant> {
-        match &self.kind {
-            Kind::WebSocket(socket) => socket.stream.get_ref().look_at(),
-            Kind::Memory(_) => None,
-        }
+        self.transport().and_then(Transport::look_at)
     }
 
     /// Whether the message that comes is so slow that it keeps its room from others who wait.
     pub(crate) fn is_slow(&mut self, now: std::time::Instant) -> bool {
-        self.transport().is_some_and(|transport| transport.is_slow(now))
+        self.transport_mut().is_some_and(|transport| transport.is_slow(now))
     }
 
     /// When the peer last took a byte.
-    pub(crate) fn written(&self) -> Instant {
-        match &self.kind {
-            Kind::WebSocket(socket) => socket.stream.get_ref().written(),
+    pub(crate) fn written(&mut self) -> Instant {
+        match &mut self.kind {
+            Kind::WebSocket(socket) => socket.stream.get_mut().written(),
+            Kind::Resting(resting) => resting.transport.written(),
             Kind::Memory(memory) => memory.written,
         }
     }
 
-    fn transport(&mut self) -> Option<&mut Transport> {
+    fn transport(&self) -> Option<&Transport> {
+        match &self.kind {
+            Kind::WebSocket(socket) => Some(socket.stream.get_ref()),
+            Kind::Resting(resting) => Some(&resting.transport),
+            Kind::Memory(_) => None,
+        }
+    }
+
+    fn transport_mut(&mut self) -> Option<&mut Transport> {
         match &mut self.kind {
             Kind::WebSocket(socket) => Some(socket.stream.get_mut()),
+            Kind::Resting(resting) => Some(&mut resting.transport),
             Kind::Memory(_) => None,
         }
     }
@@ -219,6 +216,7 @@ impl Socket {
     pub(crate) fn turn(&mut self) -> &mut Turn {
         match &mut self.kind {
             Kind::WebSocket(socket) => &mut socket.stream.get_mut().turn,
+            Kind::Resting(resting) => &mut resting.transport.turn,
             Kind::Memory(memory) => &mut memory.turn,
         }
     }
@@ -228,6 +226,7 @@ impl Socket {
     pub fn heard(&self) -> Instant {
         match &self.kind {
             Kind::WebSocket(socket) => socket.stream.get_ref().heard(),
+            Kind::Resting(resting) => resting.transport.heard(),
             Kind::Memory(memory) => memory.end.heard(),
         }
     }
@@ -242,6 +241,7 @@ impl Socket {
                 Poll::Ready(Ok(()))
             }
             Kind::Memory(memory) => memory.end.poll_ready(cx),
+            Kind::Resting(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -250,39 +250,59 @@ impl Socket {
     /// # Errors
     /// When the connection is closed.
     pub fn start_send(&mut self, frame: Frame) -> Result<(), Closed> {
+        self.wake();
         match &mut self.kind {
             Kind::WebSocket(socket) => {
                 let sent = Pin::new(&mut socket.stream).start_send(message(frame));
                 socket.is_fresh &= sent.is_err();
+                socket.is_flushed = false;
                 sent.map_err(|error| lost(&error))
             }
             Kind::Memory(memory) => {
                 memory.written = Instant::now();
                 memory.end.start_send(frame)
             }
+            Kind::Resting(_) => Ok(()),
         }
     }
 
     /// Writes out what is queued.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        match &mut self.kind {
-            Kind::WebSocket(socket) => {
-                Pin::new(&mut socket.stream).poll_flush(cx).map_err(|error| lost(&error))
-            }
-            Kind::Memory(..) => Poll::Ready(Ok(())),
-        }
+        let Kind::WebSocket(socket) = &mut self.kind else { return Poll::Ready(Ok(())) };
+        ready!(Pin::new(&mut socket.stream).poll_flush(cx)).map_err(|error| lost(&error))?;
+        socket.is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     /// Waits for what comes in next. Pings are answered on the way.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if let Kind::Resting(resting) = &mut self.kind {
+            if let Err(error) = ready!(resting.transport.poll_ahead(cx)) {
+                return Poll::Ready(Incoming::Closed(lost(&Error::Io(error))));
+            }
+            self.wake();
+        }
         match &mut self.kind {
             Kind::WebSocket(socket) => socket.poll_recv(cx),
             Kind::Memory(memory) => memory.end.poll_recv(cx),
+            Kind::Resting(_) => Poll::Pending,
         }
     }
 }
 
 impl WebSocket {
+    fn new(stream: WebSocketStream<Transport>, is_server: bool, is_fresh: bool) -> Self {
+        Self {
+            stream,
+            is_server,
+            is_fresh,
+            is_flushed: true,
+            unsent_pongs: 0,
+            has_peer_closed: false,
+            last_large: None,
+        }
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         loop {
             if self.unsent_pongs >= MAX_UNSENT_PONGS {
@@ -310,11 +330,6 @@ impl WebSocket {
             let (code, reason) = (CloseCode(code.into()), reason.to_owned());
             return Some(Incoming::Closed(Closed { code, reason, by_us: false }));
         }
-        if message.is_text() || message.is_binary() {
-            self.stream.get_mut().complete();
-        } else {
-            self.stream.get_mut().skip(message.as_payload().len() + CONTROL_HEADER_BYTES);
-        }
         if message.is_text() {
             let text = Bytes::from(message.into_payload());
             if text.len() >= LARGE_FRAME_BYTES {
@@ -324,6 +339,7 @@ impl WebSocket {
         }
         if message.is_ping() {
             self.unsent_pongs += 1;
+            self.is_flushed = false;
         }
         message.is_binary().then_some(Incoming::Binary)
     }
@@ -374,22 +390,7 @@ fn lost(error: &Error) -> Closed {
 }
 
 mod closing;
+mod resting;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_code_can_be_sent_or_has_a_stand_in() {
-        for code in 0..=u16::MAX {
-            let _does_not_panic = message(Frame::Close(CloseCode(code), "r".repeat(500)));
-        }
-    }
-
-    #[test]
-    fn a_reason_is_cut_between_characters() {
-        assert_eq!(cut("ääää", 5), "ää");
-        assert_eq!(cut("short", 123), "short");
-        assert_eq!(cut("", 0), "");
-    }
-}
+mod tests;

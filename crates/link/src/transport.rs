@@ -3,6 +3,7 @@
 //! turn.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,7 +12,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::Instant;
 
 use crate::budget::{Budget, Reader, SMALL_MESSAGE_BYTES};
+use crate::frames::Frames;
 use crate::turn::{self, PIECE, Turn};
+
+/// The most that is read at once while there is no library to read, in bytes.
+const AHEAD_BYTES: usize = 4096;
 
 /// A stream of bytes in both directions.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -24,12 +29,16 @@ pub(crate) struct Transport {
     /// What whoever upgraded the connection had read too far.
     read_ahead: Option<Box<Bytes>>,
     heard: Instant,
+    /// When it was last asked when the peer took a byte, and the peer had.
     written: Instant,
+    /// Whether it took one since.
+    has_written: bool,
     pub(crate) turn: Turn,
     /// Where large messages take room, if anywhere.
     budget: Option<Budget>,
-    /// What came since the last message was complete, in bytes.
-    unfinished: u32,
+    frames: Frames,
+    /// The largest message that is read, in bytes.
+    max_message: usize,
     /// The room of a large message that comes, or is being handled.
     reader: Option<Box<Reader>>,
 }
@@ -38,18 +47,70 @@ impl Transport {
     pub(crate) fn new(stream: impl Stream + 'static, read_ahead: Bytes) -> Self {
         // An empty slice would keep the whole buffer alive that it was cut from.
         let read_ahead = (!read_ahead.is_empty()).then(|| Box::new(read_ahead));
-        let stream: Box<dyn Stream> = Box::new(stream);
-        let now = Instant::now();
+        Self { read_ahead, ..Self::at(Instant::now(), Box::new(stream)) }
+    }
+
+    fn at(now: Instant, stream: Box<dyn Stream>) -> Self {
         Self {
             stream: stream.take(0),
-            read_ahead,
+            read_ahead: None,
             heard: now,
             written: now,
+            has_written: false,
             turn: Turn::default(),
             budget: None,
-            unfinished: 0,
+            frames: Frames::default(),
+            max_message: 0,
             reader: None,
         }
+    }
+
+    /// Takes it away. What stays in its place is at its end.
+    pub(crate) fn take(&mut self) -> Self {
+        let ended = Self::at(self.heard, Box::new(tokio::io::empty()));
+        std::mem::replace(self, ended)
+    }
+
+    /// Reads what has come, before there is a library to read it: it is read ahead.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.read_ahead.is_none() {
+            let mut room = [MaybeUninit::uninit(); AHEAD_BYTES];
+            let mut buf = ReadBuf::uninit(&mut room);
+            ready!(self.poll_stream(cx, &mut buf))?;
+            // At the end of the stream the library comes to it once more.
+            if !buf.filled().is_empty() {
+                self.read_ahead = Some(Box::new(Bytes::copy_from_slice(buf.filled())));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads from the stream, when it is our turn and there is room.
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_turn(cx));
+        let most = ready!(self.poll_room(cx));
+        // What comes behind a large message is another's.
+        let most = self.frames.large_left().map_or(most, |left| most.min(left));
+        let before = buf.filled().len();
+        self.stream.set_limit(most as u64);
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.note_read(buf.filled().len() - before);
+        polled
+    }
+
+    /// Whether the library holds a part of a frame, or of a message.
+    pub(crate) const fn is_amid(&self) -> bool {
+        self.frames.is_amid()
+    }
+
+    /// The size of the largest message that is read, in bytes.
+    pub(crate) const fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    /// Sets it.
+    pub(crate) const fn set_max_message(&mut self, bytes: usize) {
+        self.max_message = bytes;
     }
 
     /// Pending, for once, when it is the others' turn.
@@ -64,7 +125,7 @@ impl Transport {
 
     fn note_written(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
         if let Ok(n) = written {
-            self.written = Instant::now();
+            self.has_written = true;
             self.turn.spend(n);
         }
         Poll::Ready(written)
@@ -75,8 +136,12 @@ impl Transport {
         if self.is_waiting() { Instant::now() } else { self.heard }
     }
 
-    /// When the peer, or the system on its behalf, last took a byte.
-    pub(crate) fn written(&self) -> Instant {
+    /// When the peer, or the system on its behalf, last took a byte; now, if it did since this was asked before. So
+    /// no write has to ask for the time.
+    pub(crate) fn written(&mut self) -> Instant {
+        if std::mem::take(&mut self.has_written) {
+            self.written = Instant::now();
+        }
         self.written
     }
 
@@ -92,7 +157,7 @@ impl Transport {
     /// Waits for room for what comes next of a large message. Returns how much may be read, in bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         let Some(budget) = &self.budget else { return Poll::Ready(PIECE) };
-        let unfinished = self.unfinished as usize;
+        let unfinished = self.frames.message();
         if unfinished < SMALL_MESSAGE_BYTES {
             return Poll::Ready(PIECE.min(SMALL_MESSAGE_BYTES - unfinished));
         }
@@ -105,50 +170,65 @@ impl Transport {
         Poll::Ready(PIECE)
     }
 
+    /// Passes on what was read ahead. A large frame waits until the library may take the memory for it.
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
+        let Some(ahead) = &self.read_ahead else { return Poll::Ready(()) };
+        let came = ahead.slice(..ahead.len().min(buf.remaining()));
+        let (mut passed, large) = self.frames.follow(&came, self.budget.is_none());
+        if let Some(payload) = large.filter(|_| passed == 0) {
+            ready!(self.poll_announced(cx, payload));
+            (passed, _) = self.frames.follow(&came, true);
+        }
+        buf.put_slice(&came[..passed]);
+        if let Some(ahead) = &mut self.read_ahead {
+            ahead.advance(passed);
+        }
+        self.read_ahead.take_if(|ahead| ahead.is_empty());
+        Poll::Ready(())
+    }
+
+    /// Waits until the library may take the memory for a large frame. One that is too large it refuses.
+    fn poll_announced(&mut self, cx: &mut Context<'_>, payload: usize) -> Poll<()> {
+        let budget = self.budget.as_ref().filter(|_| payload <= self.max_message);
+        let Some(budget) = budget else { return Poll::Ready(()) };
+        let waited = self.is_waiting();
+        let reader = self.reader.get_or_insert_with(|| Box::new(budget.reader()));
+        ready!(reader.poll_announced(cx, payload));
+        if waited {
+            self.heard = Instant::now();
+        }
+        Poll::Ready(())
+    }
+
     fn note_read(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
         }
         self.heard = Instant::now();
         self.turn.spend(bytes);
-        self.unfinished = self.unfinished.saturating_add(clamped(bytes));
         if let Some(reader) = &mut self.reader {
             reader.note_bytes(bytes);
         }
     }
 
-    /// A message is complete. It has its room until [`Self::handled`].
-    pub(crate) fn complete(&mut self) {
-        self.unfinished = 0;
-    }
-
-    /// A frame of this size, in bytes, belongs to no message.
-    pub(crate) fn skip(&mut self, frame: usize) {
-        self.unfinished = self.unfinished.saturating_sub(clamped(frame));
-    }
-
     /// The last message is dealt with, and takes no room any more.
     pub(crate) fn handled(&mut self) {
-        if self.unfinished == 0 && self.reader.is_some() {
-            self.reader = None;
+        if self.frames.message() == 0 {
+            self.reader.take_if(|reader| !reader.is_waiting());
         }
     }
 
     /// When to ask [`Self::is_slow`], while a large message comes.
     pub(crate) fn look_at(&self) -> Option<std::time::Instant> {
-        let reader = self.reader.as_ref().filter(|_| self.unfinished > 0)?;
+        let reader = self.reader.as_ref().filter(|_| self.frames.message() > 0)?;
         Some(reader.look_at())
     }
 
     /// Whether the message that comes is so slow that it keeps its room from others who wait.
     pub(crate) fn is_slow(&mut self, now: std::time::Instant) -> bool {
-        let is_coming = self.unfinished > 0;
+        let is_coming = self.frames.message() > 0;
         self.reader.as_mut().filter(|_| is_coming).is_some_and(|reader| reader.is_slow(now))
     }
-}
-
-fn clamped(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// As many of the first buffers as fit whole into a piece.
@@ -168,22 +248,20 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(read_ahead) = &mut self.read_ahead {
-            let n = read_ahead.len().min(buf.remaining());
-            buf.put_slice(&read_ahead[..n]);
-            read_ahead.advance(n);
-            if read_ahead.is_empty() {
-                self.read_ahead = None;
+        if self.read_ahead.is_none() {
+            let before = buf.filled().len();
+            ready!(self.poll_stream(cx, buf))?;
+            let (came, may_be_large) = (&buf.filled()[before..], self.budget.is_none());
+            let (passed, _) = self.frames.follow(came, may_be_large);
+            if passed < came.len() {
+                self.read_ahead = Some(Box::new(Bytes::copy_from_slice(&came[passed..])));
+                buf.set_filled(before + passed);
             }
-            return Poll::Ready(Ok(()));
+            if passed > 0 || self.read_ahead.is_none() {
+                return Poll::Ready(Ok(()));
+            }
         }
-        ready!(self.poll_turn(cx));
-        let most = ready!(self.poll_room(cx));
-        let before = buf.filled().len();
-        self.stream.set_limit(most as u64);
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.note_read(buf.filled().len() - before);
-        polled
+        self.poll_read_ahead(cx, buf).map(Ok)
     }
 }
 

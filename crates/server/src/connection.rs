@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES, Wire};
 use aip::machine::{CommandResults, Rejection, Request, TaskRequest};
@@ -77,6 +78,7 @@ impl Actor {
         event: Event<ClientMessage>,
     ) {
         self.server.metrics().count_received(&event);
+        let heard = connection.heard();
         // What is about a session goes the way of the session's own messages, behind its ACK.
         let mut reply = |message: ServerMessage| {
             let message = stamped(&self.server, message);
@@ -87,7 +89,7 @@ impl Actor {
         };
         match event {
             Event::Message(message) => match self.client.peer.admit(message) {
-                Ok(request) => self.handle_request(request, &mut reply),
+                Ok(request) => self.handle_request(request, heard, &mut reply),
                 Err(rejection) => self.reject(rejection, &mut reply),
             },
             Event::Unreadable(error, about) => {
@@ -127,10 +129,15 @@ impl Actor {
         }
     }
 
-    fn handle_request(&self, request: Request, reply: &mut impl FnMut(ServerMessage)) {
+    fn handle_request(
+        &self,
+        request: Request,
+        heard: Instant,
+        reply: &mut impl FnMut(ServerMessage),
+    ) {
         match request {
             Request::Heartbeat => {
-                self.client.note_heartbeat();
+                self.client.note_heartbeat(heard);
                 reply(ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok));
             }
             // The device waits for no answer, and one that did not ask for the extension is not heard.

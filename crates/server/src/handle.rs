@@ -107,9 +107,9 @@ impl Handle {
         (self.is_device() && device == self.id()) || self.holder.may_reach(device)
     }
 
-    /// Notes that a HEARTBEAT came.
-    pub(crate) fn note_heartbeat(&self) {
-        let millis = now().saturating_duration_since(self.since).as_millis();
+    /// Notes that a HEARTBEAT came at this time.
+    pub(crate) fn note_heartbeat(&self, at: Instant) {
+        let millis = at.saturating_duration_since(self.since).as_millis();
         self.heartbeat.store(u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
     }
 

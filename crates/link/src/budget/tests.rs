@@ -196,3 +196,35 @@ async fn a_sender_that_is_fast_enough_keeps_its_room_while_others_wait() {
     });
     assert!(is_message(&steady) && is_message(&waited));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_frame_takes_no_memory_before_those_that_come_leave_room_for_it() {
+    let budget = Budget::new(3 * MIB);
+    let announced = || budget.lock().announced;
+    let mut coming = Vec::new();
+    for _ in 0..3 {
+        let (mut connection, mut peer) = connected(&budget);
+        // The header and a little more.
+        peer.write_all(&frame(2 * MIB)[..50]).await.unwrap();
+        let reading = tokio::spawn(async move { connection.next_event(None).await });
+        pause(1).await;
+        coming.push((peer, reading));
+    }
+    let (refused, mut peer) = connected(&budget);
+    let mut refused = refused;
+    refused.set_max_message(MIB);
+    peer.write_all(&frame(2 * MIB)[..50]).await.unwrap();
+    let event = refused.next_event(None).await;
+    assert!(matches!(event, Event::Closed(_)), "one that is too large does not wait to be refused");
+    assert!((2 * MIB..3 * MIB).contains(&announced()), "{}", announced());
+    assert_eq!(budget.usage().waiting, 2);
+    let mut coming = coming.into_iter();
+    let (first, reading) = coming.next().unwrap();
+    drop(first);
+    assert!(matches!(reading.await.unwrap(), Event::Closed(_)));
+    for (mut peer, reading) in coming {
+        peer.write_all(&frame(2 * MIB)[50..]).await.unwrap();
+        assert!(is_message(&reading.await.unwrap()));
+    }
+    assert_eq!((announced(), budget.usage()), (0, usage(0, 0)));
+}

@@ -55,6 +55,29 @@ async fn the_actor_is_woken_when_it_asked() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_goes_with_the_next_message_or_by_itself_after_a_moment() {
+    let (mut server, mut client, _switch) = connected();
+    let (start, outbox) = (now(), server.outbox().clone());
+    let server = tokio::spawn(async move { server.next_event(None).await });
+    let mut arrives = async || {
+        assert!(matches!(client.next_event(None).await, Event::Message(_)));
+        now() - start
+    };
+    let message = || ServerMessage::task_failed(String::new(), aip::SessionId::new("s").unwrap());
+    outbox.push_lazily(message().encode()).unwrap();
+    assert_eq!(arrives().await, Duration::from_millis(10));
+    outbox.push_lazily(message().encode()).unwrap();
+    outbox.push(message().encode()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(arrives().await, Duration::from_millis(10));
+    }
+    outbox.push_lazily(message().encode()).unwrap();
+    outbox.close(CloseCode::NORMAL, "done");
+    let Event::Closed(closed) = server.await.unwrap() else { panic!() };
+    assert_eq!(closed.reason, "done");
+}
+
 #[tokio::test]
 async fn messages_arrive_in_order_also_behind_a_large_one() {
     let (mut server, mut client, _switch) = connected();

@@ -8,6 +8,17 @@ use bytes::Bytes;
 
 use super::{Bound, Item, OutboxLimits, Overflow, Queue};
 
+/// How a message waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// It goes as soon as the socket takes it.
+    Prompt,
+    /// It waits a while for another to go with.
+    Lazy,
+    /// It goes at once, or gives way to others.
+    Progress,
+}
+
 impl Queue {
     pub(super) fn has_room(&self, bytes: usize, limits: OutboxLimits) -> bool {
         self.items.is_empty()
@@ -21,11 +32,12 @@ impl Queue {
         self.items.iter().map(|item| item.frame.len()).max().unwrap_or(0)
     }
 
-    pub(super) fn append(&mut self, frame: Bytes, progress: bool) -> u64 {
+    pub(super) fn append(&mut self, frame: Bytes, manner: Manner) -> u64 {
         let place = self.next_place;
         self.next_place += 1;
         self.bytes += frame.len();
-        self.items.push_back(Item { frame, place, progress });
+        self.items.push_back(Item { frame, place, progress: manner == Manner::Progress });
+        self.is_pressing |= manner != Manner::Lazy;
         self.wake();
         place
     }

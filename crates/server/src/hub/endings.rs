@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::commands::Reach;
 use super::effect::{DeviceGoodbye, Effect, Over, Writing};
 use super::parties::Incarnation;
 use super::session::{Broken, Farewell, Goodbyes, Halt, Phase, Sent, Session};
 use super::steps::unknown;
-use super::{Hub, Moment, Settlement, queue};
+use super::{Hub, Moment, Settlement, queue, queue_lazily};
 use crate::session::{Cause, Outcome, TaskId};
-use crate::store::{Ended, Record};
+use crate::store::{Ended, Ending, Record};
 
 impl Hub {
     /// Ends a session early, wherever it stands.
@@ -125,14 +123,17 @@ impl Hub {
         let Farewell { outcome, goodbyes } = *farewell;
         let (for_device, for_requester) =
             goodbyes.map_or((None, None), |goodbyes| (goodbyes.device, goodbyes.requester));
-        let say = |party: Option<Incarnation>, frame: Option<Bytes>| {
-            let handle = party.and_then(|id| self.parties.handle(id));
-            if let (Some(handle), Some(frame)) = (handle, frame) {
-                queue(handle, frame, false);
-            }
-        };
-        say(Some(session.device).filter(|_| !session.is_device_gone), for_device);
-        say(session.origin.identity, for_requester);
+        let device = (!session.is_device_gone).then_some(session.device);
+        let device = device.and_then(|id| self.parties.handle(id));
+        if let (Some(handle), Some(frame)) = (device, for_device) {
+            // A device that has done what it was asked to has nothing to stop.
+            let queue = if outcome.ending == Ending::Completed { queue_lazily } else { queue };
+            queue(handle, frame);
+        }
+        let requester = session.origin.identity.and_then(|id| self.parties.handle(id));
+        if let (Some(handle), Some(frame)) = (requester, for_requester) {
+            queue(handle, frame);
+        }
         if let Some(seat) = self.parties.seat_mut(session.device)
             && seat.commands.has_of(id)
         {

@@ -168,7 +168,7 @@ impl Hub {
         let session = self.open_ids.get(session_id).and_then(|id| self.sessions.get_mut(id));
         match session.filter(|session| session.origin.identity == Some(via.identity)) {
             Some(session) => say(handle, session, frame, false),
-            None => queue(handle, frame, false),
+            None => queue(handle, frame),
         }
     }
 
@@ -218,22 +218,33 @@ impl Hub {
 
 /// Sends a session's requester a message, behind its ACK.
 fn say(handle: &Handle, session: &mut Session, frame: Bytes, is_progress: bool) {
+    let held = Held { frame, is_progress };
     if session.is_accepted {
-        return queue(handle, frame, is_progress);
-    }
-    if session.held.len() < MAX_HELD {
-        session.held.push_back(Held { frame, is_progress });
+        held.queue(handle);
+    } else if session.held.len() < MAX_HELD {
+        session.held.push_back(held);
     } else if !is_progress {
         handle.outbox.abort(CloseCode::TOO_SLOW, "too many messages wait behind an ACK");
     }
 }
 
+impl Held {
+    fn queue(self, handle: &Handle) {
+        if self.is_progress {
+            handle.outbox.push_progress(self.frame);
+        } else {
+            queue(handle, self.frame);
+        }
+    }
+}
+
 /// Queues a message. A peer that is gone or too slow is cut by its own connection, and what depends on it learns that
 /// from there; so there is nothing to do about it here.
-fn queue(handle: &Handle, frame: Bytes, is_progress: bool) {
-    if is_progress {
-        handle.outbox.push_progress(frame);
-    } else {
-        let _cut_if_it_overflows = handle.outbox.push(frame);
-    }
+fn queue(handle: &Handle, frame: Bytes) {
+    let _cut_if_it_overflows = handle.outbox.push(frame);
+}
+
+/// The same for a message that its peer does not wait for.
+fn queue_lazily(handle: &Handle, frame: Bytes) {
+    let _cut_if_it_overflows = handle.outbox.push_lazily(frame);
 }

@@ -9,7 +9,7 @@ use aip::{ServerMessage, ServerMessageType, Status};
 use super::effect::Effect;
 use super::session::Phase;
 use super::timers::Due;
-use super::{Hub, Moment, RETRY_STORE, queue};
+use super::{Hub, Moment, RETRY_STORE, queue, queue_lazily};
 use crate::session::{TaskId, fresh_response_id};
 use crate::store::{Batch, StoreError};
 
@@ -89,9 +89,9 @@ impl Hub {
             response_id: Some(fresh_response_id(moment.ambient)),
             ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
         };
-        queue(handle, ack.encode(), false);
+        queue_lazily(handle, ack.encode());
         for held in std::mem::take(&mut session.held) {
-            queue(handle, held.frame, held.is_progress);
+            held.queue(handle);
         }
     }
 
@@ -110,11 +110,11 @@ impl Hub {
             let refusal = ServerMessage::error(text.clone(), Some(session_id.clone()));
             let end = ServerMessage::task_failed(text, session_id);
             let held = std::mem::take(&mut session.held).into_iter();
-            queue(handle, stamp(refusal).encode(), false);
+            queue(handle, stamp(refusal).encode());
             for held in held.filter(|held| !held.is_progress) {
-                queue(handle, held.frame, false);
+                queue(handle, held.frame);
             }
-            queue(handle, stamp(end).encode(), false);
+            queue(handle, stamp(end).encode());
         }
         if let Some(stored) = session.stored.take() {
             let _asker_is_gone = stored.send(Err(error.clone()));
