@@ -441,6 +441,38 @@ async fn who_is_behind_with_reading_for_a_while_gets_all_its_outcomes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_reads_slowly_without_a_pause_is_not_cut() {
+    const SIZE: usize = 2 * 1024 * 1024;
+    // More than the system's buffers hold.
+    const TASKS: usize = 6;
+    let server = Server::start_with(&["--slow-after", "2", "--outbox-bytes", "1000000"]).await;
+    let mut device = server.raw_device("d").await;
+    let narrow = TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(64 * 1024).unwrap();
+    let mut slow = Peer::connect_with(narrow, server.port, &server.key()).await.unwrap();
+    slow.register_constellation("slow", Value::Null).await;
+    for _ in 0..TASKS {
+        slow.submit("d", &plan("pwd")).await;
+    }
+    let large = json!([{"status": "success", "result": "x".repeat(SIZE)}]);
+    for _ in 0..TASKS {
+        let command = device.expect("command").await;
+        device.answer(&command, large.clone()).await;
+        device.expect("task_end").await;
+    }
+    let (stream, mut piece, mut came) = (slow.socket.get_mut(), vec![0; 16 * 1024], 0);
+    let started = Instant::now();
+    while came < SIZE * TASKS {
+        within("more", stream.read_exact(&mut piece)).await.expect("it is not cut");
+        came += piece.len();
+        // 400 KB a second at first, for longer than it may take nothing.
+        if started.elapsed() < Duration::from_secs(6) {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_messages_at_once_wait_until_there_is_room_for_them() {
     const SIZE: usize = 30_000_000;
     let server = Server::start_with(&["--max-bytes-in-flight", "20000000"]).await;

@@ -1,6 +1,7 @@
 //! The front: who connects over TCP, within which limits, and how an HTTP request comes in.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -173,11 +174,23 @@ async fn counted(server: Server, caller: Caller, served: impl Future<Output = ()
     tracing::debug!(address = %caller.address, "too many connections of one address without a key");
 }
 
+/// How much may wait in the system to be sent before it takes more, in bytes. It takes some MB without this, and then
+/// nothing for a long time from a peer that reads slowly, who looks as if it had stopped.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const UNSENT_BYTES: u32 = 256 * 1024;
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(())
+}
+
 impl Front {
     /// Serves a connection in a task of its own, if there is room for it.
     fn accept(&self, stream: TcpStream, address: SocketAddr) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "failed to set TCP_NODELAY");
+        if let Err(error) = set_options(&stream) {
+            tracing::debug!(%error, "failed to set an option of a connection");
         }
         let Ok(permit) = self.server.http_places().clone().try_acquire_owned() else {
             self.server.metrics().count_refused(RefusalReason::NoRoom);
