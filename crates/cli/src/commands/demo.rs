@@ -58,8 +58,9 @@ struct Running {
     key: SecretString,
     device_id: String,
     frames: Option<Arc<Frames>>,
-    stop: CancellationToken,
+    stop_serving: CancellationToken,
     serving: JoinHandle<()>,
+    stop_device: CancellationToken,
     device: JoinHandle<link::Exit>,
 }
 
@@ -69,10 +70,10 @@ async fn start(json: bool) -> Result<Running, Failure> {
     let listener =
         server::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("the demo")?;
     let port = listener.local_addr().context("the address of the listener")?.port();
-    let stop = CancellationToken::new();
+    let stop_serving = CancellationToken::new();
     let server = Server::new(Config::default(), Keys::local(key.clone()));
-    let serving_stop = stop.clone();
-    let serving = tokio::spawn(async move { server.serve(listener, serving_stop).await });
+    let stopped = stop_serving.clone();
+    let serving = tokio::spawn(async move { server.serve(listener, stopped).await });
     let server = ServerUrl::local(port);
 
     let values = DeviceKeys::default().resolve(DeviceKeys::default());
@@ -88,7 +89,8 @@ async fn start(json: bool) -> Result<Running, Failure> {
         }
     })
     .context("the device")?;
-    let mut device = tokio::spawn(device.run(stop.clone()));
+    let stop_device = CancellationToken::new();
+    let mut device = tokio::spawn(device.run(stop_device.clone()));
     tokio::select! {
         _ = is_connected.recv() => {}
         exit = &mut device => {
@@ -96,7 +98,7 @@ async fn start(json: bool) -> Result<Running, Failure> {
             return Err(Failure::unreachable(anyhow::anyhow!("the device could not join: {why}")));
         }
     }
-    Ok(Running { server, key, device_id, frames, stop, serving, device })
+    Ok(Running { server, key, device_id, frames, stop_serving, serving, stop_device, device })
 }
 
 impl Running {
@@ -118,12 +120,12 @@ impl Running {
         Ok(outcome)
     }
 
-    /// Stops everything, and waits until it has.
+    /// Stops everything, and waits until it has: the server first, which tells the device of the end of the task.
     async fn end(self, code: crate::Code) -> Ended {
-        self.stop.cancel();
-        for ended in [self.device.await.map(|_| ()), self.serving.await] {
-            ended.context("a part of the demo failed")?;
-        }
+        self.stop_serving.cancel();
+        self.serving.await.context("the server failed")?;
+        self.stop_device.cancel();
+        self.device.await.context("the device failed")?;
         Ok(code)
     }
 }
