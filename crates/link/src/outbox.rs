@@ -291,9 +291,11 @@ impl Outbox {
         (nanos > 0).then(|| self.since + Duration::from_nanos(nanos))
     }
 
-    /// For the actor: nothing waits for another any longer.
+    /// For the actor: what waits for another goes as soon as the socket takes it.
     pub(crate) fn hurry(&self) {
-        self.lock().is_pressing = true;
+        let mut queue = self.lock();
+        queue.is_pressing = !queue.items.is_empty();
+        self.lazy_until.store(0, Ordering::Relaxed);
     }
 
     /// Takes a message back that the socket does not have yet. `true` when it is never sent.

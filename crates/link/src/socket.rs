@@ -102,7 +102,6 @@ struct InMemory {
 
 struct WebSocket {
     stream: WebSocketStream<Transport>,
-    is_server: bool,
     /// Whether we have queued nothing yet.
     is_fresh: bool,
     /// Whether all that was queued is written.
@@ -121,8 +120,7 @@ impl Socket {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let mut transport = Transport::new(stream, read_ahead);
-        transport.set_max_message(max_message);
+        let transport = Transport::new(stream, read_ahead).following(max_message);
         Self { kind: Kind::Resting(Box::new(Resting::new(transport))) }
     }
 
@@ -137,7 +135,7 @@ impl Socket {
             .limits(Limits::default().max_payload_len(Some(max_message)))
             .connect_on(Transport::new(stream, Bytes::new()))
             .await?;
-        let socket = Box::new(WebSocket::new(stream, false, true));
+        let socket = Box::new(WebSocket::new(stream, true));
         Ok(Self { kind: Kind::WebSocket(socket) })
     }
 
@@ -291,10 +289,9 @@ impl Socket {
 }
 
 impl WebSocket {
-    fn new(stream: WebSocketStream<Transport>, is_server: bool, is_fresh: bool) -> Self {
+    fn new(stream: WebSocketStream<Transport>, is_fresh: bool) -> Self {
         Self {
             stream,
-            is_server,
             is_fresh,
             is_flushed: true,
             unsent_pongs: 0,

@@ -36,7 +36,8 @@ pub(crate) struct Transport {
     pub(crate) turn: Turn,
     /// Where large messages take room, if anywhere.
     budget: Option<Budget>,
-    frames: Frames,
+    /// Where the frames of a client stand, at a server's end.
+    frames: Option<Frames>,
     /// The largest message that is read, in bytes.
     max_message: usize,
     /// The room of a large message that comes, or is being handled.
@@ -59,7 +60,7 @@ impl Transport {
             has_written: false,
             turn: Turn::default(),
             budget: None,
-            frames: Frames::default(),
+            frames: None,
             max_message: 0,
             reader: None,
         }
@@ -90,7 +91,8 @@ impl Transport {
         ready!(self.poll_turn(cx));
         let most = ready!(self.poll_room(cx));
         // What comes behind a large message is another's.
-        let most = self.frames.large_left().map_or(most, |left| most.min(left));
+        let left = self.frames.as_ref().and_then(Frames::large_left);
+        let most = left.map_or(most, |left| most.min(left));
         let before = buf.filled().len();
         self.stream.set_limit(most as u64);
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -98,9 +100,19 @@ impl Transport {
         polled
     }
 
-    /// Whether the library holds a part of a frame, or of a message.
-    pub(crate) const fn is_amid(&self) -> bool {
-        self.frames.is_amid()
+    /// Follows the frames that come, and reads none of a message over this size, in bytes.
+    pub(crate) fn following(self, max_message: usize) -> Self {
+        Self { frames: Some(Frames::default()), max_message, ..self }
+    }
+
+    /// Whether the library holds no part of a frame or of a message, as far as frames are followed.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.frames.as_ref().is_some_and(|frames| !frames.is_amid())
+    }
+
+    /// What has come of a message that is not complete, in bytes.
+    fn unfinished(&self) -> usize {
+        self.frames.as_ref().map_or(0, Frames::message)
     }
 
     /// The size of the largest message that is read, in bytes.
@@ -157,7 +169,7 @@ impl Transport {
     /// Waits for room for what comes next of a large message. Returns how much may be read, in bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         let Some(budget) = &self.budget else { return Poll::Ready(PIECE) };
-        let unfinished = self.frames.message();
+        let unfinished = self.unfinished();
         if unfinished < SMALL_MESSAGE_BYTES {
             return Poll::Ready(PIECE.min(SMALL_MESSAGE_BYTES - unfinished));
         }
@@ -174,10 +186,10 @@ impl Transport {
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
         let Some(ahead) = &self.read_ahead else { return Poll::Ready(()) };
         let came = ahead.slice(..ahead.len().min(buf.remaining()));
-        let (mut passed, large) = self.frames.follow(&came, self.budget.is_none());
+        let (mut passed, large) = self.follow(&came, false);
         if let Some(payload) = large.filter(|_| passed == 0) {
             ready!(self.poll_announced(cx, payload));
-            (passed, _) = self.frames.follow(&came, true);
+            (passed, _) = self.follow(&came, true);
         }
         buf.put_slice(&came[..passed]);
         if let Some(ahead) = &mut self.read_ahead {
@@ -185,6 +197,13 @@ impl Transport {
         }
         self.read_ahead.take_if(|ahead| ahead.is_empty());
         Poll::Ready(())
+    }
+
+    /// See [`Frames::follow`]. Without a budget any frame may come.
+    fn follow(&mut self, came: &[u8], may_be_large: bool) -> (usize, Option<usize>) {
+        let may_be_large = may_be_large || self.budget.is_none();
+        let frames = self.frames.as_mut();
+        frames.map_or((came.len(), None), |frames| frames.follow(came, may_be_large))
     }
 
     /// Waits until the library may take the memory for a large frame. One that is too large it refuses.
@@ -213,20 +232,20 @@ impl Transport {
 
     /// The last message is dealt with, and takes no room any more.
     pub(crate) fn handled(&mut self) {
-        if self.frames.message() == 0 {
+        if self.unfinished() == 0 {
             self.reader.take_if(|reader| !reader.is_waiting());
         }
     }
 
     /// When to ask [`Self::is_slow`], while a large message comes.
     pub(crate) fn look_at(&self) -> Option<std::time::Instant> {
-        let reader = self.reader.as_ref().filter(|_| self.frames.message() > 0)?;
+        let reader = self.reader.as_ref().filter(|_| self.unfinished() > 0)?;
         Some(reader.look_at())
     }
 
     /// Whether the message that comes is so slow that it keeps its room from others who wait.
     pub(crate) fn is_slow(&mut self, now: std::time::Instant) -> bool {
-        let is_coming = self.frames.message() > 0;
+        let is_coming = self.unfinished() > 0;
         self.reader.as_mut().filter(|_| is_coming).is_some_and(|reader| reader.is_slow(now))
     }
 }
@@ -251,8 +270,8 @@ impl AsyncRead for Transport {
         if self.read_ahead.is_none() {
             let before = buf.filled().len();
             ready!(self.poll_stream(cx, buf))?;
-            let (came, may_be_large) = (&buf.filled()[before..], self.budget.is_none());
-            let (passed, _) = self.frames.follow(came, may_be_large);
+            let came = &buf.filled()[before..];
+            let (passed, _) = self.follow(came, false);
             if passed < came.len() {
                 self.read_ahead = Some(Box::new(Bytes::copy_from_slice(&came[passed..])));
                 buf.set_filled(before + passed);

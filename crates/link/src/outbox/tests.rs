@@ -54,6 +54,27 @@ async fn who_can_wait_for_room_closes_nothing_and_waits_for_no_closed_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_another_goes_with_it_or_when_the_actor_hurries() {
+    let outbox = outbox();
+    assert_eq!(outbox.push_lazily(frame(1)), Ok(0));
+    assert_eq!((next(&outbox), outbox.lazy_until()), (None, Some(now() + LAZY)));
+    assert_eq!(outbox.push(frame(2)), Ok(1));
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(1))));
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(2))));
+    assert_eq!(outbox.lazy_until(), None);
+    outbox.push_lazily(frame(3)).unwrap();
+    assert_eq!(next(&outbox), None);
+    outbox.hurry();
+    assert_eq!(outbox.lazy_until(), None, "also while the socket takes nothing");
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(3))));
+    outbox.hurry();
+    outbox.push_lazily(frame(4)).unwrap();
+    assert_eq!(next(&outbox), None, "there was nothing to hurry");
+    outbox.close(CloseCode::NORMAL, "done");
+    assert_eq!(next(&outbox), Some(Next::Frame(frame(4))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_patient_queue_is_over_its_bounds_while_its_peer_takes_bytes_and_there_is_room() {
     let budget = Budget::new(10_000);
     let patience = Duration::from_secs(10);

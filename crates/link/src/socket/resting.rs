@@ -43,7 +43,7 @@ impl Socket {
             let limits = Limits::default().max_payload_len(Some(resting.transport.max_message()));
             let builder = ServerBuilder::new().config(config()).limits(limits);
             let stream = builder.serve(resting.transport.take());
-            let socket = Box::new(WebSocket::new(stream, true, resting.is_fresh));
+            let socket = Box::new(WebSocket::new(stream, resting.is_fresh));
             self.kind = Kind::WebSocket(socket);
         }
     }
@@ -51,9 +51,6 @@ impl Socket {
 
 impl WebSocket {
     fn may_rest(&self) -> bool {
-        self.is_server
-            && self.is_flushed
-            && !self.has_peer_closed
-            && !self.stream.get_ref().is_amid()
+        self.is_flushed && !self.has_peer_closed && self.stream.get_ref().is_between_messages()
     }
 }
