@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use aip::CloseCode;
 use jiff::Timestamp;
+use link::Frame;
 use server::store::{Ended, Record};
 use server::{CallResult, Task};
 
@@ -66,6 +68,12 @@ impl Checker {
             }
             What::Received { command, .. } => {
                 self.received.insert(command.clone());
+            }
+            // Either end gave it up, since what was on its way took longer than it waits for a sign of life.
+            What::Sent { wire, frame: Frame::Close(CloseCode::NO_LIFE, _), .. } => {
+                if let Some(wire) = self.wires.get_mut(wire) {
+                    wire.is_broken = true;
+                }
             }
             What::Sent { wire, to_server, frame } => {
                 if let Some(said) = said(*to_server, frame) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::{
-    ClientId, ClientMessage, ClientMessageType, ClientType, ServerMessage, SessionId, Status,
+    ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, ServerMessage, SessionId,
+    Status,
 };
 use link::connection::now;
 use link::{Connection, Event, Outbox, OutboxLimits};
@@ -25,7 +26,9 @@ pub(crate) async fn stutter(world: World, seed: u64) {
     let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
     let mut connection = Connection::<ServerMessage>::new(socket, outbox, WATCH, None);
     connection.reply(&message(ClientMessageType::Register));
-    hear(&mut connection).await;
+    if let Event::Closed(closed) = hear(&mut connection).await {
+        return connection.close(closed.code, &closed.reason).await;
+    }
     for n in 0..2 {
         let session = SessionId::new(&format!("stutter-{seed}-{n}")).unwrap();
         let task = ClientMessage {
@@ -38,15 +41,17 @@ pub(crate) async fn stutter(world: World, seed: u64) {
         connection.reply(&task);
         connection.reply(&task);
     }
-    while hear(&mut connection).await.is_some() {}
-    connection.close(aip::CloseCode::NORMAL, "").await;
+    loop {
+        match hear(&mut connection).await {
+            Event::Message(_) => {}
+            Event::Closed(closed) => return connection.close(closed.code, &closed.reason).await,
+            _ => return connection.close(CloseCode::NORMAL, "").await,
+        }
+    }
 }
 
-async fn hear(connection: &mut Connection<ServerMessage>) -> Option<ServerMessage> {
-    match connection.next_event(Some(now() + PATIENCE)).await {
-        Event::Message(message) => Some(message),
-        _ => None,
-    }
+async fn hear(connection: &mut Connection<ServerMessage>) -> Event<ServerMessage> {
+    connection.next_event(Some(now() + PATIENCE)).await
 }
 
 fn message(kind: ClientMessageType) -> ClientMessage {
