@@ -7,12 +7,12 @@
 #[allow(dead_code, reason = "other tests need the rest")]
 mod peer;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use link::Ambient;
 use link::connection::now;
 use peer::{Peer, at_rest, begin, device_and_requester};
 use serde_json::{Value, json};
@@ -207,15 +207,36 @@ async fn a_connection_that_was_replaced_starts_no_task() {
     assert_eq!(server.snapshot().sessions, 0);
 }
 
+/// Where nothing can be logged of one client's error.
+struct NoLog;
+
+impl io::Write for NoLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        assert!(!text.contains("a client reports an error"), "as told");
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_actor_that_ends_early_leaves_no_ghost() {
-    let (config, ambient) = (Config::default(), Ambient::simulated(7, Timestamp::UNIX_EPOCH));
-    let services = Services { ambient: ambient.clone(), ..Services::in_memory(&config) };
-    let server = Server::with(config, keys(), services);
-    let _peers = device_and_requester(&server).await;
-    assert_eq!(server.snapshot().clients, 2);
-    // Its future is dropped, as by a panic.
-    ambient.crash();
+async fn an_actor_that_panics_leaves_no_ghost() {
+    let lines = tracing_subscriber::fmt().with_writer(|| NoLog).finish();
+    let _logging = tracing::subscriber::set_default(lines);
+    let server = Server::new(Config::default(), keys());
+    let (mut device, mut requester) = device_and_requester(&server).await;
+    begin(&mut requester, &mut device, "S", PLAN).await;
+    device.say(json!({"type": "error", "error": "any"}));
+    let end = requester.expect("task_end").await;
+    assert!(end["error"].as_str().unwrap().contains("disconnected"), "{end}");
+    assert_eq!(server.snapshot().clients, 1);
+    // Its id is free.
+    let again = Peer::join(&server, "d", "device").await;
+    again.leave().await;
+    requester.leave().await;
     at_rest(&server).await;
 }
 
