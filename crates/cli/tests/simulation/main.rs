@@ -75,6 +75,7 @@ async fn simulation(seed: u64) -> (History, Vec<String>) {
     let world = World { server, network, history: history.clone(), epoch };
     let mut wrong: Vec<String> =
         workload::run(&world, chance.u64(..)).await.err().into_iter().collect();
+    world.network.forget_wires();
     let mut journals = Vec::new();
     for known in store.tasks(Query { limit: 1000, ..Query::default() }).await.unwrap() {
         journals.extend(store.journal(known.task.id).await.unwrap());

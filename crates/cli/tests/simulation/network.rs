@@ -125,6 +125,12 @@ impl Network {
         self.lock().is_calm = true;
     }
 
+    /// Lets go of the wires, each of which has a hold on the network.
+    pub(crate) fn forget_wires(&self) {
+        let wires = std::mem::take(&mut self.lock().switches);
+        drop(wires);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
