@@ -98,6 +98,11 @@ impl Budget {
         Usage { bytes: state.taken(), waiting: state.waiting() }
     }
 
+    /// Whether anybody waits for room.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.lock().waiting() > 0
+    }
+
     /// Nothing yet, to be kept.
     #[must_use]
     pub fn nothing(&self) -> Kept {
@@ -270,8 +275,10 @@ impl Reader {
             self.bytes += more;
             return Poll::Ready(());
         }
-        let waker = cx.waker().clone();
-        state.line.push_back(Waiter { reader: self.id, bytes: more, waker });
+        // Who has waited for its turn has the whole frame in it, and does not stand in line for each piece.
+        let whole = self.announced.saturating_mul(COPIES).saturating_sub(self.bytes);
+        let (bytes, waker) = (more.max(whole), cx.waker().clone());
+        state.line.push_back(Waiter { reader: self.id, bytes, waker });
         self.is_waiting = true;
         state.serve(limit);
         Poll::Pending

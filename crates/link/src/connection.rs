@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
-use crate::budget::MIN_BYTES_PER_SECOND;
+use crate::budget::{MIN_BYTES_PER_SECOND, SMALL_MESSAGE_BYTES};
 use crate::outbox::{Next, Outbox};
 use crate::socket::{Closed, Frame, Incoming, Socket};
 use crate::turn;
@@ -74,6 +74,10 @@ pub struct Connection<M> {
     reply_bytes: usize,
     /// Whether a message was read since the queue, in which too many wait, last had one taken.
     has_read_on: bool,
+    /// Whether a large message was handed to the socket since that had written all.
+    is_sending_large: bool,
+    /// Since when the socket has had something that it could not write, as of the last look at it.
+    stuck_since: Option<Instant>,
     /// When something had last come, as of the last look at whether the connection is quiet.
     looked: Option<Instant>,
     decoding: Option<JoinHandle<Event<M>>>,
@@ -108,6 +112,8 @@ impl<M: Wire> Connection<M> {
             replies,
             reply_bytes: 0,
             has_read_on: false,
+            is_sending_large: false,
+            stuck_since: None,
             looked: None,
             decoding: None,
             liveness,
@@ -273,9 +279,14 @@ impl<M: Wire> Connection<M> {
             }
         }
         match self.socket.poll_flush(cx) {
-            Poll::Ready(Err(closed)) => Poll::Ready(closed),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(closed)) => return Poll::Ready(closed),
+            Poll::Ready(Ok(())) => {
+                self.is_sending_large = false;
+                self.stuck_since = None;
+            }
+            Poll::Pending => {}
         }
+        Poll::Pending
     }
 
     /// While the socket takes nothing more, only a close that does not wait for it gets through.
@@ -285,6 +296,7 @@ impl<M: Wire> Connection<M> {
 
     fn send(&mut self, frame: Bytes) -> Result<(), Closed> {
         self.show(Direction::Out, &frame);
+        self.is_sending_large |= frame.len() > SMALL_MESSAGE_BYTES;
         self.socket.start_send(Frame::Text(frame))
     }
 
@@ -377,7 +389,7 @@ impl<M: Wire> Connection<M> {
     /// When to ask [`Self::too_slow`], or to hurry, if there is reason to.
     fn look_at(&mut self) -> Option<Instant> {
         let reading = self.slow_at();
-        let looks = [reading, self.socket.look_at(), self.outbox.lazy_until()];
+        let looks = [reading, self.stuck_at(), self.socket.look_at(), self.outbox.lazy_until()];
         looks.into_iter().flatten().min()
     }
 
@@ -388,12 +400,30 @@ impl<M: Wire> Connection<M> {
         self.outbox.slow_at(self.socket.written().into_std())
     }
 
+    /// When a peer for whom a large message waits has taken nothing for too long.
+    fn stuck_at(&mut self) -> Option<Instant> {
+        if self.socket.is_flushed() {
+            return None;
+        }
+        let patience = self.outbox.may_keep_room(self.is_sending_large)?;
+        let since = *self.stuck_since.get_or_insert_with(now);
+        Some(since.max(self.socket.written().into_std()) + patience)
+    }
+
     /// How the connection ends if its peer reads or sends too slowly.
     fn too_slow(&mut self, now: Instant) -> Option<Closed> {
         if self.socket.is_slow(now) {
             return Some(slow_sender());
         }
-        self.slow_at().filter(|slow_at| *slow_at <= now)?;
+        let is_due = |at: &Instant| *at <= now;
+        if self.slow_at().filter(is_due).is_none() {
+            self.stuck_at().filter(is_due)?;
+            // The room is its own until somebody wants it.
+            if !self.outbox.is_room_wanted() {
+                self.stuck_since = Some(now);
+                return None;
+            }
+        }
         let reason = self.outbox.give_up().to_string();
         Some(Closed { code: CloseCode::TOO_SLOW, reason, by_us: true })
     }

@@ -16,19 +16,28 @@ pub(crate) struct Frames {
     is_large: bool,
     is_control: bool,
     is_final: bool,
+    /// Whether a message has begun that is not complete.
+    is_in_message: bool,
+    /// Whether one was completed since this was asked last.
+    has_completed: bool,
     /// What has still to come of the frame's payload, in bytes.
     left: usize,
-    /// What has come of a message that is not complete, in bytes.
+    /// What has come of a message that is not complete, without headers, in bytes.
     message: usize,
 }
 
 impl Frames {
     /// Whether a part of a frame or of a message has come.
     pub(crate) const fn is_amid(&self) -> bool {
-        self.header_len > 0 || self.left > 0 || self.message > 0
+        self.header_len > 0 || self.left > 0 || self.is_in_message
     }
 
-    /// What has come of a message that is not complete, in bytes.
+    /// Whether a message was completed since this was asked last.
+    pub(crate) const fn take_completed(&mut self) -> bool {
+        std::mem::replace(&mut self.has_completed, false)
+    }
+
+    /// What has come of a message that is not complete, without headers, in bytes.
     pub(crate) const fn message(&self) -> usize {
         self.message
     }
@@ -102,9 +111,7 @@ impl Frames {
         self.is_control = self.header[0] & 0x08 != 0;
         self.is_large = payload > LARGE_BYTES;
         self.left = payload;
-        if !self.is_control {
-            self.message += usize::from(self.header_len);
-        }
+        self.is_in_message |= !self.is_control;
         self.header_len = 0;
         self.take(0);
     }
@@ -116,6 +123,8 @@ impl Frames {
             self.message += bytes;
             if self.left == 0 && self.is_final {
                 self.message = 0;
+                self.is_in_message = false;
+                self.has_completed = true;
             }
         }
     }
@@ -148,7 +157,7 @@ mod tests {
         // A text in two frames with a ping in between, then whole ones.
         let parts = [(0x01, 200), (0x89, 5), (0x80, 3), (0x81, 0), (0x81, 70_000), (0x81, 9)];
         let frames: Vec<Vec<u8>> = parts.map(|(first, payload)| frame(first, payload)).to_vec();
-        let after = [208, 208, 0, 0, 0, 0];
+        let after = [200, 200, 0, 0, 0, 0];
         for piece in [1, 2, 3, 7, 100, 4096, 100_000] {
             let mut known = Frames::default();
             for (frame, after) in frames.iter().zip(after) {
@@ -159,6 +168,18 @@ mod tests {
                 assert_eq!(known.is_amid(), after > 0);
             }
         }
+    }
+
+    #[test]
+    fn frames_without_a_payload_take_no_room_and_are_a_part_of_a_message_all_the_same() {
+        let mut frames = Frames::default();
+        for first in [0x01, 0x00, 0x00] {
+            frames.follow(&frame(first, 0), false);
+            assert_eq!((frames.message(), frames.is_amid()), (0, true));
+        }
+        assert!(!frames.take_completed());
+        frames.follow(&frame(0x80, 0), false);
+        assert!(!frames.is_amid() && frames.take_completed() && !frames.take_completed());
     }
 
     #[test]

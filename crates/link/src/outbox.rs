@@ -75,6 +75,8 @@ pub enum Bound {
     Bytes,
     /// The limit of the [`Budget`](crate::Budget), within which the queue of a patient one may be over its bounds.
     Budget,
+    /// None, but others wait for the room of the [`Budget`](crate::Budget) that its messages keep.
+    Room,
 }
 
 impl Bound {
@@ -82,6 +84,7 @@ impl Bound {
         match self {
             Self::Messages | Self::Bytes => "its outgoing queue overflowed",
             Self::Budget => "its outgoing queue overflowed, and there is no more room for it",
+            Self::Room => "others wait for the room that its messages take",
         }
     }
 }

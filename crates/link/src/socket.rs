@@ -106,6 +106,8 @@ struct WebSocket {
     is_fresh: bool,
     /// Whether all that was queued is written.
     is_flushed: bool,
+    /// Whether the library has no whole frame that it has not handed out.
+    is_drained: bool,
     unsent_pongs: usize,
     /// Whether the peer's close frame was read.
     has_peer_closed: bool,
@@ -172,6 +174,13 @@ impl Socket {
     pub(crate) fn handled(&mut self) {
         if let Some(transport) = self.transport_mut() {
             transport.handled();
+        }
+    }
+
+    /// Takes no more room, and gives back what it has: nothing that comes is a message any more.
+    fn release(&mut self) {
+        if let Some(transport) = self.transport_mut() {
+            transport.release();
         }
     }
 
@@ -294,6 +303,7 @@ impl WebSocket {
             stream,
             is_fresh,
             is_flushed: true,
+            is_drained: true,
             unsent_pongs: 0,
             has_peer_closed: false,
             last_large: None,
@@ -309,6 +319,7 @@ impl WebSocket {
                 }
             }
             let polled = Pin::new(&mut self.stream).poll_next(cx);
+            self.is_drained = polled.is_pending();
             self.last_large = None;
             let message = match ready!(polled) {
                 Some(Ok(message)) => message,

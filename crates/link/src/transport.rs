@@ -110,6 +110,11 @@ impl Transport {
         self.frames.as_ref().is_some_and(|frames| !frames.is_amid())
     }
 
+    /// Whether a part of a large message has come.
+    pub(crate) fn is_amid_large(&self) -> bool {
+        self.unfinished() > SMALL_MESSAGE_BYTES
+    }
+
     /// What has come of a message that is not complete, in bytes.
     fn unfinished(&self) -> usize {
         self.frames.as_ref().map_or(0, Frames::message)
@@ -232,9 +237,16 @@ impl Transport {
 
     /// The last message is dealt with, and takes no room any more.
     pub(crate) fn handled(&mut self) {
-        if self.unfinished() == 0 {
+        // What has come of the next one takes room anew.
+        if self.frames.as_mut().is_some_and(Frames::take_completed) {
             self.reader.take_if(|reader| !reader.is_waiting());
         }
+    }
+
+    /// Nothing that comes is a message any more: it takes no room, and what has come of one gives back its.
+    pub(crate) fn release(&mut self) {
+        self.reader = None;
+        self.budget = None;
     }
 
     /// When to ask [`Self::is_slow`], while a large message comes.

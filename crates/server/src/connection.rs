@@ -331,7 +331,7 @@ impl Actor {
         let (setting, limit) = match overflow.bound {
             Bound::Messages => ("outbox_messages", config.outbox_messages),
             Bound::Bytes => ("outbox_bytes", config.outbox_bytes),
-            Bound::Budget => ("max_bytes_in_flight", config.max_bytes_in_flight),
+            Bound::Budget | Bound::Room => ("max_bytes_in_flight", config.max_bytes_in_flight),
         };
         self.log(|| {
             tracing::warn!(

@@ -228,3 +228,65 @@ async fn a_large_frame_takes_no_memory_before_those_that_come_leave_room_for_it(
     }
     assert_eq!((announced(), budget.usage()), (0, usage(0, 0)));
 }
+
+/// A message of about this size in frames of 50 KB.
+fn fragments(bytes: usize) -> Vec<u8> {
+    const PART: usize = 50_000;
+    let whole = frame(bytes);
+    let text = &whole[14..];
+    let mut frames = Vec::new();
+    for (n, part) in text.chunks(PART).enumerate() {
+        let is_last = (n + 1) * PART >= text.len();
+        let first = if n == 0 { 1 } else { 0 } | if is_last { 0x80 } else { 0 };
+        frames.extend([first, 0x80 | 126]);
+        frames.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+        frames.extend([0; 4]);
+        frames.extend(part);
+    }
+    frames
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_of_message_after_message_lets_others_have_the_room_in_between() {
+    let budget = Budget::new(MIB);
+    let (mut greedy, mut fast) = connected(&budget);
+    let sending = tokio::spawn(async move {
+        // The end of one and the beginning of the next come together.
+        let messages = fragments(MIB).repeat(200);
+        let _cut_at_the_end = fast.write_all(&messages).await;
+    });
+    let came = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = came.clone();
+    let reading = tokio::spawn(async move {
+        while is_message(&greedy.next_event(None).await) {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let (mut other, mut victim) = connected(&budget);
+    tokio::spawn(async move { victim.write_all(&frame(MIB)).await.map(|()| victim) });
+    assert!(is_message(&other.next_event(None).await));
+    let before = came.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(before < 10, "{before} others went first");
+    reading.abort();
+    sending.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_cut_gives_its_room_back_at_once() {
+    let budget = Budget::new(3 * MIB);
+    let (mut connection, mut peer) = connected(&budget);
+    let outbox = connection.outbox().clone();
+    let reading = tokio::spawn(async move {
+        let Event::Closed(closed) = connection.next_event(None).await else { panic!() };
+        connection.close(closed.code, &closed.reason).await;
+    });
+    peer.write_all(&frame(2 * MIB)[..MIB]).await.unwrap();
+    pause(1).await;
+    assert!(budget.usage().bytes > MIB);
+    outbox.close(CloseCode::OVERLOADED, "cut");
+    pause(1).await;
+    assert!(!reading.is_finished(), "it says goodbye");
+    assert_eq!((budget.usage(), budget.lock().announced), (usage(0, 0), 0));
+    drop(peer);
+}

@@ -139,6 +139,53 @@ async fn who_takes_no_byte_for_a_while_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_takes_nothing_keeps_no_room_from_others_who_wait_for_it() {
+    let (budget, start) = (Budget::new(MIB), now());
+    let (ours, _theirs) = tokio::io::duplex(4096);
+    let outbox = Outbox::new(OutboxLimits::default());
+    let outbox = Arc::new(outbox.patient(budget.clone(), Duration::from_secs(10)));
+    // Within its bounds.
+    outbox.push(Bytes::from(vec![b'x'; 2 * MIB])).unwrap();
+    let socket = Socket::server(ours, Bytes::new(), 1024);
+    let watch = Watch { ping_every: Duration::from_secs(3600), timeout: Duration::from_secs(7200) };
+    let mut connection = Connection::<ClientMessage>::new(socket, outbox.clone(), watch, None);
+    let sending = tokio::spawn(async move { connection.next_event(None).await });
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(!sending.is_finished(), "nobody waits for its room");
+    let mut reader = budget.reader();
+    let waiting = std::future::poll_fn(|cx| reader.poll_room(cx, MIB));
+    let (closed, ()) = tokio::join!(sending, waiting);
+    let Event::Closed(closed) = closed.unwrap() else { panic!() };
+    assert_eq!((closed.code, closed.by_us), (CloseCode::TOO_SLOW, true));
+    assert!((now() - start).as_secs() <= 111, "{:?}", now() - start);
+    assert!(outbox.overflow().is_some_and(|overflow| overflow.bound == Bound::Room));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_answered_whole_after_a_rest() {
+    const BURST: usize = 100;
+    let (ours, mut peer) = tokio::io::duplex(MIB);
+    let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+    let socket = Socket::server(ours, Bytes::new(), 1024);
+    let mut connection = Connection::<ClientMessage>::new(socket, outbox, WATCH, None);
+    let heard = tokio::spawn(async move {
+        let mut heard = 0;
+        while let Event::Message(_) = connection.next_event(None).await {
+            heard += 1;
+        }
+        heard
+    });
+    for _ in 0..3 {
+        tokio::time::sleep(QUIET * 2).await;
+        let burst = Flood::new(BURST).0.into_inner();
+        peer.write_all(&burst).await.unwrap();
+    }
+    tokio::time::sleep(QUIET).await;
+    drop(peer);
+    assert_eq!(heard.await.unwrap(), 3 * BURST);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_behind_adds_no_more_than_it_takes() {
     let (mut connection, mut peer) = over_its_bounds(FEW_MESSAGES);
     let outbox = connection.outbox().clone();

@@ -46,10 +46,25 @@ impl Outbox {
         Some(since + patience.slow_after)
     }
 
+    /// How long a peer may take nothing of what waits for it, while others wait for the room that it keeps. `sending`
+    /// says that a message which keeps some is on its way; one that waits does, too.
+    pub(crate) fn may_keep_room(&self, sending: bool) -> Option<Duration> {
+        let patience = self.patience.as_ref()?;
+        (sending || self.lock().is_keeping()).then_some(patience.slow_after)
+    }
+
+    /// Whether others wait for room.
+    pub(crate) fn is_room_wanted(&self) -> bool {
+        self.patience.as_ref().is_some_and(|patience| patience.budget.is_wanted())
+    }
+
     /// Gives up a peer that has taken nothing for too long.
     pub(crate) fn give_up(&self) -> Overflow {
         let mut queue = self.lock();
-        let overflow = queue.overflow_by(0, self.limits);
+        let overflow = match self.is_over() {
+            true => queue.overflow_by(0, self.limits),
+            false => Overflow { bound: Bound::Room, ..queue.overflow_by(0, self.limits) },
+        };
         self.overflow_now(&mut queue, overflow);
         overflow
     }

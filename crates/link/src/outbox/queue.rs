@@ -6,6 +6,8 @@ use std::task::Context;
 use aip::CloseCode;
 use bytes::Bytes;
 
+use crate::budget::SMALL_MESSAGE_BYTES;
+
 use super::{Bound, Item, OutboxLimits, Overflow, Queue};
 
 /// How a message waits.
@@ -46,6 +48,11 @@ impl Queue {
         let messages = self.items.len();
         let bound = if messages >= limits.messages { Bound::Messages } else { Bound::Bytes };
         Overflow { messages, bytes: self.bytes, refused, bound }
+    }
+
+    /// Whether a message waits that keeps room from others.
+    pub(super) fn is_keeping(&self) -> bool {
+        self.items.iter().any(|item| item.frame.len() > SMALL_MESSAGE_BYTES)
     }
 
     /// Returns how many messages it dropped.

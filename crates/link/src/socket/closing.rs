@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{Frame, Incoming, Kind, MAX_REASON_BYTES, Socket, WebSocket, cut};
+use crate::budget::SMALL_MESSAGE_BYTES;
 use crate::transport::Transport;
 
 /// How much is read at once of what is dropped, in bytes.
@@ -21,16 +22,23 @@ impl Socket {
     /// on until the peer has hung up too, so that it sees the close and not a reset. A peer that has not
     /// done so after `linger` is cut.
     pub async fn close(mut self, code: CloseCode, reason: &str, linger: Duration) {
+        self.release();
         let goodbye = async {
             // The library refuses it when a close frame is queued already: the answer to the peer's,
             // or its own for a message that was too big.
             let _queued_already = self.start_send(Frame::Close(code, reason.to_owned()));
-            if poll_fn(|cx| self.poll_flush(cx)).await.is_ok()
-                && let Kind::WebSocket(socket) = &mut self.kind
-            {
-                socket.hear_out().await;
-                hang_up(socket.stream.get_mut()).await;
+            if poll_fn(|cx| self.poll_flush(cx)).await.is_err() {
+                return;
             }
+            let Kind::WebSocket(mut socket) = self.kind else { return };
+            socket.stream.limits_mut().set_max_payload_len(Some(SMALL_MESSAGE_BYTES));
+            socket.hear_out().await;
+            // Without the library, and what it has of a message.
+            let mut transport = socket.stream.into_inner();
+            if !socket.has_peer_closed {
+                drop_until_silent(&mut transport).await;
+            }
+            hang_up(&mut transport).await;
         };
         let _in_time = timeout(linger, goodbye).await;
     }
@@ -61,16 +69,13 @@ impl Socket {
 
 impl WebSocket {
     /// Drops what comes until the peer has closed too, or its stream ends. Where the stream was shut
-    /// before, a peer that is busy meanwhile could not answer, and would take the close for a loss.
+    /// before, a peer that is busy meanwhile could not answer, and would take the close for a loss. In the middle of
+    /// a large message, after one that was too big, or after what was no frame, nothing more is read here.
     async fn hear_out(&mut self) {
-        while !self.has_peer_closed {
+        while !self.has_peer_closed && !self.stream.get_ref().is_amid_large() {
             if let Incoming::Closed(_) = poll_fn(|cx| self.poll_recv(cx)).await {
                 break;
             }
-        }
-        // After a message that was too big, or was no frame, the library reads nothing more.
-        if !self.has_peer_closed {
-            drop_until_silent(self.stream.get_mut()).await;
         }
     }
 }

@@ -25,6 +25,14 @@ impl Socket {
         matches!(self.kind, Kind::Resting(_))
     }
 
+    /// Whether all that was queued is written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match &self.kind {
+            Kind::WebSocket(socket) => socket.is_flushed,
+            Kind::Resting(_) | Kind::Memory(_) => true,
+        }
+    }
+
     /// Lets go of what the library needs to read and write, if nothing is on its way. It is there again when
     /// it is needed.
     pub(crate) fn rest(&mut self) {
@@ -51,6 +59,9 @@ impl Socket {
 
 impl WebSocket {
     fn may_rest(&self) -> bool {
-        self.is_flushed && !self.has_peer_closed && self.stream.get_ref().is_between_messages()
+        self.is_flushed
+            && self.is_drained
+            && !self.has_peer_closed
+            && self.stream.get_ref().is_between_messages()
     }
 }

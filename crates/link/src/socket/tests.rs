@@ -93,6 +93,20 @@ async fn nothing_is_lost_however_frames_are_cut_when_a_connection_rests_in_betwe
 }
 
 #[tokio::test]
+async fn what_the_library_has_not_handed_out_yet_does_not_rest() {
+    let (mut socket, mut peer) = server();
+    peer.write_all(&frame(0x81, b"text").repeat(3)).await.unwrap();
+    for _ in 0..3 {
+        assert!(matches!(poll_fn(|cx| socket.poll_recv(cx)).await, Incoming::Text(_)));
+        socket.rest();
+        assert!(!socket.is_resting());
+    }
+    let mut came = Vec::new();
+    drain(&mut socket, &mut came);
+    assert!(socket.is_resting() && came.is_empty());
+}
+
+#[tokio::test]
 async fn a_connection_rests_when_nothing_is_on_its_way_and_only_then() {
     let (mut socket, mut peer) = server();
     let mut came = Vec::new();
