@@ -98,7 +98,7 @@ pub enum Next {
     Close(CloseCode, String),
 }
 
-/// The most who ask at the same time whether a peer is alive; whoever asks then is told that it is.
+/// The most who ask at the same time whether a peer is alive; one more is told that it is.
 const MAX_PROBES: usize = 64;
 
 /// A connection's outgoing queue. Shared by reference between its actor and everybody who sends, and
@@ -213,7 +213,7 @@ impl Outbox {
     /// bytes of the peer are being worked on right now. `true` when the peer shall be pinged.
     pub(crate) fn note_heard(&self, heard: Instant, is_busy: bool) -> bool {
         let heard = self.nanos(heard);
-        // Most of the time nothing new was heard, and a store would be felt by whoever reads beside it.
+        // Most of the time nothing new was heard, and a store would be felt by those who read beside it.
         if self.heard.load(Ordering::Relaxed) != heard {
             self.heard.store(heard, Ordering::Relaxed);
         }

@@ -26,7 +26,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(crate) struct Transport {
     /// Bounded anew before each read.
     stream: Take<Box<dyn Stream>>,
-    /// What whoever upgraded the connection had read too far.
+    /// What was read beyond the upgrade request, or before there was a library to read it.
     read_ahead: Option<Box<Bytes>>,
     heard: Instant,
     /// When it was last asked when the peer took a byte, and the peer had.

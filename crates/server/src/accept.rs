@@ -139,7 +139,12 @@ async fn take_in(
     };
     server.metrics().count_refusal(&refusal);
     let text = refusal.to_string();
-    tracing::info!(key = visitor.holder.name(), refusal = text, "registration refused");
+    tracing::info!(
+        client = client_id.as_ref().map(tracing::field::display),
+        key = visitor.holder.name(),
+        refusal = text,
+        "registration refused"
+    );
     server.audit().record(audit::Entry {
         client: client_id.as_ref().map(ClientId::as_str),
         key: Some(visitor.holder.name()),

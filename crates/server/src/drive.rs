@@ -77,7 +77,7 @@ impl Server {
                 Vec::new()
             }
             Effect::Accepted(task, origin) => {
-                tracing::debug!("task accepted");
+                tracing::debug!(device = %task.device, requester = %task.requester, "task accepted");
                 self.audit().record(entry(&task, &origin, Event::Submitted));
                 Vec::new()
             }

@@ -232,7 +232,7 @@ fn turns() -> Vec<Row> {
         .flags(&["--sessions-per-device", "2"])
         .golden(&["task_two_at_once_same_device"]),
         ours(
-            "Waiting tasks run first in first out, round robin between those who asked",
+            "Waiting tasks run in turn: keys, within a key its clients, within a client in order",
             "one busy requester does not starve another",
             [
                 vec![device("d"), constellation("g"), constellation("h")],

@@ -17,7 +17,7 @@ pub(super) enum Manner {
     Prompt,
     /// It waits a while for another to go with.
     Lazy,
-    /// It goes at once, or gives way to others.
+    /// As soon, unless it is dropped for others.
     Progress,
 }
 
