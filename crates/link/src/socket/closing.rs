@@ -47,6 +47,7 @@ impl Socket {
     /// [`Self::close`] does. The WebSocket library lets nothing be said any more once it has met such
     /// a message, so these two frames are written past it. Server only; `text` is UTF-8.
     pub async fn refuse(mut self, text: &[u8], code: CloseCode, reason: &str, linger: Duration) {
+        self.release();
         self.wake();
         if !matches!(&self.kind, Kind::WebSocket(socket) if socket.is_fresh) {
             return self.close(code, reason, linger).await;
