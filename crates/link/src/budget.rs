@@ -98,9 +98,10 @@ impl Budget {
         Usage { bytes: state.taken(), waiting: state.waiting() }
     }
 
-    /// Whether anybody waits for room.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.lock().waiting() > 0
+    /// Whether others wait for room that only comes from what is kept.
+    pub(crate) fn is_kept_wanted(&self) -> bool {
+        let state = self.lock();
+        !state.line.is_empty() && state.kept >= self.limit()
     }
 
     /// Nothing yet, to be kept.
@@ -154,8 +155,12 @@ impl State {
         self.line.len() + self.announcing.len()
     }
 
-    fn may_announce(&self, limit: usize, frame: usize) -> bool {
-        self.announced == 0 || self.announced.saturating_add(frame) <= limit
+    /// Whether a reader's frame may come. Those that wait for room wait for the one that overdraws, which must
+    /// not wait for their frames.
+    fn may_announce(&self, limit: usize, reader: u64, frame: usize) -> bool {
+        self.overdrawing == Some(reader)
+            || self.announced == 0
+            || self.announced.saturating_add(frame) <= limit
     }
 
     /// Whether a reader may take this much more.
@@ -192,8 +197,9 @@ impl State {
             self.served.push((reader, bytes));
             first.waker.wake();
         }
-        while let Some(frame) = self.announcing.front().map(|first| first.bytes)
-            && self.may_announce(limit, frame)
+        while let Some((reader, frame)) =
+            self.announcing.front().map(|first| (first.reader, first.bytes))
+            && self.may_announce(limit, reader, frame)
             && let Some(first) = self.announcing.pop_front()
         {
             self.announced += frame;
@@ -307,7 +313,8 @@ impl Reader {
         } else {
             // A message may have several large frames.
             state.announced -= std::mem::replace(&mut self.announced, frame);
-            if state.announcing.is_empty() && state.may_announce(limit, frame) {
+            let may = state.overdrawing == Some(self.id) || state.announcing.is_empty();
+            if may && state.may_announce(limit, self.id, frame) {
                 state.announced += frame;
             } else {
                 let waiter = Waiter { reader: self.id, bytes: frame, waker: cx.waker().clone() };

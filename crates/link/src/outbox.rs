@@ -24,7 +24,7 @@ use patience::Patience;
 use queue::Manner;
 
 /// How long a message that nobody waits for may wait for another to go with.
-const LAZY: Duration = Duration::from_millis(10);
+pub(crate) const LAZY: Duration = Duration::from_millis(5);
 
 /// Bounds of an outgoing queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

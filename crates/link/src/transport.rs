@@ -110,6 +110,12 @@ impl Transport {
         self.frames.as_ref().is_some_and(|frames| !frames.is_amid())
     }
 
+    /// Whether a message has begun to come, if only with the header of a large frame.
+    fn is_coming(&self) -> bool {
+        self.unfinished() > 0
+            || self.frames.as_ref().is_some_and(|frames| frames.large_left().is_some())
+    }
+
     /// Whether a part of a large message has come.
     pub(crate) fn is_amid_large(&self) -> bool {
         self.unfinished() > SMALL_MESSAGE_BYTES
@@ -251,13 +257,13 @@ impl Transport {
 
     /// When to ask [`Self::is_slow`], while a large message comes.
     pub(crate) fn look_at(&self) -> Option<std::time::Instant> {
-        let reader = self.reader.as_ref().filter(|_| self.unfinished() > 0)?;
+        let reader = self.reader.as_ref().filter(|_| self.is_coming())?;
         Some(reader.look_at())
     }
 
     /// Whether the message that comes is so slow that it keeps its room from others who wait.
     pub(crate) fn is_slow(&mut self, now: std::time::Instant) -> bool {
-        let is_coming = self.unfinished() > 0;
+        let is_coming = self.is_coming();
         self.reader.as_mut().filter(|_| is_coming).is_some_and(|reader| reader.is_slow(now))
     }
 }

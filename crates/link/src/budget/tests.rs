@@ -290,3 +290,52 @@ async fn who_is_cut_gives_its_room_back_at_once() {
     assert_eq!((budget.usage(), budget.lock().announced), (usage(0, 0), 0));
     drop(peer);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_all_wait_for_waits_for_none_of_their_frames() {
+    let budget = Budget::new(MIB);
+    let kib = |n: usize| n * 1024;
+    // A message in two large frames.
+    let parts = [vec![b'{'; kib(600)], vec![b' '; kib(800)]];
+    let (mut first, mut split) = connected(&budget);
+    let reading = tokio::spawn(async move { first.next_event(None).await });
+    let part = |first_byte: u8, payload: &[u8]| {
+        let mut frame = vec![first_byte, 0x80 | 127];
+        frame.extend((payload.len() as u64).to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        frame
+    };
+    split.write_all(&part(0x01, &parts[0])).await.unwrap();
+    pause(1).await;
+    let (mut second, mut whole) = connected(&budget);
+    let waiting = tokio::spawn(async move { second.next_event(None).await });
+    let sending = tokio::spawn(async move {
+        whole.write_all(&frame(kib(300))).await.unwrap();
+        whole
+    });
+    pause(1).await;
+    assert_eq!(budget.usage().waiting, 1, "it has come in between");
+    split.write_all(&part(0x80, &parts[1])).await.unwrap();
+    assert!(matches!(reading.await.unwrap(), Event::Unreadable(..)), "it was read to its end");
+    assert!(is_message(&waiting.await.unwrap()));
+    drop((sending, split));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_announces_a_large_frame_and_sends_none_of_it_gives_its_room_back() {
+    let budget = Budget::new(3 * MIB);
+    let (mut silent, mut peer) = connected(&budget);
+    let start = now();
+    peer.write_all(&frame(2 * MIB)[..14]).await.unwrap();
+    let cut = tokio::spawn(async move {
+        let Event::Closed(closed) = silent.next_event(None).await else { panic!() };
+        closed
+    });
+    pause(1).await;
+    let (mut other, mut large) = connected(&budget);
+    tokio::spawn(async move { large.write_all(&frame(2 * MIB)).await.map(|()| large) });
+    assert!(is_message(&other.next_event(None).await));
+    assert_eq!(cut.await.unwrap().code, CloseCode::OVERLOADED);
+    assert!((now() - start).as_secs() <= 10);
+}

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use super::*;
 use crate::budget::Budget;
 use crate::memory::{KillSwitch, pair};
-use crate::outbox::{Bound, OutboxLimits};
+use crate::outbox::{Bound, LAZY, OutboxLimits};
 
 const WATCH: Watch =
     Watch { ping_every: Duration::from_secs(30), timeout: Duration::from_secs(90) };
@@ -66,11 +66,11 @@ async fn what_nobody_waits_for_goes_with_the_next_message_or_by_itself_after_a_m
     };
     let message = || ServerMessage::task_failed(String::new(), aip::SessionId::new("s").unwrap());
     outbox.push_lazily(message().encode()).unwrap();
-    assert_eq!(arrives().await, Duration::from_millis(10));
+    assert_eq!(arrives().await, LAZY);
     outbox.push_lazily(message().encode()).unwrap();
     outbox.push(message().encode()).unwrap();
     for _ in 0..2 {
-        assert_eq!(arrives().await, Duration::from_millis(10));
+        assert_eq!(arrives().await, LAZY);
     }
     outbox.push_lazily(message().encode()).unwrap();
     outbox.close(CloseCode::NORMAL, "done");

@@ -53,9 +53,9 @@ impl Outbox {
         (sending || self.lock().is_keeping()).then_some(patience.slow_after)
     }
 
-    /// Whether others wait for room.
+    /// Whether others wait for the room that is kept.
     pub(crate) fn is_room_wanted(&self) -> bool {
-        self.patience.as_ref().is_some_and(|patience| patience.budget.is_wanted())
+        self.patience.as_ref().is_some_and(|patience| patience.budget.is_kept_wanted())
     }
 
     /// Gives up a peer that has taken nothing for too long.
