@@ -148,7 +148,7 @@ keys! {
         outbox_messages: usize = server().outbox_messages, "FLIGHTDECK_OUTBOX_MESSAGES";
         /// Most bytes that wait to be sent to one peer, beside one message of any size. Beyond it a peer is cut that takes nothing for `slow_after`.
         outbox_bytes: usize = server().outbox_bytes, "FLIGHTDECK_OUTBOX_BYTES";
-        /// How long a peer may take no byte while more waits for it than `outbox_messages` or `outbox_bytes`.
+        /// How long a peer may take no byte while more waits for it than `outbox_messages` or `outbox_bytes`, or while others wait for the room that large messages to it keep.
         slow_after: Seconds = Seconds(server().slow_after), "FLIGHTDECK_SLOW_AFTER";
         /// Most bytes of large messages in flight over all connections, with the results of open tasks and what waits to be sent. Beyond it large messages are not read on until there is room; small ones pass. `auto` is a quarter of the memory that the server may use.
         max_bytes_in_flight: Room = Room::Auto, "FLIGHTDECK_MAX_BYTES_IN_FLIGHT";
