@@ -14,6 +14,9 @@ use crate::history::{Event, Said, What, said, short};
 /// A task, as the store has it.
 pub(crate) type Journal = Vec<Record>;
 
+/// The code of an end that came without one: its party let go of the wire.
+const LOST: CloseCode = CloseCode(1006);
+
 /// What is known of a wire.
 #[derive(Default)]
 struct WireState {
@@ -21,6 +24,7 @@ struct WireState {
     /// When a newer wire of its party was confirmed.
     replaced: Option<Duration>,
     is_confirmed: bool,
+    has_hung_up: bool,
     is_broken: bool,
     /// Sessions that were submitted on it.
     sessions: BTreeMap<String, Submitted>,
@@ -75,12 +79,26 @@ impl Checker {
                     wire.is_broken = true;
                 }
             }
+            What::Sent { wire, to_server, frame: Frame::Close(code, _) } => {
+                self.look_at_close(*wire, *to_server, *code);
+            }
             What::Sent { wire, to_server, frame } => {
                 if let Some(said) = said(*to_server, frame) {
                     self.look_at(event.at, *wire, *to_server, said);
                 }
             }
             What::Note(_) => {}
+        }
+    }
+
+    /// The server hangs up on nobody who is alive, is not replaced, and has not hung up itself.
+    fn look_at_close(&mut self, wire: usize, to_server: bool, code: CloseCode) {
+        let Some(state) = self.wires.get_mut(&wire) else { return };
+        state.has_hung_up |= to_server;
+        let is_told = [CloseCode::REPLACED, LOST].contains(&code);
+        let may_end = state.has_hung_up || state.is_broken || is_told;
+        if state.is_confirmed && !may_end {
+            self.wrong.push(format!("w{wire} is hung up on: {code}"));
         }
     }
 
