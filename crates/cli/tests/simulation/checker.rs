@@ -10,6 +10,7 @@ use server::store::{Ended, Record};
 use server::{CallResult, Task};
 
 use crate::history::{Event, Said, What, said, short};
+use crate::parties::WATCH;
 
 /// A task, as the store has it.
 pub(crate) type Journal = Vec<Record>;
@@ -26,6 +27,8 @@ struct WireState {
     is_confirmed: bool,
     has_hung_up: bool,
     is_broken: bool,
+    /// When what is sent arrives, to the server and to its party.
+    arrivals: BTreeMap<bool, Vec<Duration>>,
     /// Sessions that were submitted on it.
     sessions: BTreeMap<String, Submitted>,
 }
@@ -73,16 +76,15 @@ impl Checker {
             What::Received { command, .. } => {
                 self.received.insert(command.clone());
             }
-            // Either end gave it up, since what was on its way took longer than it waits for a sign of life.
-            What::Sent { wire, frame: Frame::Close(CloseCode::NO_LIFE, _), .. } => {
-                if let Some(wire) = self.wires.get_mut(wire) {
-                    wire.is_broken = true;
+            What::Sent { wire, to_server, frame, takes } => {
+                if let Frame::Close(code, _) = frame {
+                    self.look_at_close(event.at, *wire, *to_server, *code);
                 }
-            }
-            What::Sent { wire, to_server, frame: Frame::Close(code, _) } => {
-                self.look_at_close(*wire, *to_server, *code);
-            }
-            What::Sent { wire, to_server, frame } => {
+                if let Some(wire) = self.wires.get_mut(wire) {
+                    let arrivals = wire.arrivals.entry(*to_server).or_default();
+                    let before = arrivals.last().copied().unwrap_or_default();
+                    arrivals.push(before.max(event.at + *takes));
+                }
                 if let Some(said) = said(*to_server, frame) {
                     self.look_at(event.at, *wire, *to_server, said);
                 }
@@ -91,9 +93,18 @@ impl Checker {
         }
     }
 
-    /// The server hangs up on nobody who is alive, is not replaced, and has not hung up itself.
-    fn look_at_close(&mut self, wire: usize, to_server: bool, code: CloseCode) {
+    /// The server hangs up on nobody who is alive, is not replaced, and has not hung up itself. Nothing need be wrong
+    /// with a wire that either end gives up: a frame may take longer than it waits for a sign of life.
+    fn look_at_close(&mut self, at: Duration, wire: usize, to_server: bool, code: CloseCode) {
         let Some(state) = self.wires.get_mut(&wire) else { return };
+        if code == CloseCode::NO_LIFE && !state.is_broken {
+            let arrivals = state.arrivals.get(&!to_server).into_iter().flatten();
+            let heard = arrivals.filter(|arrival| **arrival <= at).max().copied();
+            if at.saturating_sub(heard.unwrap_or_default()) < WATCH.timeout {
+                self.wrong.push(format!("w{wire} is given up, and was heard at {heard:?}"));
+            }
+            state.is_broken = true;
+        }
         state.has_hung_up |= to_server;
         let is_told = [CloseCode::REPLACED, LOST].contains(&code);
         let may_end = state.has_hung_up || state.is_broken || is_told;

@@ -20,8 +20,8 @@ pub(crate) struct Event {
 pub(crate) enum What {
     /// A party opened a wire to the server.
     Opened { wire: usize, party: String },
-    /// A frame left one end.
-    Sent { wire: usize, to_server: bool, frame: Frame },
+    /// A frame left one end, and takes so long, or as long as what is before it.
+    Sent { wire: usize, to_server: bool, frame: Frame, takes: Duration },
     /// A device took a COMMAND off its wire.
     Received { device: String, command: String },
     /// Something was done to a wire: it is not to be relied on from then on.
@@ -103,7 +103,7 @@ impl fmt::Display for Event {
             What::Broken { wire, how } => write!(f, "w{wire} is {how}"),
             What::Received { device, command } => write!(f, "{device} takes {}", short(command)),
             What::Note(text) => f.write_str(text),
-            What::Sent { wire, to_server, frame } => {
+            What::Sent { wire, to_server, frame, .. } => {
                 let arrow = if *to_server { "→ server" } else { "← server" };
                 write!(f, "w{wire} {arrow}  ")?;
                 match (said(*to_server, frame), frame) {

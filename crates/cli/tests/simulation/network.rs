@@ -78,8 +78,9 @@ impl Network {
         Box::new(move |to, frame: &Frame| {
             let mut inner = network.lock();
             let (to_server, frame) = (to == SERVER_END, frame.clone());
-            inner.history.push(What::Sent { wire, to_server, frame });
-            inner.takes()
+            let takes = inner.takes();
+            inner.history.push(What::Sent { wire, to_server, frame, takes });
+            takes
         })
     }
 
