@@ -97,7 +97,8 @@ impl Constellation {
             target_id: Some(task.target),
             request: Some(task.request),
             metadata: task.command_timeout.and_then(|timeout| {
-                TaskSettings { command_timeout_s: Some(timeout.as_secs_f64()) }.to_metadata()
+                let command_timeout_s = Some(timeout.as_secs_f64());
+                TaskSettings { command_timeout_s, ..TaskSettings::default() }.to_metadata()
             }),
             request_id: Some(fresh(ambient, RequestId::new)),
             ..self.shared.message(ClientMessageType::Task)
@@ -245,7 +246,11 @@ impl Role for Orchestrator {
         let metadata = ConstellationMetadata {
             kind: "constellation_client",
             registration_time: self.shared.ambient.time_text(),
-            flightdeck: Extension { version: VERSION, features: vec![Feature::Progress] },
+            flightdeck: Extension {
+                version: VERSION,
+                features: vec![Feature::Progress],
+                resume: None,
+            },
         };
         ClientMessage {
             metadata: Payload::from_value(&metadata).ok(),

@@ -254,7 +254,11 @@ impl Role for DeviceRole {
             platform: self.platform.clone(),
             system_info: self.known.clone(),
             registration_time: self.ambient.time_text(),
-            flightdeck: Extension { version: VERSION, features: vec![Feature::Progress] },
+            flightdeck: Extension {
+                version: VERSION,
+                features: vec![Feature::Progress],
+                resume: None,
+            },
         };
         ClientMessage {
             metadata: Payload::from_value(&metadata).ok(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aip::codec::{MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use aip::machine::{Refusal, Registration, confirm};
-use aip::message::{Confirmed, Feature, VERSION};
+use aip::message::{Confirmed, VERSION};
 use aip::{ClientId, ClientMessage, CloseCode, DecodeError, ServerMessage};
 use axum::http::{Method, Request, Response, StatusCode, Version, header};
 use base64::Engine;
@@ -282,9 +282,10 @@ fn serve(
 fn granted(client: &Handle) -> Option<Confirmed> {
     client.is_flightdeck.then(|| Confirmed {
         version: VERSION,
-        features: client.wants_progress.then_some(Feature::Progress).into_iter().collect(),
+        features: client.peer.features.list(),
         server: concat!("flightdeck/", env!("CARGO_PKG_VERSION")).to_owned(),
         connection: client.connection.to_string(),
+        resumed: None,
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES, Wire};
 use aip::machine::{CommandResults, Rejection, Request, TaskRequest};
+use aip::message::Feature;
 use aip::{
     ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
     ServerMessageType, SessionId, Status,
@@ -142,7 +143,7 @@ impl Actor {
             }
             // The device waits for no answer, and one that did not ask for the extension is not heard.
             Request::Output { session_id, response_id, output } => {
-                if self.client.wants_progress {
+                if self.client.has(Feature::Progress) {
                     let ids = (&session_id, &response_id);
                     self.server.act(|hub, moment| {
                         hub.handle_output(moment, self.via, ids, output.lines);
@@ -156,6 +157,11 @@ impl Actor {
                     self.reject(Rejection { text: error.to_string(), session_id, is_task }, reply);
                 }
             }
+            // Features that nobody is granted yet.
+            Request::AskAfter { .. }
+            | Request::Acknowledge { .. }
+            | Request::Cancel { .. }
+            | Request::Stopped { .. } => {}
             Request::Results(results) => self.handle_results(results, reply),
             Request::DeviceInfo { target_id, request_id } => {
                 reply(self.device_info(&target_id, request_id));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aip::machine::{Peer, Registration};
-use aip::message::Feature;
+use aip::message::{Feature, Features};
 use aip::{ClientId, ClientType};
 use jiff::Timestamp;
 use link::Outbox;
@@ -38,8 +38,6 @@ pub(crate) struct Handle {
     pub(crate) platform: String,
     /// Whether it speaks the extension; a legacy peer does not.
     pub(crate) is_flightdeck: bool,
-    /// Whether it wants to see each step.
-    pub(crate) wants_progress: bool,
     pub(crate) connected_at: Timestamp,
     since: Instant,
     /// When its last HEARTBEAT came, in milliseconds after `since`, plus one; 0 for never.
@@ -57,17 +55,21 @@ impl Handle {
         connected_at: Timestamp,
     ) -> Self {
         let Visitor { holder, address } = visitor;
-        let features = registration.extension.as_ref().map(|asked| asked.features.as_slice());
+        let is_flightdeck = registration.extension.is_some();
+        let asked = registration.extension.map_or_else(Vec::new, |asked| asked.features);
+        let asked: Vec<Feature> =
+            asked.into_iter().filter(|one| *one == Feature::Progress).collect();
+        let features = Features::granted(&asked, registration.client_type);
         Self {
             connection,
-            is_flightdeck: features.is_some(),
-            wants_progress: features.is_some_and(|asked| asked.contains(&Feature::Progress)),
+            is_flightdeck,
             platform: registration.platform,
             peer: Peer {
                 client_id: registration.client_id,
                 client_type: registration.client_type,
                 target_id: registration.target_id,
                 is_bound: !holder.names_targets(),
+                features,
             },
             holder: holder.clone(),
             connected_at,
@@ -80,6 +82,11 @@ impl Handle {
 
     pub(crate) fn id(&self) -> &ClientId {
         &self.peer.client_id
+    }
+
+    /// Whether it was granted this.
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        self.peer.features.has(feature)
     }
 
     pub(crate) fn is_device(&self) -> bool {

@@ -38,5 +38,8 @@ pub use config::{Config, MIN_BYTES_IN_FLIGHT, MIN_OUTBOX_MESSAGES};
 pub use front::listen;
 pub use hosts::{HostPattern, InvalidPattern, OriginPattern};
 pub use server::{ServeError, Server, Services, Snapshot};
-pub use session::{Call, CallResult, CallStatus, Finish, KeyName, Requester, Step, Task, TaskId};
+pub use session::{
+    Call, CallResult, CallStatus, Finish, IdentityRecord, Incarnation, KeyHash, KeyName, Requester,
+    Step, Task, TaskId, Terms,
+};
 pub use tls::{Tls, TlsError};

@@ -18,7 +18,8 @@ use peer::{Peer, at_rest, begin, device_and_requester};
 use serde_json::{Value, json};
 use server::agent::{Agent, Answer, Auto, Decision, Question, Thinking, Usage};
 use server::store::{
-    Batch, Commit, MemoryStore, Query, Reading, Record, Store, StoreError, Summary,
+    Batch, Change, Commit, MemoryStore, Query, Reading, Record, Recovered, Store, StoreError,
+    Summary,
 };
 use server::{Config, Finish, Keys, Server, Services, TaskId};
 
@@ -36,6 +37,14 @@ impl Store for Switched {
             return self.inner.append(batch);
         }
         Commit::Known(Err(StoreError::Full { bytes: 7 }))
+    }
+
+    fn keep(&self, change: Change) -> Commit {
+        self.inner.keep(change)
+    }
+
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        self.inner.recover()
     }
 
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>> {
@@ -259,6 +268,14 @@ struct Tidied(MemoryStore, Arc<std::sync::atomic::AtomicUsize>);
 impl Store for Tidied {
     fn append(&self, batch: &Arc<Batch>) -> Commit {
         self.0.append(batch)
+    }
+
+    fn keep(&self, change: Change) -> Commit {
+        self.0.keep(change)
+    }
+
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        self.0.recover()
     }
 
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
 use crate::message::{
-    ActionResult, ClientMessage, ClientMessageType, ClientType, Output, Status, TaskSettings,
+    ActionResult, Cancel, ClientMessage, ClientMessageType, ClientType, Feature, Features,
+    OnDisconnect, Output, Status, TaskSettings, Word,
 };
 use crate::payload::Payload;
 
@@ -19,6 +20,8 @@ pub struct Peer {
     pub target_id: Option<ClientId>,
     /// Whether it may work with that device only, because its key does not itself name more.
     pub is_bound: bool,
+    /// What it was granted of the extension.
+    pub features: Features,
 }
 
 /// What a peer asks for, once it is known that it may.
@@ -37,6 +40,36 @@ pub enum Request {
     },
     /// It submits a task.
     Task(TaskRequest),
+    /// It asks after a task that was accepted: its ACK again, and its TASK_END if there is one.
+    AskAfter {
+        /// The session that it names.
+        session_id: SessionId,
+        /// The request that the task was accepted for.
+        request_id: Option<RequestId>,
+        /// The task, *T*.
+        task: String,
+    },
+    /// A requester has taken an outcome.
+    Acknowledge {
+        /// The task, *T*.
+        task: ResponseId,
+    },
+    /// A requester wants a task to end.
+    Cancel {
+        /// The session that it names.
+        session_id: SessionId,
+        /// The task, *T*; before its ACK only its request is known.
+        task: Option<ResponseId>,
+        /// The request that it was sent as.
+        request_id: Option<RequestId>,
+    },
+    /// A device says what became of a command that it was told to stop.
+    Stopped {
+        /// The COMMAND, *R*.
+        response_id: ResponseId,
+        /// What became of it.
+        word: Word,
+    },
     /// A device answers a COMMAND.
     Results(CommandResults),
     /// A constellation asks for a device's facts.
@@ -70,6 +103,12 @@ pub struct TaskRequest {
     pub request: String,
     /// Longest time for one of its commands, if it shall be another than the server's default.
     pub command_timeout: Option<Duration>,
+    /// The requester's id of it, by which it is known when it is sent again; from who may.
+    pub request_id: Option<RequestId>,
+    /// The store id under which it was first sent.
+    pub store: Option<String>,
+    /// What becomes of it when its requester's connection is lost.
+    pub on_disconnect: OnDisconnect,
 }
 
 /// What a device says became of a COMMAND.
@@ -143,7 +182,7 @@ impl Peer {
     fn read(&self, message: ClientMessage) -> Result<Request, String> {
         match message.kind {
             ClientMessageType::Heartbeat => Ok(self.heartbeat(message)),
-            ClientMessageType::Task => self.task(message).map(Request::Task),
+            ClientMessageType::Task => self.task(message),
             ClientMessageType::CommandResults => Ok(Request::Results(CommandResults {
                 session_id: message.session_id,
                 response_id: message.prev_response_id,
@@ -163,27 +202,66 @@ impl Peer {
                     .unwrap_or_else(|| "Unknown error".to_owned()),
                 session_id: message.session_id,
             }),
-            // Acknowledgements and cancels are features of the extension that nobody was granted.
-            kind @ (ClientMessageType::Register
-            | ClientMessageType::TaskEnd
-            | ClientMessageType::Unknown(_)) => {
-                let kind: String = kind.as_str().chars().take(64).collect();
-                Err(format!("Unknown message type: {}", kind.escape_debug()))
+            ClientMessageType::TaskEnd => {
+                let unknown = || unknown_type(&ClientMessageType::TaskEnd);
+                self.task_end(message).ok_or_else(unknown)
+            }
+            kind @ (ClientMessageType::Register | ClientMessageType::Unknown(_)) => {
+                Err(unknown_type(&kind))
             }
         }
     }
 
-    fn task(&self, message: ClientMessage) -> Result<TaskRequest, String> {
+    /// A client's TASK_END: an acknowledgement, a cancel, or a device's word on one; from who was granted that.
+    fn task_end(&self, message: ClientMessage) -> Option<Request> {
+        let has = |feature| self.features.has(feature);
+        let word = Cancel::of(message.metadata.as_ref()).map(|cancel| cancel.cancel);
+        if self.client_type == ClientType::Device {
+            let word = word.filter(|word| *word != Word::Request && has(Feature::Cancel))?;
+            return Some(Request::Stopped { response_id: message.prev_response_id?, word });
+        }
+        match (message.status, word) {
+            (Status::Ok, None) if has(Feature::Ack) => {
+                Some(Request::Acknowledge { task: message.prev_response_id? })
+            }
+            (Status::Failed, Some(Word::Request)) if has(Feature::Cancel) => {
+                Some(Request::Cancel {
+                    session_id: message.session_id?,
+                    task: message.prev_response_id,
+                    request_id: message.request_id,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn task(&self, message: ClientMessage) -> Result<Request, String> {
+        let settings = TaskSettings::of(message.metadata.as_ref())?;
+        let may_repeat = self.features.has(Feature::RequestId);
+        let request_id = message.request_id.filter(|_| may_repeat);
+        if let Some(task) =
+            settings.task.clone().filter(|_| may_repeat && message.request.is_none())
+            && let Some(session_id) = message.session_id.clone()
+        {
+            return Ok(Request::AskAfter { session_id, request_id, task });
+        }
+        let on_disconnect = settings.on_disconnect.unwrap_or_default();
+        if on_disconnect != OnDisconnect::Cancel && !self.features.has(Feature::Detach) {
+            return Err("on_disconnect was not granted: only \"cancel\" is possible".to_owned());
+        }
         let target_id = self.task_target(message.target_id)?;
         let request = message.request.filter(|request| !request.trim().is_empty());
-        let command_timeout = TaskSettings::of(message.metadata.as_ref())?.command_timeout()?;
-        Ok(TaskRequest {
+        let command_timeout = settings.command_timeout()?;
+        Ok(Request::Task(TaskRequest {
             session_id: message.session_id,
             task_name: message.task_name.as_deref().and_then(TaskName::sanitize),
             target_id,
             request: request.ok_or("Empty task content")?,
             command_timeout,
-        })
+            request_id,
+            store: settings.store.filter(|_| may_repeat),
+            on_disconnect,
+        }))
     }
 
     fn task_target(&self, target_id: Option<ClientId>) -> Result<ClientId, String> {
@@ -226,6 +304,11 @@ impl Peer {
     }
 }
 
+fn unknown_type(kind: &ClientMessageType) -> String {
+    let kind: String = kind.as_str().chars().take(64).collect();
+    format!("Unknown message type: {}", kind.escape_debug())
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -239,6 +322,7 @@ mod tests {
             client_type,
             target_id: target.map(|id| ClientId::new(id).unwrap()),
             is_bound: true,
+            features: Features::default(),
         }
     }
 
@@ -343,6 +427,50 @@ mod tests {
             let text = format!(r#"{{"type":"{kind}"}}"#);
             assert_eq!(says(&device, &text), Err(format!("Unknown message type: {kind}")));
         }
+    }
+
+    #[test]
+    fn acknowledgements_and_cancels_are_read_from_those_who_were_granted_them() {
+        let all = [Feature::Ack, Feature::RequestId, Feature::Cancel, Feature::Resume];
+        let granted = |role| Peer { features: Features::granted(&all, role), ..peer(role, None) };
+        let requester = granted(ClientType::Constellation);
+        let ack = r#"{"type":"task_end","status":"ok","session_id":"S","prev_response_id":"T"}"#;
+        let said = says(&requester, ack);
+        assert!(matches!(said, Ok(Request::Acknowledge { task }) if task.as_str() == "T"));
+        let cancel = r#"{"type":"task_end","status":"failed","session_id":"S","request_id":"q",
+            "metadata":{"flightdeck":{"cancel":"request"}}}"#;
+        let said = says(&requester, cancel);
+        assert!(matches!(said, Ok(Request::Cancel { task: None, .. })), "{said:?}");
+        let confirmed = r#"{"type":"task_end","status":"ok","session_id":"S","prev_response_id":"R",
+            "metadata":{"flightdeck":{"cancel":"stopped"}}}"#;
+        let device = granted(ClientType::Device);
+        let said = says(&device, confirmed);
+        assert!(matches!(said, Ok(Request::Stopped { word: Word::Stopped, .. })), "{said:?}");
+        for (peer, text) in [
+            (&device, ack),
+            (&device, cancel),
+            (&requester, confirmed),
+            (&peer(ClientType::Constellation, None), ack),
+        ] {
+            assert_eq!(says(peer, text), Err("Unknown message type: task_end".to_owned()));
+        }
+    }
+
+    #[test]
+    fn who_may_asks_after_a_task_and_leaves_it_running() {
+        let text = r#"{"type":"task","client_type":"constellation","session_id":"S","request_id":"q",
+            "target_id":"d","metadata":{"flightdeck":{"task":"T","on_disconnect":"continue"}}}"#;
+        let legacy = peer(ClientType::Constellation, None);
+        assert!(says(&legacy, text).unwrap_err().contains("on_disconnect was not granted"));
+        let asked = [Feature::Ack, Feature::RequestId, Feature::Detach];
+        let features = Features::granted(&asked, ClientType::Constellation);
+        let peer = Peer { features, ..legacy };
+        assert!(matches!(says(&peer, text), Ok(Request::AskAfter { task, .. }) if task == "T"));
+        let text = text.replace(r#""task":"T""#, r#""store":"s""#);
+        let text = text.replace(r#""target_id""#, r#""request":"r","target_id""#);
+        let Ok(Request::Task(task)) = says(&peer, &text) else { panic!() };
+        assert_eq!(task.on_disconnect, OnDisconnect::Continue);
+        assert_eq!(task.store.as_deref(), Some("s"));
     }
 
     #[test]

@@ -202,8 +202,12 @@ mod tests {
             reply(r#"{"type":"error","status":"error","error":"no"}"#),
             Err("no".to_owned())
         );
-        let granted =
-            Confirmed { version: 1, features: vec![], server: "s".into(), connection: "c".into() };
+        let granted = Confirmed {
+            version: 1,
+            server: "s".into(),
+            connection: "c".into(),
+            ..Confirmed::default()
+        };
         let message = confirm(ResponseId::new("r").unwrap(), "t".to_owned(), Some(&granted));
         assert_eq!(read_confirmation(&message), Ok(Some(granted)));
     }

@@ -16,7 +16,9 @@ pub use enums::{
     ClientMessageType, ClientType, Platform, ResultStatus, ServerMessageType, Status, ToolType,
 };
 pub use extension::{
-    Confirmed, Extension, Feature, Output, Step, StepStatus, TaskSettings, VERSION,
+    Accepted, Cancel, CancelAfter, Confirmed, Extension, Feature, Features, Held, HeldState,
+    Instruction, JournalId, Mismatch, OnDisconnect, Output, Refused, ResultAck, Resume,
+    ResumeRefused, Resumed, Step, StepStatus, Taken, TaskRefused, TaskSettings, VERSION, Word,
 };
 pub use facts::{ConstellationMetadata, DeviceMetadata, SystemInfo};
 pub use payloads::{ActionResult, Command, MAX_RESULTS, ToolInfo, TruncatedResult};

@@ -208,7 +208,11 @@ fn steps(journal: &[Record]) -> Vec<ShownStep> {
                     ended.for_each(|(action, result)| action.end(result));
                 }
             }
-            Record::Created(_) | Record::Noted { .. } | Record::Ended(_) => {}
+            Record::Created(_)
+            | Record::Noted { .. }
+            | Record::Readdressed { .. }
+            | Record::Cancelling { .. }
+            | Record::Ended(_) => {}
         }
     }
     steps

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::machine::TaskRequest;
+use aip::message::OnDisconnect;
 use aip::{ClientId, Payload, SessionId, TaskName};
 use axum::Extension;
 use axum::body::Body;
@@ -161,6 +162,9 @@ impl NewTask {
             target_id,
             request: request_text(&self.request)?,
             command_timeout: self.command_timeout_s.map(duration),
+            request_id: None,
+            store: None,
+            on_disconnect: OnDisconnect::Continue,
         })
     }
 }
@@ -380,7 +384,11 @@ pub(super) fn steps(journal: &[Record]) -> Vec<Step> {
                 let is_discovery = is_discovery.unwrap_or_default();
                 steps.push(Step { calls, results: results.clone(), is_discovery });
             }
-            Record::Created(_) | Record::Noted { .. } | Record::Ended(_) => {}
+            Record::Created(_)
+            | Record::Noted { .. }
+            | Record::Readdressed { .. }
+            | Record::Cancelling { .. }
+            | Record::Ended(_) => {}
         }
     }
     steps

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use aip::machine::TaskRequest;
+use aip::message::OnDisconnect;
 use aip::{ClientId, SessionId, TaskName};
 use axum::Extension;
 use axum::body::Body;
@@ -268,6 +269,9 @@ async fn start(
         target_id: wanted.client_id,
         request: wanted.request,
         command_timeout: None,
+        request_id: None,
+        store: None,
+        on_disconnect: OnDisconnect::Continue,
     };
     let task =
         submit::submit(server, holder, address, request).await.map_err(|error| refused(&error))?;

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use super::commands::Reach;
 use super::effect::{DeviceGoodbye, Effect, Over, Writing};
-use super::parties::Incarnation;
 use super::session::{Broken, Farewell, Goodbyes, Halt, Phase, Sent, Session};
 use super::steps::unknown;
 use super::{Hub, Moment, Settlement, queue, queue_lazily};
-use crate::session::{Cause, Outcome, TaskId};
+use crate::session::{Cause, Incarnation, Outcome, TaskId};
 use crate::store::{Ended, Ending, Record};
 
 impl Hub {
@@ -96,7 +95,8 @@ impl Hub {
         }
         let Outcome { ending, error, finish, .. } = farewell.outcome.clone();
         let is_unfetched = session.origin.identity.is_none() || !goodbyes.is_whole;
-        let ended = Ended { at: moment.at, ending, error, finish, is_unfetched };
+        let ended =
+            Ended { at: moment.at, ending, error, finish, is_unfetched, undelivered_until: None };
         session.kept.grow(goodbyes.bytes());
         farewell.goodbyes = Some(goodbyes);
         session.journal.push(Record::Ended(Arc::new(ended)));

@@ -33,7 +33,7 @@ use link::{Ambient, Budget};
 
 pub(crate) use commands::{Settlement, Unclaimed};
 pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
-pub(crate) use parties::{Incarnation, Via};
+pub(crate) use parties::Via;
 pub(crate) use replies::Results;
 pub(crate) use session::{Goodbyes, Origin, Prepared, Session};
 pub(crate) use steps::{Advice, Next};

@@ -4,7 +4,6 @@
 //! after the other are two identities.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -15,23 +14,7 @@ use aip::{ClientId, Payload};
 use super::commands::Commands;
 use super::lane::Lane;
 use crate::handle::{ConnectionId, Handle};
-use crate::session::{Task, TaskId};
-
-/// The server's own number of an identity, never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Incarnation(u64);
-
-impl Incarnation {
-    pub(super) const fn number(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for Incarnation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "i{}", self.0)
-    }
-}
+use crate::session::{Incarnation, Task, TaskId};
 
 /// The connection that an effect comes through. The effect counts only while that is the identity's present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,15 +1,16 @@
 //! What becomes of the commands that were sent: results, output, deadlines, and the loss of their device.
 
+use aip::message::Feature;
 use aip::{CallId, ResponseId, SessionId};
 use bytes::Bytes;
 
 use super::commands::{OpenCommand, Reach, in_order};
-use super::parties::{Incarnation, Via};
+use super::parties::Via;
 use super::session::{Broken, Halt};
 use super::steps::unknown;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement, Unclaimed, say};
-use crate::session::{CallResult, Cause, TaskId, forward_output};
+use crate::session::{CallResult, Cause, Incarnation, TaskId, forward_output};
 
 /// The most of a tool's name that an error repeats, in characters.
 const MAX_TOOL_CHARS: usize = 100;
@@ -93,7 +94,7 @@ impl Hub {
             .map(|command| command.task);
         let Some(session) = task.and_then(|task| self.sessions.get_mut(&task)) else { return };
         let handle = session.origin.identity.and_then(|id| self.parties.handle(id));
-        if let Some(handle) = handle.filter(|handle| handle.wants_progress) {
+        if let Some(handle) = handle.filter(|handle| handle.has(Feature::Progress)) {
             say(handle, session, forward_output(session_id, lines, moment.text()), true);
         }
     }

@@ -11,11 +11,10 @@ use link::Kept;
 use tokio::sync::oneshot;
 use tokio_util::sync::DropGuard;
 
-use super::parties::Incarnation;
 use super::timers::TimerKey;
 use crate::agent::Memo;
 use crate::auth::Principal;
-use crate::session::{Call, Cause, Outcome, Step, Task};
+use crate::session::{Call, Cause, Incarnation, Outcome, Step, Task};
 use crate::store::{Batch, Ending, Record, StoreError};
 
 /// Where a task comes from, and where its messages go.

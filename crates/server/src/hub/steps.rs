@@ -97,6 +97,8 @@ impl Hub {
             response_id: prepared.response_id.clone(),
             calls: prepared.calls.clone(),
             is_discovery: prepared.is_discovery,
+            device: session.device,
+            journal: None,
         });
         session.phase = Phase::Prepared(prepared);
         self.commit(id);

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::machine::TaskRequest;
+use aip::message::Feature;
 use aip::{ClientId, SessionId};
 use link::Kept;
 use tokio::sync::oneshot;
 
 use super::effect::Effect;
 use super::lane::{Share, Turn};
-use super::parties::{Incarnation, Via};
+use super::parties::Via;
 use super::session::{Journal, Origin, Phase, Session};
 use super::{Hub, Moment, say};
 use crate::auth::Principal;
-use crate::session::{KeyName, Requester, Task, TaskId, fresh_session_id, fresh_task_name, waits};
+use crate::session::{
+    Incarnation, KeyName, Requester, Task, TaskId, Terms, fresh_session_id, fresh_task_name, waits,
+};
 use crate::store::{Record, StoreError};
 
 /// Why a session cannot begin. Texts go to the requester.
@@ -182,6 +185,7 @@ impl Hub {
             command_timeout,
             created_at: moment.at,
             key: KeyName { name: holder.name().into(), id: holder.key_id().map(Into::into) },
+            terms: Terms::default(),
         }
     }
 
@@ -192,7 +196,7 @@ impl Hub {
         origin: &Origin,
     ) -> Result<Turn, SubmitError> {
         let key = task.key.id.as_ref().unwrap_or(&task.key.name).clone();
-        let share = Share { key, client: origin.identity.map_or(0, Incarnation::number) };
+        let share = Share { key, client: origin.identity.map_or(0, |id| id.0) };
         let (places, capacity) = (self.config.sessions_per_device, self.config.queue_per_device);
         let seat = self.parties.seat_mut(device).ok_or(SubmitError::NotADevice)?;
         seat.lane.join(share, task.id, places, capacity).map_err(|full| {
@@ -226,7 +230,7 @@ impl Hub {
     pub(super) fn show(&mut self, id: TaskId, frames: impl FnOnce(&Task) -> Vec<bytes::Bytes>) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let handle = session.origin.identity.and_then(|id| self.parties.handle(id));
-        if let Some(handle) = handle.filter(|handle| handle.wants_progress) {
+        if let Some(handle) = handle.filter(|handle| handle.has(Feature::Progress)) {
             let task = session.task.clone();
             frames(&task).into_iter().for_each(|frame| say(handle, session, frame, true));
         }

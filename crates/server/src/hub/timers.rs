@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use aip::ResponseId;
 
-use super::Incarnation;
-use crate::session::TaskId;
+use crate::session::{Incarnation, TaskId};
 
 /// Something that is due at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What a task is, from its acceptance to its TASK_END, in types that know neither the hub nor the store.
 
+mod identity;
 mod outcome;
 mod progress;
 mod task;
@@ -10,10 +11,13 @@ use aip::{CallId, ResponseId, SessionId, TaskName};
 use link::Ambient;
 use uuid::Uuid;
 
+pub use identity::{IdentityRecord, Incarnation, KeyHash};
 pub(crate) use outcome::{Outcome, Stamp, write_whole_result};
 pub(crate) use progress::{forward_output, step_ended, step_runs, waits};
 pub(crate) use task::TaskIdHasher;
-pub use task::{Call, CallResult, CallStatus, Finish, KeyName, Requester, Step, Task, TaskId};
+pub use task::{
+    Call, CallResult, CallStatus, Finish, KeyName, Requester, Step, Task, TaskId, Terms,
+};
 
 /// Why the server stops a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +83,7 @@ pub(crate) mod tests {
             command_timeout: Duration::from_secs(300),
             created_at: Timestamp::UNIX_EPOCH,
             key: KeyName { name: "local".into(), id: None },
+            terms: Terms::default(),
         }
     }
 }

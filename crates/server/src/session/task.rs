@@ -2,13 +2,17 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::{CallId, ClientId, Payload, ResultStatus, SessionId, TaskName};
+use aip::message::{Feature, Features, OnDisconnect};
+use aip::{CallId, ClientId, ClientType, Payload, RequestId, ResultStatus, SessionId, TaskName};
 use jiff::Timestamp;
 use uuid::Uuid;
+
+use super::Incarnation;
 
 /// The server's own id of a task, unique for ever: the journal and the HTTP API know it by this one. Of two
 /// tasks of one server the later one has the greater id.
@@ -18,6 +22,15 @@ pub struct TaskId(Uuid);
 impl TaskId {
     pub(crate) const fn new(id: Uuid) -> Self {
         Self(id)
+    }
+
+    /// Its 16 bytes: their order is that of the tasks.
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
     }
 
     #[cfg(test)]
@@ -117,6 +130,37 @@ pub struct Task {
     pub created_at: Timestamp,
     /// The key that it was submitted with.
     pub key: KeyName,
+    /// What else was agreed on when it was accepted.
+    pub terms: Terms,
+}
+
+/// What was agreed on when a task was accepted: what a server that comes back must know of its requester and device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The requester's identity; the HTTP API has none.
+    pub requester: Option<Incarnation>,
+    /// The requester's role.
+    pub role: Option<ClientType>,
+    /// From which address it came.
+    pub address: Option<SocketAddr>,
+    /// The device's identity.
+    pub device: Incarnation,
+    /// What the requester was granted.
+    pub features: Features,
+    /// What becomes of it when the requester's connection is lost.
+    pub on_disconnect: OnDisconnect,
+    /// The requester's id of it, by which it is known when it is sent again.
+    pub request_id: Option<RequestId>,
+    /// SHA-256 over what was asked for with that id, in hexadecimal digits.
+    pub request_hash: Option<Arc<str>>,
+}
+
+impl Terms {
+    /// Whether its outcome is kept until the requester acknowledges it.
+    #[must_use]
+    pub const fn is_acknowledged(&self) -> bool {
+        self.features.has(Feature::Ack)
+    }
 }
 
 /// One tool call of a step.

@@ -13,7 +13,9 @@ use aip::Payload;
 use aip::message::TruncatedResult;
 use jiff::Timestamp;
 
-use super::{Batch, Commit, Ended, Query, Reading, Record, Store, Summary};
+use super::{
+    Batch, Change, Commit, Ended, Query, Reading, Record, Recovered, Store, StoreError, Summary,
+};
 use crate::session::{Call, CallResult, Finish, TaskId};
 
 /// Payloads up to this size stay when the others go, in bytes.
@@ -43,6 +45,8 @@ pub struct HistoryLimits {
 pub struct MemoryStore {
     journals: Arc<Mutex<Journals>>,
     limits: HistoryLimits,
+    /// The store id: another one with each process.
+    id: String,
 }
 
 /// What is known of one task.
@@ -69,7 +73,8 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new(limits: HistoryLimits) -> Self {
-        Self { journals: Arc::default(), limits }
+        let id = uuid::Uuid::new_v4().to_string();
+        Self { journals: Arc::default(), limits, id }
     }
 
     fn lock(&self) -> MutexGuard<'_, Journals> {
@@ -81,6 +86,22 @@ impl Store for MemoryStore {
     fn append(&self, batch: &Arc<Batch>) -> Commit {
         self.lock().append(batch, &self.limits);
         Commit::Known(Ok(()))
+    }
+
+    fn keep(&self, _change: Change) -> Commit {
+        Commit::Known(Ok(()))
+    }
+
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        Ok(Recovered {
+            store: self.id.clone(),
+            former: Vec::new(),
+            has_lost: false,
+            identities: Vec::new(),
+            open: Vec::new(),
+            undelivered: Vec::new(),
+            requests: Vec::new(),
+        })
     }
 
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>> {
@@ -245,7 +266,7 @@ fn cut(task: TaskId, record: &mut Record) {
         }
     };
     match record {
-        Record::Created(_) => {}
+        Record::Created(_) | Record::Readdressed { .. } | Record::Cancelling { .. } => {}
         Record::Noted { notes, .. } => {
             let mut smaller = notes.to_vec();
             smaller.iter_mut().for_each(cut);
@@ -303,7 +324,8 @@ mod tests {
         let created = Record::Created(Arc::new(task(id)));
         let answered = Record::Answered { at, results: Arc::new([result]) };
         let (ending, finish) = (Ending::Completed, Finish::Results);
-        let ended = Ended { at, ending, error: None, finish, is_unfetched };
+        let undelivered_until = None;
+        let ended = Ended { at, ending, error: None, finish, is_unfetched, undelivered_until };
         append(store, id, vec![created, answered, Record::Ended(Arc::new(ended))]);
     }
 

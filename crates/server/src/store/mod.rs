@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 pub use memory::{HistoryLimits, MemoryStore};
-pub use record::{Batch, Ended, Ending, Record};
+pub use record::{
+    Batch, Change, Ended, Ending, KnownRequest, OpenJournal, Record, Recovered, Undelivered,
+};
 
 use crate::session::{Task, TaskId};
 
@@ -66,6 +68,16 @@ pub trait Store: Send + Sync + 'static {
     /// Appends a batch to its task's journal. Never waits; what waits to be written is bounded in bytes, and
     /// a batch beyond it is refused with [`StoreError::Full`]. A refused batch may be appended again.
     fn append(&self, batch: &Arc<Batch>) -> Commit;
+
+    /// Keeps something beside the journals, in the order of the calls, those of [`Self::append`] included: once it is
+    /// in, everything before it is in or was refused.
+    fn keep(&self, change: Change) -> Commit;
+
+    /// What is known from before: asked once, before anything is appended.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn recover(&self) -> Result<Recovered, StoreError>;
 
     /// A task's journal, if it is still known.
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>>;
@@ -137,7 +149,11 @@ impl Summary {
         match record {
             Record::Decided { .. } => self.steps += 1,
             Record::Ended(ended) => self.ended = Some(ended.clone()),
-            Record::Created(_) | Record::Noted { .. } | Record::Answered { .. } => {}
+            Record::Created(_)
+            | Record::Noted { .. }
+            | Record::Answered { .. }
+            | Record::Readdressed { .. }
+            | Record::Cancelling { .. } => {}
         }
     }
 }

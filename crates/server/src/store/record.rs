@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use aip::{Payload, ResponseId};
+use aip::message::JournalId;
+use aip::{Payload, RequestId, ResponseId};
 use jiff::Timestamp;
 
 use crate::agent::Usage;
-use crate::session::{Call, CallResult, Finish, Task, TaskId};
+use crate::session::{Call, CallResult, Finish, IdentityRecord, Incarnation, Task, TaskId};
 
 /// What a record costs beside its payloads, about, in bytes.
 const RECORD_BYTES: usize = 512;
@@ -35,6 +36,26 @@ pub enum Record {
         calls: Arc<[Call]>,
         /// Whether it only asks for the device's tools.
         is_discovery: bool,
+        /// Which device it goes to.
+        device: Incarnation,
+        /// The journal of that device; one without `resume` has none.
+        journal: Option<JournalId>,
+    },
+    /// What was decided and not sent yet goes to another journal, since its device came back with that one.
+    Readdressed {
+        /// The COMMAND's id, *R*.
+        response_id: ResponseId,
+        /// Which device it goes to.
+        device: Incarnation,
+        /// The journal that it goes to now.
+        journal: Option<JournalId>,
+    },
+    /// It is to be cancelled; no further step is decided.
+    Cancelling {
+        /// When.
+        at: Timestamp,
+        /// Why, as its outcome says it.
+        why: Arc<str>,
     },
     /// Its device answered, or its command was settled without an answer.
     Answered {
@@ -61,6 +82,9 @@ pub struct Ended {
     /// Whether the requester has still to fetch the results, because no message carried them whole: they
     /// were too large for one, or the task came in over HTTP.
     pub is_unfetched: bool,
+    /// Until when it is kept whole for its requester, whatever the bounds of the history, unless the requester
+    /// acknowledges it before.
+    pub undelivered_until: Option<Timestamp>,
 }
 
 /// Whether a task did what it was for.
@@ -85,6 +109,8 @@ impl Record {
                 calls.iter().filter_map(|call| call.parameters.as_ref()).map(Payload::len).sum()
             }
             Self::Answered { results, .. } => results.iter().map(CallResult::bytes).sum(),
+            Self::Readdressed { .. } => 0,
+            Self::Cancelling { why, .. } => why.len(),
             Self::Ended(ended) => ended.bytes(),
         };
         RECORD_BYTES + payloads
@@ -116,4 +142,76 @@ impl Batch {
     pub fn bytes(&self) -> usize {
         self.records.iter().map(Record::bytes).sum()
     }
+}
+
+/// Something to be kept beside the journals.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// An identity, as it is now.
+    Identity(Arc<IdentityRecord>),
+    /// An identity that is not needed any more.
+    Forget(Incarnation),
+    /// The outcome of this task was acknowledged. Nobody waits for this one.
+    Delivered(TaskId),
+}
+
+/// What a store remembers when a server starts with it.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// Names the store. Another one than before when commits were lost.
+    pub store: String,
+    /// What it was called before, newest first.
+    pub former: Vec<String>,
+    /// Whether the id is new since commits may be lost: then the outcome of every open task is unknown.
+    pub has_lost: bool,
+    /// The identities.
+    pub identities: Vec<IdentityRecord>,
+    /// The journals of the tasks that are not over, oldest first. Of one that is damaged what can be read of its
+    /// acceptance is there alone: its outcome is unknown.
+    pub open: Vec<OpenJournal>,
+    /// Outcomes that were not acknowledged.
+    pub undelivered: Vec<Undelivered>,
+    /// What was submitted with a request id within the last day, or is not over or not delivered.
+    pub requests: Vec<KnownRequest>,
+}
+
+/// The journal of a task that is not over.
+#[derive(Debug, Clone)]
+pub struct OpenJournal {
+    /// Its records; the first is [`Record::Created`].
+    pub records: Vec<Record>,
+    /// Whether some are missing or cannot be read.
+    pub is_damaged: bool,
+}
+
+/// An outcome that its requester has not acknowledged.
+#[derive(Debug, Clone)]
+pub struct Undelivered {
+    /// Of which task.
+    pub task: TaskId,
+    /// Whose it is.
+    pub owner: Incarnation,
+    /// The public id or, of the shared key, the label of the key that the task was submitted with.
+    pub key: Arc<str>,
+    /// What it takes, about, in bytes.
+    pub bytes: usize,
+    /// Until when it is kept.
+    pub until: Timestamp,
+}
+
+/// A request id that names a task.
+#[derive(Debug, Clone)]
+pub struct KnownRequest {
+    /// Whose it is; over HTTP the key's alone.
+    pub owner: Option<Incarnation>,
+    /// The public id or, of the shared key, the label of the key that the task was submitted with.
+    pub key: Arc<str>,
+    /// The request.
+    pub request_id: RequestId,
+    /// SHA-256 over what was asked for, in hexadecimal digits.
+    pub hash: Arc<str>,
+    /// The task that it names.
+    pub task: TaskId,
+    /// When it was accepted.
+    pub created_at: Timestamp,
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use link::Ambient;
 use server::TaskId;
 use server::store::{
-    Batch, Commit, HistoryLimits, MemoryStore, Query, Reading, Record, Store, StoreError, Summary,
+    Batch, Change, Commit, HistoryLimits, MemoryStore, Query, Reading, Record, Recovered, Store,
+    StoreError, Summary,
 };
 
 /// How a store behaves.
@@ -55,6 +56,14 @@ impl Store for UnsteadyStore {
             let _the_server_is_gone = done.send(committed);
         });
         Commit::Pending(commit)
+    }
+
+    fn keep(&self, change: Change) -> Commit {
+        self.inner.keep(change)
+    }
+
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        self.inner.recover()
     }
 
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>> {

@@ -1,12 +1,21 @@
 //! The opt-in extension `flightdeck`: what stands under that key in a client's `metadata` and in a
 //! server's `result`. A peer that did not ask for it never sees any of it.
 
-use std::time::Duration;
+mod resume;
+mod task;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ActionResult, Command};
+use super::{ActionResult, ClientType, Command};
 use crate::payload::Payload;
+
+pub use resume::{
+    Held, HeldState, Instruction, JournalId, Mismatch, Resume, ResumeRefused, Resumed,
+};
+pub use task::{
+    Accepted, Cancel, CancelAfter, OnDisconnect, Refused, ResultAck, Taken, TaskRefused,
+    TaskSettings, Word,
+};
 
 /// The version of the extension.
 pub const VERSION: u32 = 1;
@@ -17,13 +26,87 @@ pub const VERSION: u32 = 1;
 pub enum Feature {
     /// A line for each step of a task, as it happens.
     Progress,
+    /// A requester gets outcomes until it acknowledges them; a device gets an answer to its results.
+    Ack,
+    /// A requester may send a TASK again.
+    RequestId,
+    /// A requester may cancel; a device confirms a cancel.
+    Cancel,
+    /// A requester may leave its tasks running.
+    Detach,
+    /// A device keeps a journal, and takes over its old connection.
+    Resume,
     /// A feature that this version does not know.
     Unknown,
 }
 
 impl From<String> for Feature {
     fn from(word: String) -> Self {
-        if word.eq_ignore_ascii_case("progress") { Self::Progress } else { Self::Unknown }
+        match word.to_ascii_lowercase().as_str() {
+            "progress" => Self::Progress,
+            "ack" => Self::Ack,
+            "request_id" => Self::RequestId,
+            "cancel" => Self::Cancel,
+            "detach" => Self::Detach,
+            "resume" => Self::Resume,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Some of the features: what one connection was granted, or one task has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features(u8);
+
+impl Features {
+    const ALL: [Feature; 6] = [
+        Feature::Progress,
+        Feature::Ack,
+        Feature::RequestId,
+        Feature::Cancel,
+        Feature::Detach,
+        Feature::Resume,
+    ];
+
+    /// Those of the features asked for that a client of this role is granted: what is not known, not for the role, or
+    /// asked for without what it needs is left out.
+    #[must_use]
+    pub fn granted(asked: &[Feature], role: ClientType) -> Self {
+        let is_device = role == ClientType::Device;
+        let has_ack = asked.contains(&Feature::Ack);
+        let may = |feature| match feature {
+            Feature::Progress | Feature::Ack => true,
+            Feature::Cancel => has_ack,
+            Feature::RequestId | Feature::Detach => has_ack && !is_device,
+            Feature::Resume => has_ack && is_device,
+            Feature::Unknown => false,
+        };
+        let granted = Self::ALL.into_iter().filter(|one| asked.contains(one) && may(*one));
+        Self(granted.fold(0, |bits, feature| bits | Self::bit(feature)))
+    }
+
+    const fn bit(feature: Feature) -> u8 {
+        match feature {
+            Feature::Progress => 1,
+            Feature::Ack => 2,
+            Feature::RequestId => 4,
+            Feature::Cancel => 8,
+            Feature::Detach => 16,
+            Feature::Resume => 32,
+            Feature::Unknown => 0,
+        }
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub const fn has(self, feature: Feature) -> bool {
+        self.0 & Self::bit(feature) != 0
+    }
+
+    /// One after the other.
+    #[must_use]
+    pub fn list(self) -> Vec<Feature> {
+        Self::ALL.into_iter().filter(|feature| self.has(*feature)).collect()
     }
 }
 
@@ -35,15 +118,9 @@ pub struct Extension {
     /// What it asks for.
     #[serde(default)]
     pub features: Vec<Feature>,
-}
-
-/// What a requester may set for one task, as `metadata.flightdeck` of its TASK.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(expecting = "an object")]
-pub struct TaskSettings {
-    /// Longest time for one command of the task, in seconds.
+    /// Who it is, and what it still has: from every client that asks for `ack`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub command_timeout_s: Option<f64>,
+    pub resume: Option<Resume>,
 }
 
 /// The most lines that are kept of one [`Output`].
@@ -61,7 +138,7 @@ pub struct Output {
 }
 
 /// What the server grants, in the confirmation's `result.flightdeck`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Confirmed {
     /// The version that the server speaks.
     pub version: u32,
@@ -74,6 +151,9 @@ pub struct Confirmed {
     /// The server's id of this connection.
     #[serde(default)]
     pub connection: String,
+    /// What an `ack` client is told of its identity.
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
 }
 
 /// How a step stands.
@@ -129,41 +209,6 @@ struct WithOutput {
 #[derive(Serialize, Deserialize)]
 struct WithStep {
     step: Step,
-}
-
-impl TaskSettings {
-    /// What a TASK sets, read out of its `metadata`.
-    ///
-    /// # Errors
-    /// When something of it has the wrong shape.
-    pub fn of(metadata: Option<&Payload>) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Metadata {
-            #[serde(default)]
-            flightdeck: Option<TaskSettings>,
-        }
-
-        let Some(metadata) = metadata else { return Ok(Self::default()) };
-        let read: Metadata = metadata
-            .parse()
-            .map_err(|error| format!("Invalid message: metadata.flightdeck: {error}"))?;
-        Ok(read.flightdeck.unwrap_or_default())
-    }
-
-    /// Longest time for one command.
-    ///
-    /// # Errors
-    /// When the number is no length of time.
-    pub fn command_timeout(&self) -> Result<Option<Duration>, String> {
-        let seconds = self.command_timeout_s.map(Duration::try_from_secs_f64).transpose();
-        seconds.map_err(|_| "command_timeout_s must be a length of time in seconds".to_owned())
-    }
-
-    /// As `metadata` of a TASK.
-    #[must_use]
-    pub fn to_metadata(&self) -> Option<Payload> {
-        Payload::from_value(&Keyed { flightdeck: self }).ok()
-    }
 }
 
 impl Extension {
