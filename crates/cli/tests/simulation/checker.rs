@@ -188,7 +188,10 @@ impl Checker {
                     }
                 },
                 Record::Ended(ended) => self.check_end(task, ended, open),
-                Record::Created(_) | Record::Noted { .. } => {}
+                Record::Created(_)
+                | Record::Noted { .. }
+                | Record::Readdressed { .. }
+                | Record::Cancelling { .. } => {}
             }
         }
     }
