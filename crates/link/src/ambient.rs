@@ -94,6 +94,18 @@ impl Ambient {
         }
     }
 
+    /// A secret of 244 random bits, in hexadecimal digits.
+    #[must_use]
+    pub fn secret(&self) -> String {
+        format!("{}{}", self.uuid().simple(), self.uuid().simple())
+    }
+
+    /// Has every UUIDv7 from now on be above this one, which an earlier process made.
+    pub fn go_on_after(&self, uuid: Uuid) {
+        let mut last = lock(&self.0.last);
+        *last = (*last).max(uuid.as_u128());
+    }
+
     /// A UUIDv7 above all that came before it, also when the clock went back.
     #[must_use]
     pub fn uuid_v7(&self) -> Uuid {

@@ -140,6 +140,11 @@ impl<M: Wire> Connection<M> {
         self.socket.heard().into_std()
     }
 
+    /// Pings and bears silence in another way from now on.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.liveness = Liveness::new(watch.ping_every, watch.timeout, now());
+    }
+
     /// Sets the size of the largest message that is read, in bytes.
     pub fn set_max_message(&mut self, bytes: usize) {
         self.socket.set_max_message(bytes);
@@ -171,6 +176,9 @@ impl<M: Wire> Connection<M> {
             }
             match polled {
                 Poll::Ready(_) => self.outbox.forget_waker(),
+                Poll::Pending if !is_busy && self.outbox.take_proof(self.heard()) => {
+                    return Poll::Ready(Event::Due);
+                }
                 Poll::Pending => {
                     self.socket.turn().end();
                     self.rest_if_quiet();

@@ -140,6 +140,8 @@ struct Queue {
     taken: u64,
     actor: Option<Waker>,
     probes: Vec<Probe>,
+    /// Since when the actor is asked for a proof of life, and whether it has pinged for it.
+    proof: Option<(u64, bool)>,
     /// Whether somebody may wait for room.
     is_awaited: bool,
 }
@@ -209,6 +211,28 @@ impl Outbox {
         answer
     }
 
+    /// Asks for a proof of life in order: the peer is pinged at once, and once a byte of it came and all that came in
+    /// front was handed out, the connection yields [`Event::Due`](crate::Event::Due). To ask again before that changes
+    /// nothing.
+    pub fn ask_in_order(&self) {
+        let asked = self.nanos(now());
+        let mut queue = self.lock();
+        if queue.close.is_none() && queue.proof.is_none() {
+            queue.proof = Some((asked, false));
+            self.is_probed.store(true, Ordering::Relaxed);
+            queue.wake();
+        }
+    }
+
+    /// For the actor, when it has handed out all that came: whether that is the proof that was asked for.
+    pub(crate) fn take_proof(&self, heard: Instant) -> bool {
+        if !self.is_probed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let heard = self.nanos(heard);
+        self.lock().proof.take_if(|(asked, _)| heard >= *asked).is_some()
+    }
+
     /// For the actor: notes when the last byte came in, and answers who asked. `is_busy` says that
     /// bytes of the peer are being worked on right now. `true` when the peer shall be pinged.
     pub(crate) fn note_heard(&self, heard: Instant, is_busy: bool) -> bool {
@@ -227,9 +251,13 @@ impl Outbox {
         for probe in alive {
             let _asker_is_gone = probe.alive.send(Alive);
         }
-        let pings = waiting.iter().any(|probe| !probe.is_pinged);
-        waiting.iter_mut().for_each(|probe| probe.is_pinged = true);
-        self.is_probed.store(!waiting.is_empty(), Ordering::Relaxed);
+        let is_new = |is_pinged: &mut bool| !std::mem::replace(is_pinged, true);
+        let mut pings = false;
+        waiting.iter_mut().for_each(|probe| pings |= is_new(&mut probe.is_pinged));
+        if let Some((_, is_pinged)) = &mut queue.proof {
+            pings |= is_new(is_pinged);
+        }
+        self.is_probed.store(!waiting.is_empty() || queue.proof.is_some(), Ordering::Relaxed);
         queue.probes = waiting;
         pings
     }

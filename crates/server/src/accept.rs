@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aip::codec::{MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use aip::machine::{Refusal, Registration, confirm};
-use aip::message::{Confirmed, VERSION};
+use aip::message::{Confirmed, Feature, ResumeRefused, Resumed, VERSION};
 use aip::{ClientId, ClientMessage, CloseCode, DecodeError, ServerMessage};
 use axum::http::{Method, Request, Response, StatusCode, Version, header};
 use base64::Engine;
@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use link::connection::now;
 use link::{Alive, Connection, Event, Socket};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio_rustls::server::TlsStream;
 use tracing::{Instrument, Span};
 
@@ -24,6 +25,7 @@ use crate::auth::Principal;
 use crate::connection::{self, Registered};
 use crate::facts;
 use crate::handle::{ConnectionId, Handle};
+use crate::hub::{Entered, Newcomer};
 use crate::patient::Patient;
 use crate::server::{OpenSocket, Server};
 use crate::session::fresh_response_id;
@@ -130,7 +132,9 @@ async fn take_in(
         Ok(registration) => {
             client_id = Some(registration.client_id.clone());
             match register(&server, id, registration, &visitor).await {
-                Ok(client) => return serve(&server, connection, client, opened),
+                Ok((client, resumed)) => {
+                    return serve(&server, connection, client, resumed, opened);
+                }
                 Err(refusal) => refusal,
             }
         }
@@ -152,7 +156,11 @@ async fn take_in(
         reason: Some(&text),
         ..audit::Entry::new(audit::Event::Refused)
     });
-    let error = stamped(&server, ServerMessage::error(text.clone(), None));
+    let mismatch = refusal.mismatch().map(|resume| ResumeRefused { resume });
+    let error = ServerMessage {
+        result: mismatch.and_then(|mismatch| mismatch.to_result()),
+        ..stamped(&server, ServerMessage::error(text.clone(), None))
+    };
     if refusal.close_code() == CloseCode::TOO_BIG {
         return connection.refuse(&error, CloseCode::TOO_BIG, &text).await;
     }
@@ -190,9 +198,9 @@ async fn first_message(
 async fn register(
     server: &Server,
     id: ConnectionId,
-    registration: Registration,
+    mut registration: Registration,
     visitor: &Visitor,
-) -> Result<Registered, Refusal> {
+) -> Result<(Registered, Option<Resumed>), Refusal> {
     check_key(&registration, &visitor.holder)?;
     let (config, metrics) = (server.config(), server.metrics());
     let outbox = link::Outbox::new(config.outbox())
@@ -200,16 +208,29 @@ async fn register(
         .patient(server.budget().clone(), config.slow_after);
     let own = registration.system_info.clone();
     let facts = own.map(|own| facts::of_newcomer(own, &registration.client_id, config));
+    let claim = registration.extension.as_mut().and_then(|asked| asked.resume.take());
     let at = server.ambient().timestamp();
     let handle = Arc::new(Handle::new(id, registration, visitor, outbox, at));
-    let enter = || server.act(|hub, _| hub.register(handle.clone(), facts.clone()));
+    let enter = || {
+        let (facts, claim) = (facts.clone(), claim.as_ref());
+        let newcomer = Newcomer { handle: &handle, facts, claim };
+        server.act(|hub, moment| hub.register(moment, newcomer))
+    };
     let mut entered = enter();
-    if let Err(Refusal::AlreadyRegistered(_)) = entered
+    if let Err(Refusal::AlreadyRegistered(_) | Refusal::InUse(_)) = entered
         && replace_dead(server, &handle).await
     {
         entered = enter();
     }
-    let registered = Registered { server: server.clone(), via: entered?, handle };
+    let (via, answer) = match entered? {
+        Entered::Here(via) => (via, None),
+        Entered::Confirming(via, answer) => (via, Some(answer)),
+    };
+    let registered = Registered { server: server.clone(), via, handle: handle.clone() };
+    let resumed = match answer {
+        Some(answer) => Some(confirmed(server, answer).await?),
+        None => None,
+    };
     // A key that was revoked since we looked does not know of this client; it is taken out again, and any task that it
     // was sent meanwhile ends.
     if !server.keyring().is_valid(&registered.handle.holder) {
@@ -217,7 +238,22 @@ async fn register(
     }
     metrics.count_registration(registered.handle.peer.client_type);
     Span::current().record("client", tracing::field::display(registered.handle.id()));
-    Ok(registered)
+    Ok((registered, resumed))
+}
+
+/// Waits until all that was settled before for a newcomer's identity is stored. Nothing is read from it meanwhile.
+async fn confirmed(
+    server: &Server,
+    answer: oneshot::Receiver<Resumed>,
+) -> Result<Resumed, Refusal> {
+    tokio::select! {
+        biased;
+        answer = tokio::time::timeout(server.config().liveness_timeout, answer) => match answer {
+            Ok(answer) => answer.map_err(|_| Refusal::Overtaken),
+            Err(_) => Err(Refusal::NotStored),
+        },
+        () = server.shutting_down() => Err(Refusal::ShuttingDown),
+    }
 }
 
 fn check_key(registration: &Registration, holder: &Principal) -> Result<(), Refusal> {
@@ -252,7 +288,7 @@ async fn replace_dead(server: &Server, newcomer: &Handle) -> bool {
                 "a dead connection is replaced by a new one with the same key"
             );
             old.outbox.abort(CloseCode::REPLACED, "replaced: no sign of life, and you came anew");
-            server.act(|hub, moment| hub.disconnect(moment, via));
+            server.act(|hub, moment| hub.disconnect(moment, via, false));
             true
         }
     }
@@ -262,12 +298,16 @@ fn serve(
     server: &Server,
     mut connection: Connection<ClientMessage>,
     client: Registered,
+    resumed: Option<Resumed>,
     opened: OpenSocket,
 ) {
     connection.set_max_message(MAX_MESSAGE_BYTES);
+    if client.handle.has(Feature::Resume) {
+        connection.set_watch(server.config().resume_watch());
+    }
     connection.set_outbox(client.handle.outbox.clone());
     let (id, at) = (fresh_response_id(server.ambient()), server.ambient().time_text());
-    connection.reply(&confirm(id, at, granted(&client.handle).as_ref()));
+    connection.reply(&confirm(id, at, granted(&client.handle, resumed).as_ref()));
     server.audit().record(client.handle.entry(audit::Event::Registered));
     let span = spans::around(&client.handle);
     let running = connection::run(server.clone(), connection, client, opened);
@@ -279,13 +319,13 @@ fn serve(
 }
 
 /// What a peer that asked for the extension gets of it.
-fn granted(client: &Handle) -> Option<Confirmed> {
+fn granted(client: &Handle, resumed: Option<Resumed>) -> Option<Confirmed> {
     client.is_flightdeck.then(|| Confirmed {
         version: VERSION,
         features: client.peer.features.list(),
         server: concat!("flightdeck/", env!("CARGO_PKG_VERSION")).to_owned(),
         connection: client.connection.to_string(),
-        resumed: None,
+        resumed,
     })
 }
 

@@ -73,6 +73,21 @@ pub struct Config {
     /// Most bytes of large messages that are in flight over all connections: being read, made of them, the
     /// results of tasks that are not over, and what waits to be sent. Beyond it reading waits.
     pub max_bytes_in_flight: usize,
+    /// How long a device that is away is waited for: its tasks stand still meanwhile.
+    pub resume_window: Duration,
+    /// Time between pings on the link of such a device; after as much silence more it counts as away.
+    pub resume_ping: Duration,
+    /// How long a device may take to say what became of a command that was cancelled.
+    pub cancel_wait: Duration,
+    /// How long an outcome is kept for a requester that does not acknowledge it, and how long such a requester is known
+    /// after it last had a connection, an open task or an outcome to fetch.
+    pub outcome_time: Duration,
+    /// How long a device that keeps a journal is known after that.
+    pub device_time: Duration,
+    /// Most clients of one key that are known again when they come back.
+    pub identities_per_key: usize,
+    /// Most bytes of outcomes of one key that were not acknowledged.
+    pub undelivered_bytes: usize,
     /// At shutdown, how long running commands may take to finish.
     pub shutdown_grace: Duration,
     /// Ended tasks that are remembered, newest first.
@@ -123,6 +138,13 @@ impl Default for Config {
             outbox_bytes: outbox.bytes,
             slow_after: Duration::from_secs(10),
             max_bytes_in_flight: 1024 * 1024 * 1024,
+            resume_window: Duration::from_secs(120),
+            resume_ping: Duration::from_secs(20),
+            cancel_wait: Duration::from_secs(10),
+            outcome_time: Duration::from_hours(24),
+            device_time: Duration::from_hours(30 * 24),
+            identities_per_key: 10_000,
+            undelivered_bytes: 1024 * 1024 * 1024,
             shutdown_grace: Duration::from_secs(10),
             history_tasks: 1000,
             history_bytes: 16 * 1024 * 1024,
@@ -148,7 +170,7 @@ impl Config {
         self
     }
 
-    fn waits(&mut self) -> [&mut Duration; 13] {
+    fn waits(&mut self) -> [&mut Duration; 18] {
         [
             &mut self.command_timeout,
             &mut self.max_command_timeout,
@@ -161,6 +183,11 @@ impl Config {
             &mut self.body_timeout,
             &mut self.write_timeout,
             &mut self.slow_after,
+            &mut self.resume_window,
+            &mut self.resume_ping,
+            &mut self.cancel_wait,
+            &mut self.outcome_time,
+            &mut self.device_time,
             &mut self.shutdown_grace,
             &mut self.unfetched_time,
         ]
@@ -187,6 +214,13 @@ impl Config {
     #[must_use]
     pub fn watch(&self) -> Watch {
         Watch { ping_every: self.ping_interval, timeout: self.liveness_timeout }
+    }
+
+    /// Pings and silence on the link of a device that comes back: its loss is noticed soon.
+    #[must_use]
+    pub fn resume_watch(&self) -> Watch {
+        let ping_every = self.resume_ping.min(self.ping_interval);
+        Watch { ping_every, timeout: (ping_every * 2).min(self.liveness_timeout) }
     }
 
     /// The agent name for a platform, as Python devices know it.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES, Wire};
 use aip::machine::{CommandResults, Rejection, Request, TaskRequest};
-use aip::message::Feature;
+use aip::message::{Feature, Refused, TaskRefused};
 use aip::{
     ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
     ServerMessageType, SessionId, Status,
@@ -18,8 +18,9 @@ use crate::audit::{self, Event as Audited};
 use crate::drive;
 use crate::facts;
 use crate::handle::Handle;
-use crate::hub::{From, Results, Submission, SubmitError, Unclaimed, Via};
+use crate::hub::{Asked, From, Results, Submission, SubmitError, Unclaimed, Via};
 use crate::server::{OpenSocket, Server};
+use crate::session::TaskId;
 
 /// Runs a registered connection until it ends, and cleans up after it.
 pub(crate) async fn run(
@@ -51,7 +52,7 @@ pub(crate) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.server.act(|hub, moment| hub.disconnect(moment, self.via));
+        self.server.act(|hub, moment| hub.disconnect(moment, self.via, false));
     }
 }
 
@@ -105,7 +106,8 @@ impl Actor {
                 let error = DecodeError::Invalid("binary frames are not AIP".to_owned());
                 reply(self.unreadable(&error, None));
             }
-            Event::Due | Event::Closed(_) => {}
+            Event::Due => self.server.act(|hub, moment| hub.handle_proof(moment, self.via)),
+            Event::Closed(_) => {}
         }
     }
 
@@ -151,17 +153,25 @@ impl Actor {
                 }
             }
             Request::Task(task) => {
-                let session_id = task.session_id.clone();
+                let (session_id, request_id) = (task.session_id.clone(), task.request_id.clone());
                 if let Err(error) = self.submit(task) {
                     let is_task = !error.names_open_task();
-                    self.reject(Rejection { text: error.to_string(), session_id, is_task }, reply);
+                    let rejection =
+                        Rejection { text: error.to_string(), session_id, request_id, is_task };
+                    self.reject_task(rejection, error.means(), reply);
                 }
             }
-            // Features that nobody is granted yet.
-            Request::AskAfter { .. }
-            | Request::Acknowledge { .. }
-            | Request::Cancel { .. }
-            | Request::Stopped { .. } => {}
+            Request::AskAfter { session_id, request_id, task } => {
+                let session_id = Some(session_id);
+                self.ask_after(&task, session_id, request_id);
+            }
+            Request::Acknowledge { task } => {
+                self.server.act(|hub, _| hub.handle_acknowledged(self.via, &task));
+            }
+            Request::Cancel { task, request_id, .. } => self.cancel(task, request_id),
+            Request::Stopped { response_id, word } => {
+                self.server.act(|hub, _| hub.handle_stopped(self.via, &response_id, word));
+            }
             Request::Results(results) => self.handle_results(results, reply),
             Request::DeviceInfo { target_id, request_id } => {
                 reply(self.device_info(&target_id, request_id));
@@ -186,8 +196,57 @@ impl Actor {
     /// a TASK_END, so it gets one, unless that would look like the end of a task that is running.
     fn reject(&self, rejection: Rejection, reply: &mut impl FnMut(ServerMessage)) {
         self.log(|| tracing::debug!(error = rejection.text, "refused"));
-        let Rejection { text, session_id, is_task } = rejection;
-        self.refuse(ServerMessage::error(text, session_id), is_task, reply);
+        self.reject_task(rejection, Refused::Final, reply);
+    }
+
+    /// The same, with what the refusal means to a requester that may send the task again. One that acknowledges outcomes
+    /// gets no TASK_END: its task was never accepted.
+    fn reject_task(
+        &self,
+        rejection: Rejection,
+        refused: Refused,
+        reply: &mut impl FnMut(ServerMessage),
+    ) {
+        let Rejection { text, session_id, request_id, is_task } = rejection;
+        let error = ServerMessage::error(text, session_id);
+        if !(is_task && self.acknowledges()) {
+            return self.refuse(error, is_task, reply);
+        }
+        let text = error.error.clone().unwrap_or_default();
+        self.note_refused(error.session_id.as_ref(), &text);
+        let result = TaskRefused { request_id, refused }.to_payload();
+        reply(ServerMessage { result, ..error });
+    }
+
+    /// Whether it is a requester that acknowledges outcomes.
+    fn acknowledges(&self) -> bool {
+        !self.client.is_device() && self.client.has(Feature::Ack)
+    }
+
+    /// Answers for a task that was accepted before, or says that it is not known.
+    fn ask_after(
+        &self,
+        task: &str,
+        session_id: Option<SessionId>,
+        request_id: Option<RequestId>,
+    ) {
+        // What is no id of ours names no task of ours.
+        let task = task.parse().unwrap_or(TaskId::NONE);
+        let asked = Asked { via: self.via, task, session_id, request_id };
+        self.server.act(|hub, moment| hub.handle_asked(moment, asked));
+    }
+
+    fn cancel(&self, task: Option<ResponseId>, request_id: Option<RequestId>) {
+        let id = task.and_then(|task| task.as_str().parse::<TaskId>().ok());
+        let cancelled = self.server.act(|hub, moment| {
+            hub.cancel_of(moment, self.via, id, request_id.as_ref())
+        });
+        if let Some((task, origin)) = cancelled {
+            self.server.audit().record(audit::Entry {
+                key: Some(self.client.holder.name()),
+                ..drive::entry(&task, &origin, audit::Event::Cancelled)
+            });
+        }
     }
 
     fn refuse(&self, error: ServerMessage, is_task: bool, reply: &mut impl FnMut(ServerMessage)) {
@@ -233,16 +292,13 @@ impl Actor {
     }
 
     fn submit(&self, request: TaskRequest) -> Result<(), SubmitError> {
-        if !self.client.may_reach(&request.target_id) {
-            return Err(SubmitError::NotAuthorized);
-        }
         let submission = Submission {
             request,
             holder: self.client.holder.clone(),
             address: self.client.address,
             from: From::Client(self.via),
         };
-        drive::submit(&self.server, submission).map(|_task| ())
+        drive::submit(&self.server, submission).map(|_submitted| ())
     }
 
     fn settle(
@@ -323,7 +379,8 @@ impl Actor {
         self.server
             .audit()
             .record(audit::Entry { reason: Some(&reason), ..self.client.entry(event) });
-        self.server.act(|hub, moment| hub.disconnect(moment, self.via));
+        let is_goodbye = !closed.by_us && closed.code == CloseCode::NORMAL;
+        self.server.act(|hub, moment| hub.disconnect(moment, self.via, is_goodbye));
         if let Some(overflow) = self.client.outbox.overflow() {
             self.report_slow_consumer(overflow);
         }

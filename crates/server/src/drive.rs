@@ -8,8 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use aip::codec::Wire;
-use aip::{Payload, ServerMessage, ServerMessageType, Status};
+use aip::{Payload, ResponseId};
 use futures_util::FutureExt;
 use link::connection::{OFFLOAD_BYTES, now};
 use tokio_util::sync::CancellationToken;
@@ -19,14 +18,15 @@ use crate::agent::{Answer, Decision, Question, Thinking};
 use crate::audit::{self, Event};
 use crate::hub::{
     Advice, DeviceGoodbye, Effect, Goodbyes, Hub, Moment, Next, Origin, Over, Prepared, Session,
-    Submission, SubmitError, Writing,
+    Submission, SubmitError, Submitted, Via, Writing,
 };
 use crate::server::{Inner, Server};
 use crate::session::{
-    Call, CallResult, Outcome, Stamp, Task, fresh_call_id, fresh_response_id, next_command_id,
+    Call, CallResult, Outcome, Stamp, Task, encode_command, fresh_call_id, fresh_response_id,
+    next_command_id,
 };
 use crate::spans::TaskSpan;
-use crate::store::{Batch, Commit, StoreError};
+use crate::store::{Batch, Change, Commit, StoreError};
 
 /// How often to let go of what has had its time.
 const TIDY: Duration = Duration::from_secs(1);
@@ -74,6 +74,21 @@ impl Server {
             Effect::Commit(_, batch) => self.commit(moment, batch),
             Effect::Settled(settlement, took) => {
                 self.metrics().count_command(settlement, took);
+                Vec::new()
+            }
+            Effect::Keep(change, via) => self.keep(moment, change, via),
+            Effect::Deliver(via, tasks) => {
+                let server = self.clone();
+                self.ambient().spawn(async move {
+                    for task in tasks {
+                        server.deliver(via, task).await;
+                    }
+                });
+                Vec::new()
+            }
+            Effect::Repeat(asked) => {
+                let server = self.clone();
+                self.ambient().spawn(async move { server.answer_again(*asked).await });
                 Vec::new()
             }
             Effect::Accepted(task, origin) => {
@@ -153,19 +168,8 @@ impl Server {
             call.call_id = Some(fresh_call_id(ambient));
         }
         let response_id = next_command_id(ambient);
-        let message = ServerMessage {
-            agent_name: Some(task.agent_name.clone()),
-            // As the Python server sends them: its devices choose a section by them.
-            process_name: Some(String::new()),
-            root_name: Some(String::new()),
-            actions: Some(calls.iter().map(Call::to_command).collect()),
-            session_id: Some(task.session_id.clone()),
-            task_name: Some(task.task_name.to_string()),
-            timestamp: Some(ambient.time_text()),
-            response_id: Some(response_id.clone()),
-            ..ServerMessage::new(ServerMessageType::Command, Status::Continue)
-        };
-        Prepared { response_id, calls: calls.into(), is_discovery, frame: message.encode() }
+        let frame = encode_command(task, &calls, &response_id, ambient.time_text());
+        Prepared { response_id, calls: calls.into(), is_discovery, frame, journal: None }
     }
 
     /// Writes a TASK_END; a large one on a thread of its own, so that no other connection waits for it.
@@ -204,7 +208,7 @@ impl Server {
     fn goodbyes(&self, writing: &Writing) -> Goodbyes {
         let Writing { task, outcome, history, for_requester, for_device } = writing;
         let stamp = || Stamp {
-            response_id: fresh_response_id(self.ambient()),
+            response_id: end_id(task).unwrap_or_else(|| fresh_response_id(self.ambient())),
             at: self.ambient().time_text(),
         };
         let is_wanted = *for_requester || *for_device == DeviceGoodbye::Whole;
@@ -217,6 +221,23 @@ impl Server {
             DeviceGoodbye::Whole => frame.clone(),
         };
         Goodbyes { requester: frame.filter(|_| *for_requester), device, is_whole }
+    }
+
+    fn keep(&self, moment: &Moment<'_>, change: Change, via: Option<Via>) -> Vec<Effect> {
+        let kept = catch_unwind(AssertUnwindSafe(|| self.store().keep(change)));
+        let kept = kept.unwrap_or_else(|_| Commit::Known(Err(panicked())));
+        let Some(via) = via else { return Vec::new() };
+        match kept {
+            Commit::Known(kept) => self.decide(|hub| hub.handle_kept(moment, via, kept)).1,
+            pending @ Commit::Pending(_) => {
+                let server = self.clone();
+                self.ambient().spawn(async move {
+                    let kept = pending.wait().await;
+                    server.act(|hub, moment| hub.handle_kept(moment, via, kept));
+                });
+                Vec::new()
+            }
+        }
     }
 
     fn commit(&self, moment: &Moment<'_>, batch: Arc<Batch>) -> Vec<Effect> {
@@ -337,7 +358,7 @@ impl Writing {
 ///
 /// # Errors
 /// When it cannot begin.
-pub(crate) fn submit(server: &Server, submission: Submission) -> Result<Arc<Task>, SubmitError> {
+pub(crate) fn submit(server: &Server, submission: Submission) -> Result<Submitted, SubmitError> {
     server.act(|hub, moment| {
         // Under the hub's lock, so that those who end the tasks of a key that was revoked miss none.
         if !server.keyring().is_valid(&submission.holder) {
@@ -345,6 +366,12 @@ pub(crate) fn submit(server: &Server, submission: Submission) -> Result<Arc<Task
         }
         hub.submit(moment, submission)
     })
+}
+
+/// The id of a task's TASK_END, where its requester knows it by that: *T*.
+pub(crate) fn end_id(task: &Task) -> Option<ResponseId> {
+    let id = task.terms.is_acknowledged().then(|| task.id.to_string())?;
+    ResponseId::new(&id).ok()
 }
 
 /// What the audit log says of a task.

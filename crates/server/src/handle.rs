@@ -57,8 +57,6 @@ impl Handle {
         let Visitor { holder, address } = visitor;
         let is_flightdeck = registration.extension.is_some();
         let asked = registration.extension.map_or_else(Vec::new, |asked| asked.features);
-        let asked: Vec<Feature> =
-            asked.into_iter().filter(|one| *one == Feature::Progress).collect();
         let features = Features::granted(&asked, registration.client_type);
         Self {
             connection,

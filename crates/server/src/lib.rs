@@ -16,6 +16,7 @@ mod audit;
 mod auth;
 mod config;
 mod connection;
+mod deliver;
 mod drive;
 mod facts;
 mod front;

@@ -24,11 +24,11 @@ use crate::config::Config;
 use crate::front;
 use crate::handle::{ConnectionId, Handle};
 use crate::http;
-use crate::hub::{Hub, Session};
+use crate::hub::{Found, Hub, Session, StoreName};
 use crate::limits::{Addresses, FailedKeys, MAX_FAILED_ADDRESSES};
 use crate::metrics::Metrics;
-use crate::session::Cause;
-use crate::store::{MemoryStore, Store};
+use crate::session::{Cause, Requester, Task};
+use crate::store::{MemoryStore, Recovered, Store, StoreError};
 use crate::tls::Tls;
 
 /// At shutdown, how long each group of peers may take to read what is queued for it.
@@ -139,10 +139,17 @@ impl Server {
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         let budget = Budget::new(config.max_bytes_in_flight);
         let per_minute = config.failed_keys_per_minute;
+        let mut hub = Hub::new(config.clone(), budget.clone());
+        // What is durable is taken in by `recover`; a store that begins with its process has but a name.
+        if !store.is_durable()
+            && let Ok(Recovered { store: id, former, .. }) = store.recover()
+        {
+            hub.set_store(StoreName { id, former }, false);
+        }
         Self(Arc::new(Inner {
             keyring: Keyring::new(keys),
             started_at: ambient.timestamp(),
-            hub: Mutex::new(Hub::new(config.clone(), budget.clone())),
+            hub: Mutex::new(hub),
             budget,
             alarm: Arc::default(),
             moved: Notify::new(),
@@ -162,6 +169,39 @@ impl Server {
             open_sockets: AtomicUsize::new(0),
             config,
         }))
+    }
+
+    /// Takes in what its store remembers: must be done once, before anything connects. Returns when every task that does
+    /// not go on has its outcome stored.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn recover(&self) -> Result<(), StoreError> {
+        let server = self.clone();
+        let reading = tokio::task::spawn_blocking(move || server.0.store.recover());
+        let recovered = reading.await.map_err(|_| StoreError::Closed)??;
+        let newest = recovered.newest_id();
+        self.0.ambient.go_on_after(newest);
+        let open = recovered.open.len();
+        let holder = |task: &Task| {
+            let holder = self.0.keyring.by_id(task.key.id.as_deref())?;
+            let own = task.requester == Requester::Client(task.device.clone());
+            (own || holder.may_reach(&task.device)).then_some(holder)
+        };
+        let found = Found {
+            recovered,
+            is_durable: self.0.store.is_durable(),
+            holder: &holder,
+            nobody: self.0.keyring.holder_of_shared().clone(),
+        };
+        self.act(|hub, moment| hub.recover(moment, found));
+        self.start_upkeep();
+        self.wait_for(Hub::is_recovered).await;
+        if open > 0 {
+            let left = self.snapshot().sessions;
+            tracing::info!(open, go_on = left, "tasks of before the restart were taken over");
+        }
+        Ok(())
     }
 
     /// The routes: `/ws` and the HTTP API, to be served or merged into another program's. Host and
@@ -199,6 +239,7 @@ impl Server {
     /// history.
     pub(crate) fn tidy(&self) {
         self.0.store.tidy(self.0.ambient.timestamp());
+        self.act(Hub::tidy);
         if self.0.keyring.has_expired() {
             self.close_invalid();
         }
@@ -247,9 +288,9 @@ impl Server {
         self.act(Hub::close);
         self.0.stopping.cancel();
         let grace = self.0.config.shutdown_grace;
-        if tokio::time::timeout(grace, self.wait_idle()).await.is_err() {
-            self.act(|hub, moment| hub.stop_where(moment, &Cause::Shutdown, |_| true));
-            if tokio::time::timeout(GOODBYE, self.wait_idle()).await.is_err() {
+        if tokio::time::timeout(grace, self.wait_for(Hub::is_at_rest)).await.is_err() {
+            self.act(Hub::suspend);
+            if tokio::time::timeout(GOODBYE, self.wait_for(Hub::may_be_left)).await.is_err() {
                 let open = self.snapshot().sessions;
                 tracing::error!(open, "tasks are left whose outcome could not be stored");
             }
@@ -362,11 +403,11 @@ impl Server {
         server.upgrade().map(Self)
     }
 
-    /// Waits until no session is open.
-    async fn wait_idle(&self) {
+    /// Waits until the hub stands so.
+    async fn wait_for(&self, stands_so: impl Fn(&Hub) -> bool) {
         loop {
             let moved = self.0.moved.notified();
-            if self.hub().is_idle() {
+            if stands_so(&self.hub()) {
                 return;
             }
             moved.await;

@@ -129,6 +129,8 @@ pub struct Rejection {
     pub text: String,
     /// The session that the message named.
     pub session_id: Option<SessionId>,
+    /// The request that it named.
+    pub request_id: Option<RequestId>,
     /// Whether it was a TASK, whose requester waits for a TASK_END.
     pub is_task: bool,
 }
@@ -139,11 +141,12 @@ impl Peer {
     /// # Errors
     /// What to answer instead, when it may not.
     pub fn admit(&self, message: ClientMessage) -> Result<Request, Rejection> {
-        let session_id = message.session_id.clone();
+        let (session_id, request_id) = (message.session_id.clone(), message.request_id.clone());
         let is_task = message.kind == ClientMessageType::Task;
         self.check_identity(&message).and_then(|()| self.read(message)).map_err(|text| Rejection {
             text,
             session_id,
+            request_id,
             is_task,
         })
     }

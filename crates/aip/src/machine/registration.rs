@@ -6,7 +6,7 @@ use crate::close::CloseCode;
 use crate::codec::DecodeError;
 use crate::id::{ClientId, ResponseId};
 use crate::message::{
-    ClientMessage, ClientMessageType, ClientType, Confirmed, Extension, ServerMessage,
+    ClientMessage, ClientMessageType, ClientType, Confirmed, Extension, Mismatch, ServerMessage,
     ServerMessageType, Status,
 };
 use crate::payload::{self, Payload};
@@ -67,6 +67,33 @@ pub enum Refusal {
     /// The server is going away.
     #[error("The server is shutting down")]
     ShuttingDown,
+    /// What it says of its identity has the wrong shape.
+    #[error("Invalid message: metadata.flightdeck.{0}")]
+    BadResume(String),
+    /// It names another server's memory, or one that is no more.
+    #[error("This server's store is '{0}': come with what you hold for that one, or without")]
+    OtherStore(String),
+    /// Its resume key is not known.
+    #[error("The resume key is not known: forget it, and come without")]
+    UnknownKey,
+    /// A newer connection of it was here before.
+    #[error("A newer connection of this client was here before: its number was {0}")]
+    Outdated(u64),
+    /// It is who it says, but another client has its id now.
+    #[error("client_id '{0}' is in use by another client")]
+    InUse(ClientId),
+    /// The device of this id is away, and the newcomer has another key.
+    #[error("Device '{0}' is expected back")]
+    ExpectedBack(ClientId),
+    /// A newer connection of it came before this one was confirmed.
+    #[error("A newer connection of this client came")]
+    Overtaken,
+    /// What it has to be told could not be stored in time.
+    #[error("The server could not store that you are here; try again later")]
+    NotStored,
+    /// Its key has as many clients, or as much that was not fetched, as it may.
+    #[error("This key has {0}, which is as much as may be; try again later")]
+    TooMuch(String),
 }
 
 impl Refusal {
@@ -75,10 +102,28 @@ impl Refusal {
     pub const fn close_code(&self) -> CloseCode {
         match self {
             Self::Unreadable(DecodeError::TooBig { .. }) => CloseCode::TOO_BIG,
-            Self::TargetNotConnected(_) => CloseCode::NORMAL,
+            Self::TargetNotConnected(_)
+            | Self::OtherStore(_)
+            | Self::UnknownKey
+            | Self::InUse(_)
+            | Self::ExpectedBack(_) => CloseCode::NORMAL,
+            Self::Outdated(_) | Self::Overtaken => CloseCode::REPLACED,
+            Self::TooMuch(_) | Self::NotStored => CloseCode::OVERLOADED,
             Self::TooLate(_) => CloseCode::NO_REGISTRATION,
             Self::ShuttingDown => CloseCode::GOING_AWAY,
             _ => CloseCode::POLICY,
+        }
+    }
+
+    /// What the client shall come with instead, if that would help.
+    #[must_use]
+    pub fn mismatch(&self) -> Option<Mismatch> {
+        let none = Mismatch::default();
+        match self {
+            Self::OtherStore(store) => Some(Mismatch { store: Some(store.clone()), ..none }),
+            Self::UnknownKey => Some(Mismatch { key: Some("unknown".to_owned()), ..none }),
+            Self::Outdated(n) => Some(Mismatch { n: Some(*n), ..none }),
+            _ => None,
         }
     }
 }
@@ -103,6 +148,9 @@ impl Registration {
             return Err(Refusal::NotRegistration);
         }
         let extension = Extension::of(message.metadata.as_ref());
+        if let Some(resume) = extension.as_ref().and_then(|extension| extension.resume.as_ref()) {
+            resume.check().map_err(Refusal::BadResume)?;
+        }
         let metadata = match message.metadata {
             Some(metadata) => metadata.parse::<Metadata>().map_err(|error| {
                 Refusal::Metadata(error.to_string().chars().take(200).collect())

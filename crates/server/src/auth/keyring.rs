@@ -70,6 +70,19 @@ impl Principal {
         }
     }
 
+    /// Whether its key opens for one client id alone: who shows it is that client.
+    pub(crate) fn opens_for_one_client(&self) -> bool {
+        match self {
+            Self::Shared { .. } => false,
+            Self::Own(record) => record.client.as_ref().is_some_and(super::Pattern::is_exact),
+        }
+    }
+
+    /// Whether its key is the one of this public id, or the shared one where there is none.
+    pub(crate) fn has_key_id(&self, id: Option<&str>) -> bool {
+        self.key_id() == id
+    }
+
     /// Whether it may see and cancel what others do.
     pub(crate) const fn is_operator(&self) -> bool {
         match self {
@@ -179,6 +192,12 @@ impl Keyring {
 
     pub(crate) const fn holder_of_shared(&self) -> &Arc<Principal> {
         &self.holder_of_shared
+    }
+
+    /// The holder of a key by its public id, or of the shared one where there is none; if that still opens.
+    pub(crate) fn by_id(&self, id: Option<&str>) -> Option<Arc<Principal>> {
+        let Some(id) = id else { return Some(self.holder_of_shared.clone()) };
+        self.created().get(id).filter(|holder| !holder.is_expired(Timestamp::now())).cloned()
     }
 
     /// How many created keys there are.

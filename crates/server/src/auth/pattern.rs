@@ -29,6 +29,11 @@ impl Pattern {
         }
         rest.ends_with(tail)
     }
+
+    /// Whether one id alone is of this form.
+    pub(crate) fn is_exact(&self) -> bool {
+        !self.0.contains('*')
+    }
 }
 
 impl FromStr for Pattern {

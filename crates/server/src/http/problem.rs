@@ -75,6 +75,12 @@ impl From<SubmitError> for Problem {
             SubmitError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_long"),
             SubmitError::Timeout { .. } => (StatusCode::BAD_REQUEST, "bad_command_timeout"),
             SubmitError::Replaced => (StatusCode::CONFLICT, "replaced"),
+            SubmitError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "device_away"),
+            SubmitError::TooMuch(_) => (StatusCode::SERVICE_UNAVAILABLE, "too_much_undelivered"),
+            SubmitError::RequestUsed(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_used")
+            }
+            SubmitError::Lost => (StatusCode::CONFLICT, "task_lost"),
             SubmitError::KeyGone => (StatusCode::UNAUTHORIZED, "invalid_key"),
             SubmitError::CannotBegin(why) => match why {
                 CannotBegin::OwnedByAnother(_) | CannotBegin::AlreadyRunning(_) => {

@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 
 use super::access::Holder;
 use crate::front::Caller;
-use crate::hub::{From, Submission, SubmitError};
+use crate::hub::{From, Submission, SubmitError, Submitted};
 use crate::server::Server;
 use crate::session::Task;
-use crate::store::StoreError;
+use crate::store::{StoreError, Summary};
 use crate::{audit, drive};
 
 /// From where a request comes.
@@ -53,12 +53,16 @@ async fn try_submit(
     address: Option<SocketAddr>,
     request: TaskRequest,
 ) -> Result<Arc<Task>, NotSubmitted> {
-    if !holder.may_reach(&request.target_id) {
-        return Err(NotSubmitted::Refused(SubmitError::NotAuthorized));
-    }
     let (stored, is_stored) = oneshot::channel();
     let submission = Submission { request, holder, address, from: From::Http(stored) };
-    let task = drive::submit(server, submission).map_err(NotSubmitted::Refused)?;
+    let submitted = drive::submit(server, submission).map_err(NotSubmitted::Refused)?;
     is_stored.await.unwrap_or(Err(StoreError::Closed)).map_err(NotSubmitted::NotStored)?;
-    Ok(task)
+    match submitted {
+        Submitted::New(task) => Ok(task),
+        Submitted::Known(id) => {
+            let journal = server.store().journal(id).await.map_err(NotSubmitted::NotStored)?;
+            let known = Summary::of(&journal.unwrap_or_default());
+            known.map(|known| known.task).ok_or(NotSubmitted::Refused(SubmitError::Lost))
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! `/api/v1/tasks`: submit, list, look into, wait for, cancel.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aip::machine::TaskRequest;
@@ -25,7 +24,7 @@ use crate::audit::{self, Event};
 use crate::drive;
 use crate::front::Caller;
 use crate::server::Server;
-use crate::session::{Step, TaskId};
+use crate::session::TaskId;
 use crate::store::{Query, Record, Summary};
 
 /// Tasks of a list, unless it is asked for fewer.
@@ -369,29 +368,6 @@ async fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, 
     let records = found.ok_or_else(Problem::no_such_task)?;
     let summary = Summary::of(&records).filter(|known| holder.may_see(&known.task));
     Ok(Journal { summary: summary.ok_or_else(Problem::no_such_task)?, records })
-}
-
-/// The steps that are over.
-pub(super) fn steps(journal: &[Record]) -> Vec<Step> {
-    let mut decided = None;
-    let mut steps = Vec::new();
-    for record in journal {
-        match record {
-            Record::Decided { calls, is_discovery, .. } => decided = Some((calls, *is_discovery)),
-            Record::Answered { results, .. } => {
-                let (calls, is_discovery) = decided.take().unzip();
-                let calls = calls.cloned().unwrap_or_else(|| Arc::new([]));
-                let is_discovery = is_discovery.unwrap_or_default();
-                steps.push(Step { calls, results: results.clone(), is_discovery });
-            }
-            Record::Created(_)
-            | Record::Noted { .. }
-            | Record::Readdressed { .. }
-            | Record::Cancelling { .. }
-            | Record::Ended(_) => {}
-        }
-    }
-    steps
 }
 
 /// A task with its steps.

@@ -22,7 +22,7 @@ use super::{body, tasks};
 use crate::front::Caller;
 use crate::hub::SubmitError;
 use crate::server::Server;
-use crate::session;
+use crate::session::{self, steps};
 use crate::store::{Query, StoreError};
 
 /// Why a request failed, in the form of UFO's server.
@@ -295,6 +295,8 @@ fn refused(why: &NotSubmitted) -> Response<Body> {
             return detail(StatusCode::NOT_FOUND, "Client not online");
         }
         SubmitError::NotADevice | SubmitError::Timeout { .. } => StatusCode::BAD_REQUEST,
+        SubmitError::RequestUsed(_) | SubmitError::Lost => StatusCode::UNPROCESSABLE_ENTITY,
+        SubmitError::Away(_) | SubmitError::TooMuch(_) => StatusCode::SERVICE_UNAVAILABLE,
         SubmitError::NotAuthorized => StatusCode::FORBIDDEN,
         SubmitError::KeyGone => StatusCode::UNAUTHORIZED,
         SubmitError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -338,7 +340,7 @@ pub(super) async fn task_result(
             return Ok(None);
         };
         let journal = server.store().journal(newest.task.id).await?.unwrap_or_default();
-        Ok::<_, StoreError>(Some((newest.task, ended.finish.clone(), tasks::steps(&journal))))
+        Ok::<_, StoreError>(Some((newest.task, ended.finish.clone(), steps(&journal))))
     };
     let (task, finish, steps) = match found.await {
         Ok(Some(found)) => found,

@@ -6,7 +6,9 @@
 //! place on the device is taken.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
+use aip::message::JournalId;
 use aip::{CallId, ResponseId, SessionId};
 use link::Outbox;
 
@@ -53,22 +55,44 @@ pub(super) struct OpenCommand {
     pub(super) task: TaskId,
     pub(super) session_id: SessionId,
     pub(super) call_ids: Vec<CallId>,
-    /// Its place in the device's outgoing queue.
-    pub(super) place: u64,
+    /// How far it came.
+    pub(super) place: Place,
+    /// The journal of its device that it goes to, if that keeps one.
+    pub(super) journal: Option<JournalId>,
     /// Whether its session waits for it, or its device has still to confirm that it stopped.
     pub(super) is_stopping: bool,
-    pub(super) timer: TimerKey,
+    /// When its time is over; none while its device is away.
+    pub(super) timer: Option<TimerKey>,
+    /// What is left of its time while its device is away.
+    pub(super) left: Duration,
+}
+
+/// How far a command came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is in its device's outgoing queue, or was.
+    Queued(u64),
+    /// It is known: there is no connection of its device, or a newer one.
+    Known(Reach),
 }
 
 impl OpenCommand {
     /// How far it came on a connection whose queue was aborted, which was taken up to `taken`.
     pub(super) const fn reach(&self, taken: u64) -> Reach {
-        if self.place >= taken { Reach::NeverSent } else { Reach::Sent }
+        match self.place {
+            Place::Queued(place) if place >= taken => Reach::NeverSent,
+            Place::Queued(_) => Reach::Sent,
+            Place::Known(reach) => reach,
+        }
     }
 
     /// Takes it out of the queue of a connection, if it still waits there.
-    pub(super) fn withdraw(&self, outbox: &Outbox) -> Reach {
-        if outbox.withdraw(self.place) { Reach::NeverSent } else { Reach::Sent }
+    pub(super) fn withdraw(&self, outbox: Option<&Outbox>) -> Reach {
+        match (self.place, outbox) {
+            (Place::Known(reach), _) => reach,
+            (Place::Queued(place), Some(outbox)) if outbox.withdraw(place) => Reach::NeverSent,
+            (Place::Queued(_), _) => Reach::Sent,
+        }
     }
 }
 
@@ -122,6 +146,15 @@ impl Commands {
     pub(super) fn give_up(&mut self, response_id: ResponseId) {
         self.given_up.truncate(MAX_GIVEN_UP - 1);
         self.given_up.push_front(response_id);
+    }
+
+    /// Of each command its id, in the order in which they were decided.
+    pub(super) fn ids(&self) -> Vec<ResponseId> {
+        self.open.keys().cloned().collect()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&ResponseId, &mut OpenCommand)> {
+        self.open.iter_mut()
     }
 
     pub(super) fn take_all(&mut self) -> BTreeMap<ResponseId, OpenCommand> {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::commands::Settlement;
+use super::outcomes::Asked;
+use super::parties::Via;
 use super::session::{Origin, Session};
 use crate::agent::Question;
-use crate::session::{Outcome, Step, Task};
-use crate::store::{Batch, StoreError};
+use crate::session::{Outcome, Step, Task, TaskId};
+use crate::store::{Batch, Change, StoreError};
 
 /// Something to be done once the hub is unlocked. What is about one task comes in order.
 pub(crate) enum Effect {
@@ -17,6 +19,13 @@ pub(crate) enum Effect {
     Write(Box<Writing>),
     /// Store a batch, and say what became of it: [`super::Hub::handle_committed`].
     Commit(Arc<Task>, Arc<Batch>),
+    /// Keep something beside the journals; through a connection that waits for that, say what became of it:
+    /// [`super::Hub::handle_kept`].
+    Keep(Change, Option<Via>),
+    /// Send a requester outcomes that it has not acknowledged, from their journals.
+    Deliver(Via, Vec<TaskId>),
+    /// Answer a requester that sends a task again or asks after it, from its journal.
+    Repeat(Box<Asked>),
     /// Note that a task was accepted.
     Accepted(Arc<Task>, Origin),
     /// Note that a command was settled.
@@ -42,7 +51,11 @@ impl Effect {
             }
             Self::Over(over) => Some(&over.session.task),
             Self::NotStored(session, _) => Some(&session.task),
-            Self::Settled(..) | Self::Moved => None,
+            Self::Settled(..)
+            | Self::Moved
+            | Self::Keep(..)
+            | Self::Deliver(..)
+            | Self::Repeat(_) => None,
         }
     }
 }

@@ -6,9 +6,12 @@ use super::commands::Reach;
 use super::effect::{DeviceGoodbye, Effect, Over, Writing};
 use super::session::{Broken, Farewell, Goodbyes, Halt, Phase, Sent, Session};
 use super::steps::unknown;
-use super::{Hub, Moment, Settlement, queue, queue_lazily};
+use super::{Hub, Moment, Settlement, Via, queue, queue_lazily};
 use crate::session::{Cause, Incarnation, Outcome, TaskId};
 use crate::store::{Ended, Ending, Record};
+
+/// What is said of a task of which the store has lost something.
+const LOST: &str = "The server has lost what it had stored last; the outcome of this task is unknown";
 
 impl Hub {
     /// Ends a session early, wherever it stands.
@@ -20,27 +23,39 @@ impl Hub {
         let broken = match halt {
             Halt::Stopped(cause) => Broken::Stopped(cause.clone()),
             Halt::OutOfTime => self.out_of_time(),
+            Halt::Lost => Broken::Failed(LOST.to_owned()),
             Halt::Broken => Broken::Failed(Outcome::broken().error.unwrap_or_default().to_string()),
         };
         let Some(session) = self.sessions.get_mut(&id) else { return };
         match &session.phase {
             Phase::Ending(_) => {}
+            Phase::Resting if session.cancel.is_some() => {
+                if session.is_device_gone {
+                    self.rest_cancelled(id, true);
+                }
+            }
             Phase::Queued => {
                 let device = session.device;
                 self.end_broken(id, broken);
                 self.free_place(moment, device, id);
             }
-            Phase::Thinking(_) => self.end_broken(id, broken),
+            Phase::Thinking(_) | Phase::Resting => self.end_broken(id, broken),
             Phase::Prepared(prepared) => {
                 let (calls, response_id) = (prepared.calls.clone(), prepared.response_id.clone());
-                let is_discovery = prepared.is_discovery;
+                let (is_discovery, journal) = (prepared.is_discovery, prepared.journal.clone());
                 let results = unknown(&calls, "Stopped", Reach::NeverSent);
-                let sent = Sent { response_id, calls, is_discovery, at: moment.now };
+                let sent = Sent { response_id, calls, is_discovery, at: moment.now, journal };
                 session.phase = Phase::Running(sent);
                 self.take_step(moment, id, Settlement::Stopped, results, Some(broken));
             }
             Phase::Running(sent) => {
                 let sent = sent.clone();
+                if let Halt::Stopped(cause) = halt
+                    && self.begin_cancel(moment, id, cause)
+                {
+                    return;
+                }
+                let Some(session) = self.sessions.get(&id) else { return };
                 let device = session.device;
                 let reach = self.stop_command(moment, device, &sent.response_id);
                 let results = unknown(&sent.calls, "Stopped", reach);
@@ -54,6 +69,7 @@ impl Hub {
         let outcome = match broken {
             Broken::Stopped(cause) => Outcome::stopped(&cause, &session.task),
             Broken::Failed(error) => Outcome::failed(error),
+            Broken::Ended(outcome) => outcome,
         };
         self.end(id, outcome);
     }
@@ -72,6 +88,9 @@ impl Hub {
         let for_device = match device {
             None => DeviceGoodbye::Nothing,
             _ if session.is_device_gone || session.is_own_task() => DeviceGoodbye::Nothing,
+            _ if session.cancel.as_ref().is_some_and(|cancel| cancel.is_told) => {
+                DeviceGoodbye::Nothing
+            }
             Some(handle) if handle.is_flightdeck => DeviceGoodbye::WithoutResult,
             Some(_) => DeviceGoodbye::Whole,
         };
@@ -95,8 +114,9 @@ impl Hub {
         }
         let Outcome { ending, error, finish, .. } = farewell.outcome.clone();
         let is_unfetched = session.origin.identity.is_none() || !goodbyes.is_whole;
-        let ended =
-            Ended { at: moment.at, ending, error, finish, is_unfetched, undelivered_until: None };
+        let kept = moment.at.checked_add(self.config.outcome_time).unwrap_or(moment.at);
+        let undelivered_until = session.task.terms.is_acknowledged().then_some(kept);
+        let ended = Ended { at: moment.at, ending, error, finish, is_unfetched, undelivered_until };
         session.kept.grow(goodbyes.bytes());
         farewell.goodbyes = Some(goodbyes);
         session.journal.push(Record::Ended(Arc::new(ended)));
@@ -121,6 +141,7 @@ impl Hub {
         let phase = std::mem::replace(&mut session.phase, Phase::Queued);
         let Phase::Ending(farewell) = phase else { return };
         let Farewell { outcome, goodbyes } = *farewell;
+        let bytes = goodbyes.as_ref().map_or(0, Goodbyes::bytes);
         let (for_device, for_requester) =
             goodbyes.map_or((None, None), |goodbyes| (goodbyes.device, goodbyes.requester));
         let device = (!session.is_device_gone).then_some(session.device);
@@ -130,9 +151,17 @@ impl Hub {
             let queue = if outcome.ending == Ending::Completed { queue_lazily } else { queue };
             queue(handle, frame);
         }
+        self.keep_undelivered(moment, &session.task, bytes);
         let requester = session.origin.identity.and_then(|id| self.parties.handle(id));
-        if let (Some(handle), Some(frame)) = (requester, for_requester) {
-            queue(handle, frame);
+        match (requester, for_requester) {
+            (Some(handle), Some(frame)) => queue(handle, frame),
+            // It came back while its outcome was being written for nobody.
+            (Some(handle), None) => {
+                let identity = session.task.terms.requester.unwrap_or_default();
+                let via = Via { identity, connection: handle.connection };
+                self.deliver(via, vec![id]);
+            }
+            (None, _) => {}
         }
         if let Some(seat) = self.parties.seat_mut(session.device)
             && seat.commands.has_of(id)
@@ -148,11 +177,10 @@ impl Hub {
     pub(super) fn remove(&mut self, moment: &Moment<'_>, id: TaskId) -> Option<Box<Session>> {
         let session = self.sessions.remove(&id)?;
         self.open_ids.remove(&session.task.session_id);
-        for timer in
-            session.deadline.map(|(_, timer)| timer).into_iter().chain(session.journal.retry)
-        {
-            self.timers.clear(timer);
-        }
+        let deadline = session.deadline.map(|(_, timer)| timer);
+        let cancel = session.cancel.as_ref().and_then(|cancel| cancel.timer);
+        let timers = [deadline, session.journal.retry, session.leave, cancel];
+        timers.into_iter().flatten().for_each(|timer| self.timers.clear(timer));
         if let Some(identity) = session.origin.identity {
             if let Some(identity) = self.parties.get_mut(identity) {
                 identity.requested.remove(&id);

@@ -115,6 +115,15 @@ impl Lane {
         Ok(Turn::After(waiting + self.running.len()))
     }
 
+    /// Takes a session in as it was before a restart: however many wait.
+    pub(super) fn put_back(&mut self, share: Share, session: TaskId, places: usize) {
+        if self.running.len() < places {
+            self.running.push((share, session));
+        } else {
+            self.queue(share, session);
+        }
+    }
+
     fn has_room(&self, share: &Share, capacity: usize) -> bool {
         let of_key = self.waiting.iter().find(|of_key| of_key.key == share.key);
         let all_of_key = of_key.map_or(0, OfKey::len);

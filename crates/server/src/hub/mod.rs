@@ -7,12 +7,18 @@
 //!
 //! It must not know: sockets, tasks of the runtime, the store, the agent, the clock.
 
+mod cancels;
 mod commands;
 mod effect;
 mod endings;
+mod identity;
 mod lane;
+mod outcomes;
 mod parties;
+mod recovery;
 mod replies;
+mod resuming;
+mod returning;
 mod session;
 mod steps;
 mod storing;
@@ -25,7 +31,6 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aip::machine::Refusal;
 use aip::{ClientId, CloseCode, Payload, SessionId};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -33,13 +38,18 @@ use link::{Ambient, Budget};
 
 pub(crate) use commands::{Settlement, Unclaimed};
 pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
+pub(crate) use identity::StoreName;
+pub(crate) use outcomes::Asked;
 pub(crate) use parties::Via;
+pub(crate) use recovery::Found;
 pub(crate) use replies::Results;
+pub(crate) use returning::{Entered, Newcomer};
 pub(crate) use session::{Goodbyes, Origin, Prepared, Session};
 pub(crate) use steps::{Advice, Next};
-pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError};
+pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError, Submitted};
 pub(crate) use views::SessionState;
 
+use self::outcomes::Requests;
 use self::parties::Parties;
 use self::session::{Halt, Held};
 use self::timers::{Due, Timers};
@@ -71,6 +81,15 @@ impl Moment<'_> {
 pub(crate) struct Hub {
     config: Arc<Config>,
     parties: Parties,
+    /// What the store is called.
+    store: StoreName,
+    /// Whether what is stored outlives the server.
+    is_durable: bool,
+    /// Whether the store has lost commits, as far as is known.
+    has_lost: bool,
+    requests: Requests,
+    /// What the outcomes take that were not acknowledged, in bytes.
+    undelivered_bytes: usize,
     sessions: HashMap<TaskId, Box<Session>, BuildHasherDefault<TaskIdHasher>>,
     open_ids: HashMap<SessionId, TaskId>,
     timers: Timers,
@@ -89,6 +108,11 @@ impl Hub {
         Self {
             config,
             parties: Parties::default(),
+            store: StoreName::default(),
+            is_durable: false,
+            has_lost: false,
+            requests: Requests::default(),
+            undelivered_bytes: 0,
             sessions: HashMap::default(),
             open_ids: HashMap::new(),
             timers: Timers::default(),
@@ -128,38 +152,25 @@ impl Hub {
                 Due::Command(device, response_id) => {
                     self.handle_command_due(moment, device, response_id);
                 }
-                Due::Session(task) => self.halt(moment, task, &Halt::OutOfTime),
+                Due::Session(task) => self.handle_out_of_time(moment, task),
                 Due::Retry(task) => self.handle_retry(task),
+                Due::Window(device) => self.handle_window(moment, device),
+                Due::Leave(task) => {
+                    self.halt(moment, task, &Halt::Stopped(Cause::RequesterGone));
+                }
+                Due::Cancel(task) => self.handle_cancel_due(moment, task),
+                Due::Keep(id) => self.keep(id),
             }
         }
     }
 
-    /// Takes a newcomer in, if its target is there and its id is free.
-    pub(crate) fn register(
-        &mut self,
-        handle: Arc<Handle>,
-        facts: Option<Payload>,
-    ) -> Result<Via, Refusal> {
-        if self.is_closed {
-            return Err(Refusal::ShuttingDown);
+    /// A session's time is over. One from before a restart ends only once its device is back or given up.
+    fn handle_out_of_time(&mut self, moment: &Moment<'_>, id: TaskId) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let is_away = self.parties.handle(session.device).is_none();
+        if !(session.is_recovered && is_away) {
+            self.halt(moment, id, &Halt::OutOfTime);
         }
-        self.parties.register(handle, facts)
-    }
-
-    /// The connection is over, or is given up: frees its id, and ends at once what depended on it. Doing so again
-    /// changes nothing.
-    pub(crate) fn disconnect(&mut self, moment: &Moment<'_>, via: Via) {
-        let Some(handle) = self.parties.leave(via, moment.now) else { return };
-        // From here on nothing more is handed to the socket.
-        let taken = handle.outbox.abort(CloseCode::NORMAL, "closed");
-        self.lose_commands(moment, via.identity, taken);
-        self.stop_lane(moment, via.identity);
-        let requested = self.parties.get(via.identity).map(|identity| identity.requested.clone());
-        for task in requested.into_iter().flatten() {
-            self.halt(moment, task, &Halt::Stopped(Cause::RequesterGone));
-        }
-        self.parties.forget_unneeded(via.identity, moment.now);
-        self.effects.push(Effect::Moved);
     }
 
     /// Sends a message that names a session to a client, behind the ACK of that session if it is the client's own.
@@ -177,11 +188,14 @@ impl Hub {
         self.open_ids.contains_key(id)
     }
 
-    /// Takes no more tasks and clients, and stops the tasks that have not started.
+    /// Takes no more tasks and clients, and stops the tasks that have not started, but for those that go on after a
+    /// restart.
     pub(crate) fn close(&mut self, moment: &Moment<'_>) {
         self.is_closed = true;
+        let is_durable = self.is_durable;
         self.stop_where(moment, &Cause::Shutdown, |session| {
-            matches!(session.phase, session::Phase::Queued)
+            let is_queued = matches!(session.phase, session::Phase::Queued);
+            is_queued && !(is_durable && session.outlives_the_server())
         });
     }
 

@@ -8,13 +8,17 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use aip::machine::Refusal;
+use aip::message::{Held, Resumed};
 use aip::{ClientId, Payload};
+use jiff::Timestamp;
+use tokio::sync::oneshot;
 
+use super::Moment;
 use super::commands::Commands;
 use super::lane::Lane;
+use super::timers::TimerKey;
 use crate::handle::{ConnectionId, Handle};
-use crate::session::{Incarnation, Task, TaskId};
+use crate::session::{IdentityRecord, Incarnation, Task, TaskId};
 
 /// The connection that an effect comes through. The effect counts only while that is the identity's present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +30,9 @@ pub(crate) struct Via {
 /// Where an identity is.
 pub(super) enum Presence {
     Here(Arc<Handle>),
-    Away { since: Instant },
+    /// On a connection that waits for its confirmation: nothing is sent to it, and nothing of it is read.
+    Confirming(Arc<Handle>),
+    Away { since: Instant, at: Timestamp },
 }
 
 /// A client, whichever connection it has.
@@ -37,6 +43,36 @@ pub(super) struct Identity {
     pub(super) requested: BTreeSet<TaskId>,
     /// What is kept for a device.
     pub(super) seat: Option<Seat>,
+    /// What makes it known again when it comes back; a client without `ack` never is.
+    pub(super) recall: Option<Box<Recall>>,
+}
+
+/// What makes an identity known again, and what is kept for it meanwhile.
+pub(super) struct Recall {
+    /// As the store has it.
+    pub(super) record: IdentityRecord,
+    /// The highest number of a connection that registered it.
+    pub(super) n: u64,
+    /// Its outcomes that it has not acknowledged, with their size in bytes and until when they are kept.
+    pub(super) undelivered: BTreeMap<TaskId, (usize, Timestamp)>,
+    /// What its newest connection waits for.
+    pub(super) confirming: Option<Confirming>,
+}
+
+/// A connection that waits for its confirmation: until all that was settled or decided before is committed, and the key.
+pub(super) struct Confirming {
+    /// The key that it gets. A secret.
+    pub(super) key: String,
+    pub(super) is_former: bool,
+    pub(super) is_resumed: bool,
+    /// What a device listed.
+    pub(super) listed: Vec<Held>,
+    /// Whether the key is committed.
+    pub(super) is_kept: bool,
+    /// Tasks of which something is on its way into the store.
+    pub(super) unstored: BTreeSet<TaskId>,
+    /// Where the confirmation goes.
+    pub(super) answer: oneshot::Sender<Resumed>,
 }
 
 /// What is kept for a device: who waits for it holds its seat, never a connection.
@@ -46,6 +82,8 @@ pub(super) struct Seat {
     pub(super) facts: Option<Payload>,
     /// A device that has nothing to do takes no room for it.
     work: Option<Box<Work>>,
+    /// While it is away and expected back: when that is over.
+    pub(super) window: Option<TimerKey>,
 }
 
 /// What a device has to do.
@@ -79,6 +117,14 @@ impl Seat {
         self.lane.is_empty() && self.commands.len() == 0
     }
 
+    pub(super) fn take_work(&mut self) -> Option<Box<Work>> {
+        self.work.take()
+    }
+
+    pub(super) fn put_work(&mut self, work: Option<Box<Work>>) {
+        self.work = work;
+    }
+
     /// Gives back the room of a device that has nothing to do any more.
     pub(super) fn rest(&mut self) {
         if self.is_empty() && self.commands.is_forgetful() {
@@ -92,12 +138,28 @@ impl Identity {
     pub(super) fn handle(&self) -> Option<&Arc<Handle>> {
         match &self.presence {
             Presence::Here(handle) => Some(handle),
+            Presence::Confirming(_) | Presence::Away { .. } => None,
+        }
+    }
+
+    /// Its connection, also while that waits for its confirmation.
+    pub(super) fn connection(&self) -> Option<&Arc<Handle>> {
+        match &self.presence {
+            Presence::Here(handle) | Presence::Confirming(handle) => Some(handle),
             Presence::Away { .. } => None,
         }
     }
 
+    /// Whether it is a device that is away, and for which others wait.
+    pub(super) fn is_expected(&self) -> bool {
+        self.connection().is_none() && self.seat.as_ref().is_some_and(|seat| seat.window.is_some())
+    }
+
+    /// Whether something of it is open, or it is to be known again.
     fn is_needed(&self) -> bool {
-        self.handle().is_some()
+        self.connection().is_some()
+            || self.recall.is_some()
+            || self.is_expected()
             || !self.requested.is_empty()
             || self.seat.as_ref().is_some_and(|seat| !seat.is_empty())
     }
@@ -108,44 +170,100 @@ impl Identity {
 pub(super) struct Parties {
     /// Boxed, since a node of the tree has room for twice as many as it holds.
     identities: BTreeMap<Incarnation, Box<Identity>>,
+    /// Who has an id: those with a connection, and devices that are expected back.
     present: BTreeMap<ClientId, Incarnation>,
+    /// Who is to be known again, by client id.
+    known: BTreeMap<ClientId, Vec<Incarnation>>,
     last: u64,
 }
 
 impl Parties {
-    /// Makes an identity for a newcomer, if its target is there and its id is free.
-    pub(super) fn register(
-        &mut self,
-        handle: Arc<Handle>,
-        facts: Option<Payload>,
-    ) -> Result<Via, Refusal> {
-        if let Some(target) = &handle.peer.target_id
-            && self.by_id(target).is_none_or(|target| target.seat.is_none())
-        {
-            return Err(Refusal::TargetNotConnected(target.clone()));
-        }
-        let client_id = handle.id().clone();
-        if self.present.contains_key(&client_id) {
-            return Err(Refusal::AlreadyRegistered(client_id));
-        }
+    /// Makes an identity for a newcomer, who has the id from then on.
+    pub(super) fn enter(&mut self, handle: &Arc<Handle>) -> Incarnation {
         self.last += 1;
-        let (identity, connection) = (Incarnation(self.last), handle.connection);
-        let seat = handle.is_device().then(|| Seat { facts, ..Seat::default() });
-        self.present.insert(client_id.clone(), identity);
-        let presence = Presence::Here(handle);
-        let requested = BTreeSet::new();
-        let newcomer = Identity { client_id, presence, requested, seat };
-        self.identities.insert(identity, Box::new(newcomer));
-        Ok(Via { identity, connection })
+        let id = Incarnation(self.last);
+        let seat = handle.is_device().then(Seat::default);
+        self.present.insert(handle.id().clone(), id);
+        let newcomer = Identity {
+            client_id: handle.id().clone(),
+            presence: Presence::Here(handle.clone()),
+            requested: BTreeSet::new(),
+            seat,
+            recall: None,
+        };
+        self.identities.insert(id, Box::new(newcomer));
+        id
     }
 
-    /// Takes an identity's connection away, if this is its present one, and frees its id.
-    pub(super) fn leave(&mut self, via: Via, now: Instant) -> Option<Arc<Handle>> {
-        let handle = self.current(via)?.clone();
-        let identity = self.identities.get_mut(&via.identity)?;
-        identity.presence = Presence::Away { since: now };
-        if self.present.get(&identity.client_id) == Some(&via.identity) {
+    /// Numbers newcomers from here on.
+    pub(super) fn count_from(&mut self, last: Incarnation) {
+        self.last = self.last.max(last.0);
+    }
+
+    /// Puts an identity in as it was before a restart, without a connection.
+    pub(super) fn put_back(&mut self, id: Incarnation, identity: Identity) {
+        self.last = self.last.max(id.0);
+        if identity.recall.is_some() {
+            self.known.entry(identity.client_id.clone()).or_default().push(id);
+        }
+        self.identities.insert(id, Box::new(identity));
+    }
+
+    /// Makes an identity known again when it comes back.
+    pub(super) fn remember(&mut self, id: Incarnation, recall: Box<Recall>) {
+        if let Some(identity) = self.identities.get_mut(&id) {
+            if identity.recall.is_none() {
+                self.known.entry(identity.client_id.clone()).or_default().push(id);
+            }
+            identity.recall = Some(recall);
+        }
+    }
+
+    /// An identity will not be known again. `true` when it would have been.
+    pub(super) fn give_up(&mut self, id: Incarnation) -> bool {
+        let Some(identity) = self.identities.get_mut(&id) else { return false };
+        let known = self.known.entry(identity.client_id.clone()).or_default();
+        known.retain(|one| *one != id);
+        if known.is_empty() {
+            self.known.remove(&identity.client_id);
+        }
+        identity.recall.take().is_some()
+    }
+
+    /// How many client ids have somebody who is to be known again.
+    pub(super) fn known_len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Who is to be known again under this client id, newest last.
+    pub(super) fn known(&self, client_id: &ClientId) -> impl Iterator<Item = Incarnation> {
+        self.known.get(client_id).into_iter().flatten().copied()
+    }
+
+    /// Gives an id to an identity.
+    pub(super) fn seize(&mut self, id: Incarnation) {
+        if let Some(identity) = self.identities.get(&id) {
+            self.present.insert(identity.client_id.clone(), id);
+        }
+    }
+
+    /// Frees the id that an identity has.
+    pub(super) fn release(&mut self, id: Incarnation) {
+        if let Some(identity) = self.identities.get(&id)
+            && self.present.get(&identity.client_id) == Some(&id)
+        {
             self.present.remove(&identity.client_id);
+        }
+    }
+
+    /// Takes an identity's connection away, if this is its present one.
+    pub(super) fn leave(&mut self, moment: &Moment<'_>, via: Via) -> Option<Arc<Handle>> {
+        let identity = self.identities.get_mut(&via.identity)?;
+        let handle = identity.connection().filter(|own| own.connection == via.connection)?.clone();
+        identity.presence = Presence::Away { since: moment.now, at: moment.at };
+        if let Some(recall) = &mut identity.recall {
+            recall.record.seen_at = moment.at;
+            recall.confirming = None;
         }
         Some(handle)
     }
@@ -156,10 +274,11 @@ impl Parties {
         else {
             return;
         };
-        if let Presence::Away { since } = identity.presence {
+        if let Presence::Away { since, .. } = identity.presence {
             let away_ms = now.saturating_duration_since(since).as_millis();
             tracing::debug!(identity = %id, of = %identity.client_id, away_ms, "forgotten");
         }
+        self.release(id);
         self.identities.remove(&id);
     }
 
@@ -212,42 +331,40 @@ impl Parties {
     pub(super) fn all(&self) -> impl Iterator<Item = &Identity> {
         self.identities.values().map(|identity| &**identity)
     }
+
+    pub(super) fn ids(&self) -> Vec<Incarnation> {
+        self.identities.keys().copied().collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use aip::ClientType;
+    use link::Ambient;
 
     use super::*;
     use crate::handle::tests::handle;
 
     #[test]
     fn an_id_belongs_to_one_identity_and_a_late_goodbye_evicts_none() {
-        let (mut parties, now) = (Parties::default(), Instant::now());
-        let old = parties.register(handle(1, "d", ClientType::Device, None), None).unwrap();
-        let newcomer = || handle(2, "d", ClientType::Device, None);
-        let id = newcomer().id().clone();
-        let taken = Refusal::AlreadyRegistered(id.clone());
-        assert_eq!(parties.register(newcomer(), None), Err(taken));
-        assert!(parties.leave(old, now).is_some());
-        let new = parties.register(newcomer(), None).unwrap();
+        let (mut parties, ambient) = (Parties::default(), Ambient::system());
+        let moment =
+            Moment { now: Instant::now(), at: Timestamp::UNIX_EPOCH, ambient: &ambient };
+        let enter = |parties: &mut Parties, handle: Arc<Handle>| {
+            let identity = parties.enter(&handle);
+            Via { identity, connection: handle.connection }
+        };
+        let old = enter(&mut parties, handle(1, "d", ClientType::Device, None));
+        assert!(parties.leave(&moment, old).is_some());
+        parties.release(old.identity);
+        let newcomer = handle(2, "d", ClientType::Device, None);
+        let id = newcomer.id().clone();
+        let new = enter(&mut parties, newcomer);
         assert_ne!(old.identity, new.identity, "whoever comes without proof is another");
-        assert!(parties.leave(old, now).is_none());
+        assert!(parties.leave(&moment, old).is_none());
         assert_eq!(parties.incarnation(&id), Some(new.identity));
-        parties.forget_unneeded(old.identity, now);
-        parties.forget_unneeded(new.identity, now);
+        parties.forget_unneeded(old.identity, moment.now);
+        parties.forget_unneeded(new.identity, moment.now);
         assert_eq!(parties.all().count(), 1);
-    }
-
-    #[test]
-    fn a_declared_target_must_be_a_connected_device() {
-        let mut parties = Parties::default();
-        let constellation = |n, id, target| handle(n, id, ClientType::Constellation, target);
-        parties.register(constellation(1, "g1", None), None).unwrap();
-        let refused = parties.register(constellation(2, "g2", Some("g1")), None).unwrap_err();
-        assert_eq!(refused.to_string(), "Target device 'g1' is not connected");
-        parties.register(handle(3, "d", ClientType::Device, None), None).unwrap();
-        parties.register(constellation(4, "g3", Some("d")), None).unwrap();
-        assert_eq!(parties.handles().count(), 3);
     }
 }

@@ -1,7 +1,8 @@
 //! What becomes of the commands that were sent: results, output, deadlines, and the loss of their device.
 
-use aip::message::Feature;
-use aip::{CallId, ResponseId, SessionId};
+use aip::codec::Wire;
+use aip::message::{Feature, ResultAck, Taken};
+use aip::{CallId, ResponseId, ServerMessage, ServerMessageType, SessionId, Status};
 use bytes::Bytes;
 
 use super::commands::{OpenCommand, Reach, in_order};
@@ -9,7 +10,7 @@ use super::parties::Via;
 use super::session::{Broken, Halt};
 use super::steps::unknown;
 use super::timers::Due;
-use super::{Hub, Moment, Settlement, Unclaimed, say};
+use super::{Hub, Moment, Settlement, Unclaimed, queue_lazily, say};
 use crate::session::{CallResult, Cause, Incarnation, TaskId, forward_output};
 
 /// The most of a tool's name that an error repeats, in characters.
@@ -48,6 +49,8 @@ impl Hub {
         results: Results,
         refusal: impl FnOnce(Unclaimed) -> Option<Bytes>,
     ) -> Result<(), Unclaimed> {
+        let wants_ack =
+            self.parties.current(via).is_some_and(|handle| handle.has(Feature::Ack));
         let (why, stopped) = match self.claim(via, ids) {
             Ok(command) if !command.is_stopping => {
                 let results = results.of(&command.call_ids);
@@ -57,8 +60,16 @@ impl Hub {
             Ok(stopped) => (Unclaimed::Late, Some(stopped.task)),
             Err(why) => (why, None),
         };
-        if let (Some(session_id), Some(frame)) = (ids.0, refusal(why)) {
-            self.send_about(via, session_id, frame);
+        match ids {
+            (Some(session_id), Some(response_id)) if wants_ack => {
+                self.answer_late(moment, via, why, (session_id, response_id));
+            }
+            (Some(session_id), _) => {
+                if let Some(frame) = refusal(why) {
+                    self.send_about(via, session_id, frame);
+                }
+            }
+            (None, _) => {}
         }
         if let Some(task) = stopped {
             self.free_place_of_ended(moment, via.identity, task);
@@ -74,7 +85,7 @@ impl Hub {
         self.parties.current(via).ok_or(Unclaimed::Unknown)?;
         let seat = self.parties.seat_mut(via.identity).ok_or(Unclaimed::Unknown)?;
         let command = seat.commands.claim(ids.0, ids.1)?;
-        self.timers.clear(command.timer);
+        command.timer.into_iter().for_each(|timer| self.timers.clear(timer));
         Ok(command)
     }
 
@@ -114,8 +125,66 @@ impl Hub {
             seat.commands.give_up(response_id);
             return self.free_place_of_ended(moment, device, task);
         }
-        let reach = self.stop_command(moment, device, &response_id);
+        if !self.ask_for_proof(device) {
+            self.settle_overdue(moment, device, &response_id);
+        }
+    }
+
+    /// A command's time is over, and its device has not answered.
+    pub(super) fn settle_overdue(
+        &mut self,
+        moment: &Moment<'_>,
+        device: Incarnation,
+        response_id: &ResponseId,
+    ) {
+        let seat = self.parties.seat(device);
+        let command = seat.and_then(|seat| seat.commands.get(response_id));
+        let Some(task) = command.map(|command| command.task) else { return };
+        let reach = self.stop_command(moment, device, response_id);
         self.time_out(moment, task, reach);
+    }
+
+    /// Answers results that settle nothing: what settled their command instead must be in the store before.
+    fn answer_late(
+        &mut self,
+        moment: &Moment<'_>,
+        via: Via,
+        why: Unclaimed,
+        (session_id, response_id): (&SessionId, &ResponseId),
+    ) {
+        let taken = match why {
+            Unclaimed::Late => Taken::Late,
+            Unclaimed::Unknown => Taken::Unknown,
+        };
+        let open = self.open_ids.get(session_id).and_then(|id| self.sessions.get_mut(id));
+        let unstored = open.filter(|session| {
+            session.device == via.identity && !session.journal.is_stored()
+        });
+        match unstored {
+            Some(session) if taken == Taken::Late => session.late.push(response_id.clone()),
+            _ => self.tell_taken(moment, via.identity, session_id, response_id, taken),
+        }
+    }
+
+    /// Tells a device what became of results that it sent, through its present connection.
+    pub(super) fn tell_taken(
+        &self,
+        moment: &Moment<'_>,
+        device: Incarnation,
+        session_id: &SessionId,
+        response_id: &ResponseId,
+        taken: Taken,
+    ) {
+        let handle = self.parties.handle(device).filter(|handle| handle.has(Feature::Ack));
+        let Some(handle) = handle else { return };
+        let message = ServerMessage {
+            session_id: Some(session_id.clone()),
+            response_id: Some(response_id.clone()),
+            timestamp: Some(moment.text()),
+            result: ResultAck { result: taken }.to_payload(),
+            ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
+        };
+        queue_lazily(handle, message.encode());
     }
 
     fn time_out(&mut self, moment: &Moment<'_>, id: TaskId, reach: Reach) {
@@ -142,8 +211,8 @@ impl Hub {
         let grace = moment.now + self.config.stop_grace;
         let Some(seat) = self.parties.seat_mut(device) else { return Reach::NeverSent };
         let Some(command) = seat.commands.get_mut(response_id) else { return Reach::Sent };
-        self.timers.clear(command.timer);
-        let reach = handle.map_or(Reach::Sent, |handle| command.withdraw(&handle.outbox));
+        command.timer.into_iter().for_each(|timer| self.timers.clear(timer));
+        let reach = command.withdraw(handle.as_ref().map(|handle| &*handle.outbox));
         match reach {
             Reach::NeverSent => {
                 seat.commands.remove(response_id);
@@ -151,7 +220,7 @@ impl Hub {
             Reach::Sent => {
                 command.is_stopping = true;
                 let due = Due::Command(device, response_id.clone());
-                command.timer = self.timers.set(grace, due);
+                command.timer = Some(self.timers.set(grace, due));
             }
         }
         reach
@@ -161,7 +230,7 @@ impl Hub {
     pub(super) fn lose_commands(&mut self, moment: &Moment<'_>, device: Incarnation, taken: u64) {
         let Some(seat) = self.parties.seat_mut(device) else { return };
         for command in seat.commands.take_all().into_values() {
-            self.timers.clear(command.timer);
+            command.timer.into_iter().for_each(|timer| self.timers.clear(timer));
             if command.is_stopping {
                 self.free_place_of_ended(moment, device, command.task);
             } else {
@@ -190,7 +259,7 @@ impl Hub {
     }
 
     /// Frees the place of a task that is over; one that is still ending frees it itself.
-    fn free_place_of_ended(&mut self, moment: &Moment<'_>, device: Incarnation, task: TaskId) {
+    pub(super) fn free_place_of_ended(&mut self, moment: &Moment<'_>, device: Incarnation, task: TaskId) {
         if !self.sessions.contains_key(&task) {
             self.free_place(moment, device, task);
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aip::message::JournalId;
 use aip::{ClientId, ClientType, Payload, ResponseId};
 use bytes::Bytes;
 use link::Kept;
@@ -35,6 +36,8 @@ pub(crate) struct Prepared {
     pub(crate) is_discovery: bool,
     /// The COMMAND.
     pub(crate) frame: Bytes,
+    /// The journal that it goes to, as the store has it.
+    pub(crate) journal: Option<JournalId>,
 }
 
 /// A step whose COMMAND was sent, or was meant to be.
@@ -44,6 +47,8 @@ pub(super) struct Sent {
     pub(super) calls: Arc<[Call]>,
     pub(super) is_discovery: bool,
     pub(super) at: Instant,
+    /// The journal that it goes to.
+    pub(super) journal: Option<JournalId>,
 }
 
 /// The TASK_END of a task, as the parties get it.
@@ -77,6 +82,9 @@ pub(super) struct Farewell {
 pub(super) enum Phase {
     /// It waits for its turn on the device.
     Queued,
+    /// It has its place, and its agent is not asked: its device is away, its device has still to say what became of
+    /// a cancel, or the server stops and goes on with it when it is back.
+    Resting,
     /// Its agent is asked. The guard cancels a thought that takes a while.
     Thinking(Option<DropGuard>),
     /// Its next step is decided, and waits for its commit.
@@ -133,6 +141,19 @@ impl Journal {
     }
 }
 
+/// A task that is to be cancelled, and waits until its device says what became of its command.
+pub(super) struct Cancelling {
+    pub(super) cause: Cause,
+    /// Whether the store has it: only then the device is told.
+    pub(super) is_committed: bool,
+    /// Whether the device was told, on its present connection.
+    pub(super) is_told: bool,
+    /// What the device says of it.
+    pub(super) word: Option<&'static str>,
+    /// When the wait is over.
+    pub(super) timer: Option<TimerKey>,
+}
+
 /// A message for the requester that waits behind the ACK.
 pub(super) struct Held {
     pub(super) frame: Bytes,
@@ -163,8 +184,19 @@ pub(crate) struct Session {
     pub(super) deadline: Option<(Instant, TimerKey)>,
     /// Whether its device is gone, so that nothing is sent there.
     pub(super) is_device_gone: bool,
+    /// Whether it was taken over from before a restart: it is out of time only once its device is back or given up.
+    pub(super) is_recovered: bool,
+    pub(super) cancel: Option<Cancelling>,
+    /// The command that was sent last.
+    pub(super) last_command: Option<ResponseId>,
+    /// When it is cancelled unless its requester is back.
+    pub(super) leave: Option<TimerKey>,
+    /// For each settlement that is not stored yet: the command whose results its device is told of then.
+    pub(super) settling: VecDeque<Option<ResponseId>>,
+    /// Commands whose results came too late, of which their device is told once all is stored.
+    pub(super) late: Vec<ResponseId>,
     /// Where an HTTP request waits until it is stored.
-    pub(super) stored: Option<oneshot::Sender<Result<(), StoreError>>>,
+    pub(super) stored: Vec<oneshot::Sender<Result<(), StoreError>>>,
     /// Where HTTP requests wait until it is over: dropping these ends the wait.
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
@@ -174,6 +206,8 @@ pub(crate) struct Session {
 pub(super) enum Halt {
     Stopped(Cause),
     OutOfTime,
+    /// The store has lost commits, so that what became of it is unknown.
+    Lost,
     /// Something failed inside the server.
     Broken,
 }
@@ -182,6 +216,7 @@ pub(super) enum Halt {
 pub(super) enum Broken {
     Stopped(Cause),
     Failed(String),
+    Ended(Outcome),
 }
 
 impl Session {
@@ -191,6 +226,11 @@ impl Session {
             Phase::Ending(farewell) => farewell.outcome.ending == Ending::Cancelled,
             _ => true,
         }
+    }
+
+    /// Whether it goes on after a restart of a server with a durable store.
+    pub(super) fn outlives_the_server(&self) -> bool {
+        self.origin.client.is_none() || self.task.terms.is_acknowledged()
     }
 
     /// The number of the step that comes next, from 1.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use aip::Payload;
+use aip::message::Feature;
 use tokio_util::sync::DropGuard;
 
-use super::commands::{OpenCommand, Reach};
+use super::commands::{OpenCommand, Place, Reach};
 use super::effect::Effect;
 use super::session::{Broken, Phase, Prepared, Sent, Session};
 use super::timers::Due;
@@ -34,7 +35,15 @@ pub(crate) enum Next {
 impl Hub {
     /// Has the agent asked what comes next.
     pub(super) fn ask(&mut self, moment: &Moment<'_>, id: TaskId) {
+        let device = self.sessions.get(&id).map(|session| session.device);
+        let is_away = device.is_some_and(|device| {
+            self.parties.handle(device).is_none() && self.is_expected(device)
+        });
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        if is_away {
+            session.phase = Phase::Resting;
+            return self.commit(id);
+        }
         session.phase = Phase::Thinking(None);
         let limit = self.config.session_timeout;
         let (deadline, _) = *session.deadline.get_or_insert_with(|| {
@@ -80,6 +89,12 @@ impl Hub {
             session.journal.push(Record::Noted { at: moment.at, notes, usage });
         }
         match next {
+            Next::Send(_) if self.is_suspended(id) => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.phase = Phase::Resting;
+                }
+                self.commit(id);
+            }
             Next::Send(prepared) => self.prepare(moment, id, prepared),
             Next::Finish(finish) => self.end(id, Outcome::completed(finish)),
             Next::Fail(error) => self.end(id, Outcome::given_up(error)),
@@ -91,14 +106,20 @@ impl Hub {
         if let Some(broken) = self.limit(moment, id) {
             return self.end_broken(id, broken);
         }
+        let device = self.sessions.get(&id).map(|session| session.device);
+        let journal = device.and_then(|device| self.journal_of(device));
+        if let Some(recall) = device.and_then(|device| self.recall_mut(device)) {
+            recall.record.newest = Some(prepared.response_id.clone());
+        }
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        let prepared = Prepared { journal, ..prepared };
         session.journal.push(Record::Decided {
             at: moment.at,
             response_id: prepared.response_id.clone(),
             calls: prepared.calls.clone(),
             is_discovery: prepared.is_discovery,
             device: session.device,
-            journal: None,
+            journal: prepared.journal.clone(),
         });
         session.phase = Phase::Prepared(prepared);
         self.commit(id);
@@ -131,11 +152,17 @@ impl Hub {
 
     /// Sends a decided step, now that it is stored.
     pub(super) fn dispatch(&mut self, moment: &Moment<'_>, id: TaskId) {
+        let Some(device) = self.sessions.get(&id).map(|session| session.device) else { return };
+        let journal = self.journal_of(device);
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        if matches!(&session.phase, Phase::Prepared(prepared) if prepared.journal != journal) {
+            return self.readdress(moment, id);
+        }
         let phase = std::mem::replace(&mut session.phase, Phase::Queued);
         let Phase::Prepared(prepared) = phase else { return session.phase = phase };
-        let Prepared { response_id, calls, is_discovery, frame } = prepared;
-        let sent = Sent { response_id, calls, is_discovery, at: moment.now };
+        let Prepared { response_id, calls, is_discovery, frame, journal } = prepared;
+        let sent = Sent { response_id, calls, is_discovery, at: moment.now, journal };
+        session.last_command = Some(sent.response_id.clone());
         session.phase = Phase::Running(sent.clone());
         let (device, timeout) = (session.device, session.task.command_timeout);
         let n = session.step_number();
@@ -143,23 +170,29 @@ impl Hub {
             let shown = |call| step_runs(&task.session_id, n, call, moment.text());
             sent.calls.iter().map(shown).collect()
         });
-        // The queue decides once whether it is sent.
+        // The queue decides once whether it is sent. A device that is away, or goes right now, gets it when it is back.
+        let is_expected = sent.journal.is_some() && self.is_expected(device);
         let place = self.parties.handle(device).and_then(|handle| handle.outbox.push(frame).ok());
+        let is_queued = place.is_some();
+        let waits = is_expected.then_some(Place::Known(Reach::NeverSent));
+        let place = place.map(Place::Queued).or(waits);
         let (Some(place), Some(seat)) = (place, self.parties.seat_mut(device)) else {
             let results = unknown(&sent.calls, "The device disconnected", Reach::NeverSent);
             let broken = Some(Broken::Stopped(Cause::DeviceGone));
             return self.take_step(moment, id, Settlement::Lost, results, broken);
         };
-        let due = Due::Command(device, sent.response_id.clone());
-        let timer = self.timers.set(moment.now + timeout, due);
+        let due = || Due::Command(device, sent.response_id.clone());
+        let timer = is_queued.then(|| self.timers.set(moment.now + timeout, due()));
         let Some(session) = self.sessions.get(&id) else { return };
         let command = OpenCommand {
             task: id,
             session_id: session.task.session_id.clone(),
             call_ids: sent.calls.iter().filter_map(|call| call.call_id.clone()).collect(),
             place,
+            journal: sent.journal.clone(),
             is_stopping: false,
             timer,
+            left: timeout,
         };
         seat.commands.insert(sent.response_id, command);
     }
@@ -173,9 +206,15 @@ impl Hub {
         results: Vec<CallResult>,
         broken: Option<Broken>,
     ) {
+        let device = self.sessions.get(&id).map(|session| session.device);
+        let is_told = device
+            .and_then(|device| self.parties.handle(device))
+            .is_some_and(|device| device.has(Feature::Ack));
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Phase::Running(sent) = &session.phase else { return };
         let sent = sent.clone();
+        let is_told = is_told && settlement == Settlement::Answered;
+        session.settling.push_back(is_told.then(|| sent.response_id.clone()));
         let took = moment.now.saturating_duration_since(sent.at);
         self.effects.push(Effect::Settled(settlement, took));
         let bytes = results.iter().map(CallResult::bytes).sum::<usize>();
@@ -195,6 +234,9 @@ impl Hub {
             let shown = |step| step_ended(&task.session_id, n, step, elapsed, moment.text());
             sent.calls.iter().zip(results.iter()).map(shown).collect()
         });
+        if self.sessions.get(&id).is_some_and(|session| session.cancel.is_some()) {
+            return self.rest_cancelled(id, broken.is_some());
+        }
         match broken.or_else(|| self.too_much(id)) {
             None => self.ask(moment, id),
             Some(broken) => self.end_broken(id, broken),
@@ -211,7 +253,7 @@ impl Hub {
 
 impl Session {
     /// Notes the device's tools, if that is what came.
-    fn note_tools(&mut self, results: &[CallResult]) {
+    pub(super) fn note_tools(&mut self, results: &[CallResult]) {
         let found = results.first().filter(|found| found.status == CallStatus::Success);
         if let Some(tools) = found.and_then(|found| found.result.clone()) {
             self.tools = Some(tools);

@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 
+use aip::ServerMessage;
 use aip::codec::Wire;
-use aip::{ServerMessage, ServerMessageType, Status};
+use aip::message::{Refused, Taken, TaskRefused};
 
 use super::effect::Effect;
+use super::outcomes::Owner;
 use super::session::Phase;
 use super::timers::Due;
 use super::{Hub, Moment, RETRY_STORE, queue, queue_lazily};
 use crate::session::{TaskId, fresh_response_id};
-use crate::store::{Batch, StoreError};
+use crate::store::{Batch, Record, StoreError};
 
 impl Hub {
     /// Sends what a session has to store, if nothing of it is on its way.
@@ -31,15 +33,27 @@ impl Hub {
         committed: Result<(), StoreError>,
     ) {
         let Some(session) = self.sessions.get_mut(&batch.task) else { return };
+        let parties = [Some(session.device), session.origin.identity];
         match committed {
             Ok(()) => {
+                if self.is_closed {
+                    self.effects.push(Effect::Moved);
+                }
                 if session.journal.arrived() {
                     self.effects.push(Effect::StoreFails(session.task.clone(), None));
                 }
                 if !session.is_accepted {
                     self.acknowledge(moment, batch.task);
                 }
+                self.tell_settled(moment, batch);
+                if batch.records.iter().any(|one| matches!(one, Record::Cancelling { .. })) {
+                    self.handle_cancel_stored(moment, batch.task);
+                }
                 self.proceed(moment, batch.task);
+                let session = self.sessions.get(&batch.task);
+                if session.is_none_or(|session| session.journal.is_stored()) {
+                    self.note_stored(moment, batch.task, parties);
+                }
             }
             Err(error) if !session.is_accepted => self.refuse(moment, batch.task, error),
             Err(error) => {
@@ -49,6 +63,21 @@ impl Hub {
                     self.effects.push(Effect::StoreFails(session.task.clone(), Some(error)));
                 }
             }
+        }
+    }
+
+    /// Tells a device which of its results are in the store, and which came too late.
+    fn tell_settled(&mut self, moment: &Moment<'_>, batch: &Batch) {
+        let answered = batch.records.iter().filter(|one| matches!(one, Record::Answered { .. }));
+        let answered = answered.count();
+        let Some(session) = self.sessions.get_mut(&batch.task) else { return };
+        let (device, session_id) = (session.device, session.task.session_id.clone());
+        let settled: Vec<_> = session.settling.drain(..answered.min(session.settling.len())).collect();
+        let is_stored = session.journal.is_stored();
+        let late = if is_stored { std::mem::take(&mut session.late) } else { Vec::new() };
+        let settled = settled.into_iter().flatten().map(|id| (id, Taken::Accepted));
+        for (response_id, taken) in settled.chain(late.into_iter().map(|id| (id, Taken::Late))) {
+            self.tell_taken(moment, device, &session_id, &response_id, taken);
         }
     }
 
@@ -76,20 +105,15 @@ impl Hub {
     fn acknowledge(&mut self, moment: &Moment<'_>, id: TaskId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.is_accepted = true;
-        if let Some(stored) = session.stored.take() {
+        self.effects.push(Effect::Accepted(session.task.clone(), session.origin.clone()));
+        for stored in session.stored.drain(..) {
             // The asker may be gone; the task runs all the same.
             let _asker_is_gone = stored.send(Ok(()));
         }
         let Some(handle) = session.origin.identity.and_then(|id| self.parties.handle(id)) else {
-            return;
+            return session.held.clear();
         };
-        let ack = ServerMessage {
-            session_id: Some(session.task.session_id.clone()),
-            timestamp: Some(moment.text()),
-            response_id: Some(fresh_response_id(moment.ambient)),
-            ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Ok)
-        };
-        queue_lazily(handle, ack.encode());
+        queue_lazily(handle, Self::ack(moment, &session.task));
         for held in std::mem::take(&mut session.held) {
             held.queue(handle);
         }
@@ -107,16 +131,30 @@ impl Hub {
                 response_id: Some(fresh_response_id(moment.ambient)),
                 ..message
             };
-            let refusal = ServerMessage::error(text.clone(), Some(session_id.clone()));
+            let terms = &session.task.terms;
+            let refused = terms.is_acknowledged().then(|| TaskRefused {
+                request_id: terms.request_id.clone(),
+                refused: Refused::Retry,
+            });
+            let refusal = ServerMessage {
+                result: refused.as_ref().and_then(TaskRefused::to_payload),
+                ..ServerMessage::error(text.clone(), Some(session_id.clone()))
+            };
             let end = ServerMessage::task_failed(text, session_id);
             let held = std::mem::take(&mut session.held).into_iter();
             queue(handle, stamp(refusal).encode());
             for held in held.filter(|held| !held.is_progress) {
                 queue(handle, held.frame);
             }
-            queue(handle, stamp(end).encode());
+            if refused.is_none() {
+                queue(handle, stamp(end).encode());
+            }
         }
-        if let Some(stored) = session.stored.take() {
+        if let Some(request_id) = &session.task.terms.request_id {
+            let owner = Owner::new(session.task.terms.requester, &session.task.key);
+            self.requests.remove(&owner, request_id);
+        }
+        for stored in session.stored.drain(..) {
             let _asker_is_gone = stored.send(Err(error.clone()));
         }
         self.free_place(moment, session.device, id);

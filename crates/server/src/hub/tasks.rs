@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::machine::TaskRequest;
-use aip::message::Feature;
-use aip::{ClientId, SessionId};
+use aip::message::{Feature, Features, Refused};
+use aip::{ClientId, RequestId, SessionId};
 use link::Kept;
 use tokio::sync::oneshot;
 
-use super::effect::Effect;
 use super::lane::{Share, Turn};
+use super::outcomes::{Asked, Known, Owner, hash};
 use super::parties::Via;
 use super::session::{Journal, Origin, Phase, Session};
 use super::{Hub, Moment, say};
@@ -52,6 +52,14 @@ pub(crate) enum SubmitError {
     Timeout { longest: Duration },
     #[error("This connection was replaced by a newer one")]
     Replaced,
+    #[error("Target device '{0}' is away and expected back; try again later")]
+    Away(ClientId),
+    #[error("request_id '{0}' was used for another task")]
+    RequestUsed(RequestId),
+    #[error("The task was sent to another store than this server has: its outcome is unknown")]
+    Lost,
+    #[error("This key has {0}, which is as much as may be; try again later")]
+    TooMuch(String),
     #[error("The key was revoked or has expired")]
     KeyGone,
     #[error(transparent)]
@@ -64,6 +72,18 @@ impl SubmitError {
         use CannotBegin::{AlreadyRunning, OwnedByAnother};
         matches!(self, Self::CannotBegin(AlreadyRunning(_) | OwnedByAnother(_)))
     }
+
+    /// What the refusal means to a requester that may send the task again.
+    pub(crate) const fn means(&self) -> Refused {
+        use CannotBegin::{QueueFull, ShuttingDown};
+        match self {
+            Self::Lost => Refused::Lost,
+            Self::Away(_)
+            | Self::TooMuch(_)
+            | Self::CannotBegin(QueueFull { .. } | ShuttingDown) => Refused::Retry,
+            _ => Refused::Final,
+        }
+    }
 }
 
 /// A task that is wanted, and by whom.
@@ -72,6 +92,13 @@ pub(crate) struct Submission {
     pub(crate) holder: Arc<Principal>,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) from: From,
+}
+
+/// What became of a submission.
+pub(crate) enum Submitted {
+    New(Arc<Task>),
+    /// It was accepted before, as this task.
+    Known(TaskId),
 }
 
 /// Where a task comes in.
@@ -87,26 +114,102 @@ impl Hub {
         &mut self,
         moment: &Moment<'_>,
         submission: Submission,
-    ) -> Result<Arc<Task>, SubmitError> {
+    ) -> Result<Submitted, SubmitError> {
         let (origin, requester) = self.origin(&submission)?;
+        let key = key_name(&submission.holder);
+        let named = submission.request.request_id.clone();
+        let named = named.map(|id| (Owner::new(origin.identity, &key), id));
+        // Before anything else: what was accepted once is not refused when it comes again.
+        if let Some((owner, request_id)) = &named {
+            let known = self.requests.get(owner, request_id);
+            if let Some(known) = known {
+                if known.hash != hash(&submission.request) {
+                    return Err(SubmitError::RequestUsed(request_id.clone()));
+                }
+                let id = known.task;
+                self.answer_again(moment, submission, id);
+                return Ok(Submitted::Known(id));
+            }
+            let store = submission.request.store.as_ref();
+            if store.is_some_and(|store| *store != self.store.id) {
+                return Err(SubmitError::Lost);
+            }
+        }
+        self.check_reach(&submission)?;
         let device = self.target(&submission.request.target_id)?;
         let timeout = self.check(&submission.request)?;
         if self.is_closed {
             return Err(CannotBegin::ShuttingDown.into());
         }
+        self.check_undelivered(&submission.holder).map_err(SubmitError::TooMuch)?;
+        let terms = self.terms(&submission, &origin, device);
         let Submission { request, holder, from, .. } = submission;
-        let task = self.task(moment, request, requester, timeout, &holder);
+        let task = self.task(moment, request, requester, (timeout, terms), key);
         self.check_session_id(&task.session_id, &origin, &holder)?;
         let turn = self.join_lane(device, &task, &origin)?;
         let task = Arc::new(task);
         let stored = match from {
-            From::Client(_) => None,
-            From::Http(stored) => Some(stored),
+            From::Client(_) => Vec::new(),
+            From::Http(stored) => vec![stored],
         };
+        if let (Some((owner, request_id)), Some(hash)) = (named, &task.terms.request_hash) {
+            let known = Known { hash: hash.clone(), task: task.id };
+            self.requests.insert(moment.at, owner, request_id, known);
+        }
         let kept = self.budget.nothing();
-        self.enter(Session::new(moment, &task, origin, holder, device, stored, kept));
+        self.enter(Session { stored, ..Session::new(moment, &task, origin, holder, kept) });
         self.begin(moment, task.id, turn);
-        Ok(task)
+        Ok(Submitted::New(task))
+    }
+
+    /// Answers for a task that was accepted before.
+    fn answer_again(&mut self, moment: &Moment<'_>, submission: Submission, id: TaskId) {
+        match submission.from {
+            From::Client(via) => {
+                let (session_id, request_id) =
+                    (submission.request.session_id, submission.request.request_id);
+                self.repeat(moment, Asked { via, task: id, session_id, request_id });
+            }
+            From::Http(stored) => match self.sessions.get_mut(&id) {
+                Some(session) if !session.is_accepted => session.stored.push(stored),
+                _ => {
+                    let _asker_is_gone = stored.send(Ok(()));
+                }
+            },
+        }
+    }
+
+    /// Whether the key reaches the device: a device's its own.
+    fn check_reach(&self, submission: &Submission) -> Result<(), SubmitError> {
+        let target = &submission.request.target_id;
+        let may = match &submission.from {
+            From::Client(via) => {
+                self.parties.current(*via).is_some_and(|handle| handle.may_reach(target))
+            }
+            From::Http(_) => submission.holder.may_reach(target),
+        };
+        if may { Ok(()) } else { Err(SubmitError::NotAuthorized) }
+    }
+
+    fn terms(&self, submission: &Submission, origin: &Origin, device: Incarnation) -> Terms {
+        let handle = match &submission.from {
+            From::Client(via) => self.parties.current(*via),
+            From::Http(_) => None,
+        };
+        let request = &submission.request;
+        Terms {
+            requester: origin.identity,
+            role: origin.client.as_ref().map(|(_, role)| *role),
+            address: origin.address,
+            device,
+            // What a device is granted is about its work for others.
+            features: handle
+                .filter(|handle| !handle.is_device())
+                .map_or_else(Features::default, |handle| handle.peer.features),
+            on_disconnect: request.on_disconnect,
+            request_id: request.request_id.clone(),
+            request_hash: request.request_id.as_ref().map(|_| hash(request)),
+        }
     }
 
     fn origin(&self, submission: &Submission) -> Result<(Origin, Requester), SubmitError> {
@@ -129,6 +232,10 @@ impl Hub {
     fn target(&self, target: &ClientId) -> Result<Incarnation, SubmitError> {
         let known = self.parties.incarnation(target);
         let device = known.ok_or_else(|| SubmitError::NotConnected(target.clone()))?;
+        let identity = self.parties.get(device);
+        if identity.is_some_and(|identity| identity.is_expected()) {
+            return Err(SubmitError::Away(target.clone()));
+        }
         self.parties.seat(device).map(|_| device).ok_or(SubmitError::NotADevice)
     }
 
@@ -168,10 +275,10 @@ impl Hub {
         moment: &Moment<'_>,
         request: TaskRequest,
         requester: Requester,
-        command_timeout: Duration,
-        holder: &Principal,
+        (command_timeout, terms): (Duration, Terms),
+        key: KeyName,
     ) -> Task {
-        let device = self.parties.by_id(&request.target_id).and_then(|device| device.handle());
+        let device = self.parties.by_id(&request.target_id).and_then(|device| device.connection());
         let platform = device.map_or("", |handle| handle.platform.as_str());
         let ambient = moment.ambient;
         Task {
@@ -184,8 +291,8 @@ impl Hub {
             agent_name: self.config.agent_name(platform).to_owned(),
             command_timeout,
             created_at: moment.at,
-            key: KeyName { name: holder.name().into(), id: holder.key_id().map(Into::into) },
-            terms: Terms::default(),
+            key,
+            terms,
         }
     }
 
@@ -195,8 +302,7 @@ impl Hub {
         task: &Task,
         origin: &Origin,
     ) -> Result<Turn, SubmitError> {
-        let key = task.key.id.as_ref().unwrap_or(&task.key.name).clone();
-        let share = Share { key, client: origin.identity.map_or(0, |id| id.0) };
+        let share = share(task, origin);
         let (places, capacity) = (self.config.sessions_per_device, self.config.queue_per_device);
         let seat = self.parties.seat_mut(device).ok_or(SubmitError::NotADevice)?;
         seat.lane.join(share, task.id, places, capacity).map_err(|full| {
@@ -204,12 +310,11 @@ impl Hub {
         })
     }
 
-    fn enter(&mut self, session: Session) {
+    pub(super) fn enter(&mut self, session: Session) {
         let (id, session_id) = (session.task.id, session.task.session_id.clone());
         if let Some(identity) = session.origin.identity.and_then(|id| self.parties.get_mut(id)) {
             identity.requested.insert(id);
         }
-        self.effects.push(Effect::Accepted(session.task.clone(), session.origin.clone()));
         self.open_ids.insert(session_id, id);
         self.sessions.insert(id, Box::new(session));
     }
@@ -237,14 +342,22 @@ impl Hub {
     }
 }
 
+/// Whose a task's place is.
+pub(super) fn share(task: &Task, origin: &Origin) -> Share {
+    let key = task.key.id.as_ref().unwrap_or(&task.key.name).clone();
+    Share { key, client: origin.identity.map_or(0, |id| id.0) }
+}
+
+fn key_name(holder: &Principal) -> KeyName {
+    KeyName { name: holder.name().into(), id: holder.key_id().map(Into::into) }
+}
+
 impl Session {
-    fn new(
+    pub(super) fn new(
         moment: &Moment<'_>,
         task: &Arc<Task>,
         origin: Origin,
         holder: Arc<Principal>,
-        device: Incarnation,
-        stored: Option<oneshot::Sender<Result<(), StoreError>>>,
         kept: Kept,
     ) -> Self {
         let mut journal = Journal::default();
@@ -253,7 +366,7 @@ impl Session {
             task: task.clone(),
             origin,
             holder,
-            device,
+            device: task.terms.device,
             phase: Phase::Queued,
             journal,
             is_accepted: false,
@@ -266,7 +379,13 @@ impl Session {
             accepted_at: moment.now,
             deadline: None,
             is_device_gone: false,
-            stored,
+            is_recovered: false,
+            cancel: None,
+            last_command: None,
+            leave: None,
+            settling: std::collections::VecDeque::new(),
+            late: Vec::new(),
+            stored: Vec::new(),
             waiters: Vec::new(),
         }
     }

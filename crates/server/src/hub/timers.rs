@@ -16,6 +16,14 @@ pub(super) enum Due {
     Session(TaskId),
     /// Another try to store what a session has to store.
     Retry(TaskId),
+    /// The end of the wait for a device that is away.
+    Window(Incarnation),
+    /// The end of the wait for the requester of a task.
+    Leave(TaskId),
+    /// The end of the wait for a device to confirm a cancel.
+    Cancel(TaskId),
+    /// Another try to store an identity.
+    Keep(Incarnation),
 }
 
 /// Names a timer, to clear it.
@@ -51,6 +59,11 @@ impl Timers {
     /// When the next one is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.entries.first_key_value().map(|(key, _)| key.0)
+    }
+
+    /// When a timer is due.
+    pub(super) const fn at(key: TimerKey) -> Instant {
+        key.0
     }
 
     pub(super) fn len(&self) -> usize {

@@ -120,11 +120,6 @@ impl Hub {
         }
     }
 
-    /// Whether no session is open.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.sessions.is_empty()
-    }
-
     /// What fails when a session is over; `None` when there is no such session.
     pub(crate) fn watch(&mut self, id: TaskId) -> Option<oneshot::Receiver<()>> {
         let session = self.sessions.get_mut(&id)?;

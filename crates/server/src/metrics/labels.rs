@@ -88,6 +88,14 @@ labels! {
         TooLate = "too_late",
         /// The server is going away.
         ShuttingDown = "shutting_down",
+        /// What it says of its identity has the wrong shape, or is not so.
+        NotProved = "not_proved",
+        /// A newer connection of it was here, or came.
+        Outdated = "outdated",
+        /// Another client has its id, or is expected back with it.
+        InUse = "in_use",
+        /// Its key has as much as may be, or the store did not take it.
+        NotKept = "not_kept",
         /// A wrong key or none, on a WebSocket or the API.
         WrongKey = "wrong_key",
         /// As many connections are open as may.
@@ -188,6 +196,10 @@ impl From<&Refusal> for RefusalReason {
             Refusal::NotAllowed(_) => Self::NotAllowed,
             Refusal::TooLate(_) => Self::TooLate,
             Refusal::ShuttingDown => Self::ShuttingDown,
+            Refusal::BadResume(_) | Refusal::OtherStore(_) | Refusal::UnknownKey => Self::NotProved,
+            Refusal::Outdated(_) | Refusal::Overtaken => Self::Outdated,
+            Refusal::InUse(_) | Refusal::ExpectedBack(_) => Self::InUse,
+            Refusal::TooMuch(_) | Refusal::NotStored => Self::NotKept,
         }
     }
 }

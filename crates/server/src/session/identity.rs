@@ -33,6 +33,11 @@ impl KeyHash {
         let digest = Sha256::digest(key.as_bytes());
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+
+    /// For comparing in constant time.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 /// What the store keeps of an identity.

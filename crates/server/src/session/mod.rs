@@ -1,5 +1,6 @@
 //! What a task is, from its acceptance to its TASK_END, in types that know neither the hub nor the store.
 
+mod history;
 mod identity;
 mod outcome;
 mod progress;
@@ -7,10 +8,15 @@ mod task;
 
 use std::sync::Arc;
 
-use aip::{CallId, ResponseId, SessionId, TaskName};
+use aip::codec::Wire;
+use aip::{
+    CallId, ResponseId, ServerMessage, ServerMessageType, SessionId, Status, TaskName,
+};
+use bytes::Bytes;
 use link::Ambient;
 use uuid::Uuid;
 
+pub(crate) use history::steps;
 pub use identity::{IdentityRecord, Incarnation, KeyHash};
 pub(crate) use outcome::{Outcome, Stamp, write_whole_result};
 pub(crate) use progress::{forward_output, step_ended, step_runs, waits};
@@ -56,6 +62,28 @@ pub(crate) fn fresh_call_id(ambient: &Ambient) -> CallId {
 /// The id of a COMMAND, *R*: above all before it.
 pub(crate) fn next_command_id(ambient: &Ambient) -> ResponseId {
     fresh(|| ambient.uuid_v7(), ResponseId::new)
+}
+
+/// A COMMAND as one frame.
+pub(crate) fn encode_command(
+    task: &Task,
+    calls: &[Call],
+    response_id: &ResponseId,
+    at: String,
+) -> Bytes {
+    let message = ServerMessage {
+        agent_name: Some(task.agent_name.clone()),
+        // As the Python server sends them: its devices choose a section by them.
+        process_name: Some(String::new()),
+        root_name: Some(String::new()),
+        actions: Some(calls.iter().map(Call::to_command).collect()),
+        session_id: Some(task.session_id.clone()),
+        task_name: Some(task.task_name.to_string()),
+        timestamp: Some(at),
+        response_id: Some(response_id.clone()),
+        ..ServerMessage::new(ServerMessageType::Command, Status::Continue)
+    };
+    message.encode()
 }
 
 pub(crate) fn fresh_task_name(ambient: &Ambient) -> TaskName {

@@ -10,7 +10,7 @@ use aip::{Payload, ResponseId, ServerMessage, ServerMessageType, Status};
 use bytes::Bytes;
 
 use super::{CallResult, Cause, Finish, Step, Task, TaskId};
-use crate::store::Ending;
+use crate::store::{Ended, Ending};
 
 /// Room that an outcome needs beside its results.
 const ENVELOPE_BYTES: usize = 8192;
@@ -82,6 +82,18 @@ impl Outcome {
         }
     }
 
+    /// The same with what is known of the command that ran when the task was cancelled.
+    pub(crate) fn with_word(self, word: &str) -> Self {
+        let error = self.error.as_deref().unwrap_or_default();
+        Self { error: Some(format!("{error}: {word}").into()), ..self }
+    }
+
+    /// How a task ended, as the store has it.
+    pub(crate) fn of(ended: &Ended) -> Self {
+        let Ended { ending, error, finish, .. } = ended.clone();
+        Self { ending, error, finish, is_given_up: true }
+    }
+
     /// The word of the wire for it.
     pub(crate) const fn status(&self) -> Status {
         match self.ending {
@@ -111,12 +123,19 @@ impl Outcome {
         encode_server(&self.message(task, stamp), 0, |_| ())
     }
 
+    /// What stands beside the error of a task that was cancelled.
+    fn words(&self) -> Option<Vec<String>> {
+        let error = self.error.as_deref().filter(|_| self.ending == Ending::Cancelled)?;
+        Some(vec![error.to_owned()])
+    }
+
     fn message(&self, task: &Task, stamp: Stamp) -> ServerMessage {
         ServerMessage {
             error: self.error.as_deref().map(str::to_owned),
             session_id: Some(task.session_id.clone()),
             timestamp: Some(stamp.at),
             response_id: Some(stamp.response_id),
+            messages: self.words(),
             ..ServerMessage::new(ServerMessageType::TaskEnd, self.status())
         }
     }

@@ -20,8 +20,15 @@ use super::Incarnation;
 pub struct TaskId(Uuid);
 
 impl TaskId {
+    /// No task's.
+    pub(crate) const NONE: Self = Self(Uuid::nil());
+
     pub(crate) const fn new(id: Uuid) -> Self {
         Self(id)
+    }
+
+    pub(crate) const fn uuid(&self) -> Uuid {
+        self.0
     }
 
     /// Its 16 bytes: their order is that of the tasks.

@@ -79,6 +79,11 @@ pub trait Store: Send + Sync + 'static {
     /// When it cannot be read.
     fn recover(&self) -> Result<Recovered, StoreError>;
 
+    /// Whether what it keeps outlives the process.
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     /// A task's journal, if it is still known.
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>>;
 

@@ -54,6 +54,8 @@ pub enum Record {
     Cancelling {
         /// When.
         at: Timestamp,
+        /// The name of the key or the id of the client that cancelled it; none when its requester stayed away.
+        by: Option<Arc<str>>,
         /// Why, as its outcome says it.
         why: Arc<str>,
     },
@@ -173,6 +175,21 @@ pub struct Recovered {
     pub undelivered: Vec<Undelivered>,
     /// What was submitted with a request id within the last day, or is not over or not delivered.
     pub requests: Vec<KnownRequest>,
+}
+
+impl Recovered {
+    /// The greatest id of a task or a command that is known: what is made from now on is above it.
+    pub(crate) fn newest_id(&self) -> uuid::Uuid {
+        let open = self.open.iter().flat_map(|journal| &journal.records);
+        let of_open = open.filter_map(|record| match record {
+            Record::Created(task) => Some(task.id.uuid()),
+            Record::Decided { response_id, .. } => response_id.as_str().parse().ok(),
+            _ => None,
+        });
+        let sent = self.identities.iter().filter_map(|one| one.newest.as_ref()?.as_str().parse().ok());
+        let known = self.requests.iter().map(|one| one.task.uuid());
+        of_open.chain(sent).chain(known).max().unwrap_or_default()
+    }
 }
 
 /// The journal of a task that is not over.
