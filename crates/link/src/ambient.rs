@@ -1,14 +1,18 @@
-//! What a party takes from its surroundings: the time of day, chance, fresh ids, and tasks of its own.
+//! What a party takes from its surroundings: the time of day, the boot of its machine, chance, fresh ids, and tasks of
+//! its own.
 //!
 //! A program uses [`Ambient::system`]. A simulation gives each party one that comes from a seed, and ends all
 //! tasks of a party at once, which is what a crash is. It knows nothing of messages.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 use uuid::{Builder, Uuid};
+
+/// Where Linux has its boot id.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The bits of a UUIDv7 below its time, version and variant, which count up within a millisecond.
 const COUNTING_BITS: u32 = 62;
@@ -21,6 +25,8 @@ struct Inner {
     source: Source,
     /// The last UUIDv7.
     last: Mutex<u128>,
+    /// Names the machine's present boot.
+    boot: OnceLock<String>,
 }
 
 enum Source {
@@ -62,7 +68,29 @@ impl Ambient {
     }
 
     fn new(source: Source) -> Self {
-        Self(Arc::new(Inner { source, last: Mutex::new(0) }))
+        Self(Arc::new(Inner { source, last: Mutex::new(0), boot: OnceLock::new() }))
+    }
+
+    /// Names the boot of its machine, in a simulation: one that is named otherwise has lost power in between. Has no
+    /// effect once the name was asked for.
+    #[must_use]
+    pub fn in_boot(self, boot: &str) -> Self {
+        let _named_already = self.0.boot.set(boot.to_owned());
+        self
+    }
+
+    /// What names the present boot of the machine: the kernel's boot id. Where there is none, and in a simulation that
+    /// names none, it is random and a new one for each party: a crash of the program counts as a loss of power then.
+    #[must_use]
+    pub fn boot(&self) -> &str {
+        self.0.boot.get_or_init(|| {
+            let kernels = match &self.0.source {
+                Source::System => std::fs::read_to_string(BOOT_ID).ok(),
+                Source::Simulated(_) => None,
+            };
+            let kernels = kernels.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty());
+            kernels.unwrap_or_else(|| self.uuid().to_string())
+        })
     }
 
     /// The time of day.

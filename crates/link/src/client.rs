@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aip::codec::About;
 use aip::machine::{LONGEST_WAIT, Reconnect, read_confirmation};
-use aip::message::Confirmed;
+use aip::message::{Confirmed, Feature};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage,
 };
@@ -28,6 +28,12 @@ use crate::tls::Trust;
 
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// How many times in a row a client comes again at once because it took in what a refusal says.
+const MAX_AMENDMENTS: u32 = 3;
+
+/// The longest wait before it does: many clients may be told the same thing at once.
+const AMENDED_WAIT: Duration = Duration::from_millis(250);
 
 /// Makes a connection to the server in another way than over the network.
 pub type Connector =
@@ -54,6 +60,8 @@ pub struct ClientSettings {
     pub heartbeat_interval: Duration,
     /// Pings, and how long silence is borne.
     pub watch: Watch,
+    /// The same once the server has granted `resume`: its device's window goes by how soon a loss is noticed.
+    pub resume_watch: Watch,
     /// Longest wait for the connection, and then for the confirmation.
     pub connect_timeout: Duration,
     /// How many times in a row to try again before giving up; `None` means for ever.
@@ -74,8 +82,8 @@ pub struct ClientSettings {
 }
 
 impl ClientSettings {
-    /// A device's: pings every 20 s and waits 180 s for the pong, heartbeats every 120 s, comes back
-    /// for ever.
+    /// A device's: pings every 20 s and waits 180 s for the pong, 20 s where it was granted `resume`; heartbeats every
+    /// 120 s, comes back for ever.
     #[must_use]
     pub fn device(server: ServerUrl) -> Self {
         Self {
@@ -86,6 +94,10 @@ impl ClientSettings {
             proxy: None,
             heartbeat_interval: Duration::from_secs(120),
             watch: Watch { ping_every: Duration::from_secs(20), timeout: Duration::from_secs(180) },
+            resume_watch: Watch {
+                ping_every: Duration::from_secs(20),
+                timeout: Duration::from_secs(40),
+            },
             connect_timeout: Duration::from_secs(10),
             max_retries: None,
             backoff_base: Duration::from_secs(1),
@@ -133,6 +145,12 @@ pub trait Role: Send {
     /// The REGISTER that opens each connection.
     fn register(&mut self) -> ClientMessage;
 
+    /// The server refused our REGISTER. `true` when what the refusal says was taken in and the next REGISTER differs:
+    /// the client comes again at once then, a few times in a row, whatever the close code says.
+    fn handle_refused(&mut self, _refusal: &ServerMessage) -> bool {
+        false
+    }
+
     /// The server took us. Everything for it goes into `outbox` until [`Self::handle_disconnected`].
     fn handle_connected(&mut self, outbox: &Arc<Outbox>, granted: Option<&Confirmed>);
 
@@ -172,6 +190,8 @@ enum End {
     Refused {
         text: String,
         code: CloseCode,
+        /// Whether the next REGISTER will differ by what the refusal said.
+        is_amended: bool,
     },
     Closed(Closed),
     /// It was found dead after the machine had slept: there is no reason to wait for the next try.
@@ -183,7 +203,7 @@ impl End {
         match self {
             Self::Stopped => true,
             Self::Dial(error) => error.is_final(),
-            Self::Refused { code, .. } => code.is_final(),
+            Self::Refused { code, is_amended, .. } => code.is_final() && !is_amended,
             Self::Closed(closed) => closed.code.is_final() && !closed.by_us,
             Self::Slept(_) => false,
         }
@@ -237,6 +257,8 @@ pub struct Client<R> {
     settings: ClientSettings,
     role: R,
     reconnect: Reconnect,
+    /// How many times in a row it took in what a refusal said.
+    amendments: u32,
     sleep: SleepWatch,
 }
 
@@ -246,7 +268,7 @@ impl<R: Role> Client<R> {
         let settings = settings.sound();
         let (first, cap) = (settings.backoff_base, settings.backoff_cap);
         let reconnect = Reconnect::new(first, cap, settings.max_retries);
-        Self { settings, role, reconnect, sleep: SleepWatch::new() }
+        Self { settings, role, reconnect, amendments: 0, sleep: SleepWatch::new() }
     }
 
     /// Runs until `stop`, or until the server refuses it for good, or it has tried often enough.
@@ -300,6 +322,9 @@ impl<R: Role> Client<R> {
 
     /// When to try again, or why not to.
     fn next_try(&mut self, end: &End) -> Result<Duration, Exit> {
+        if let End::Refused { is_amended: true, .. } = end {
+            return Ok(AMENDED_WAIT.mul_f64(self.settings.ambient.chance()));
+        }
         let is_final = end.is_final();
         match self.reconnect.next_try(is_final, now(), self.settings.ambient.chance()) {
             Some(_) if matches!(end, End::Slept(_)) => Ok(Duration::ZERO),
@@ -352,6 +377,10 @@ impl<R: Role> Client<R> {
             Ok(granted) => granted,
         };
         self.reconnect.handle_confirmed(now());
+        self.amendments = 0;
+        if granted.as_ref().is_some_and(|granted| granted.features.contains(&Feature::Resume)) {
+            connection.set_watch(self.settings.resume_watch);
+        }
         let span = spans::connection(granted.as_ref());
         span.in_scope(|| self.role.handle_connected(&outbox, granted.as_ref()));
         self.run_confirmed(connection, stop).instrument(span).await
@@ -389,7 +418,7 @@ impl<R: Role> Client<R> {
         match connection.next_event(Some(deadline)).await {
             Event::Message(reply) => match read_confirmation(&reply) {
                 Ok(granted) => Ok(granted),
-                Err(text) => Err(refused(connection, text).await),
+                Err(text) => Err(self.refused(connection, &reply, text).await),
             },
             Event::Closed(closed) => Err(End::Closed(closed)),
             Event::Due => {
@@ -399,6 +428,23 @@ impl<R: Role> Client<R> {
             Event::Unreadable(error, _) => Err(End::Closed(Closed::lost(error.to_string()))),
             Event::Binary => Err(End::Closed(Closed::lost("the first reply was binary"))),
         }
+    }
+
+    /// Waits for the close that follows a refusal: its code says whether to come back.
+    async fn refused(
+        &mut self,
+        connection: &mut Connection<ServerMessage>,
+        refusal: &ServerMessage,
+        text: String,
+    ) -> End {
+        let is_amended = self.amendments < MAX_AMENDMENTS && self.role.handle_refused(refusal);
+        self.amendments += u32::from(is_amended);
+        let deadline = now() + REFUSAL_CLOSE_WAIT;
+        let code = match connection.next_event(Some(deadline)).await {
+            Event::Closed(closed) => closed.code,
+            _ => CloseCode::NORMAL,
+        };
+        End::Refused { text, code, is_amended }
     }
 
     async fn serve(
@@ -479,16 +525,6 @@ impl<R: Role> Client<R> {
     fn stamped(&self, message: ClientMessage) -> ClientMessage {
         ClientMessage { timestamp: Some(self.settings.ambient.time_text()), ..message }
     }
-}
-
-/// Waits for the close that follows a refusal: its code says whether to come back.
-async fn refused(connection: &mut Connection<ServerMessage>, text: String) -> End {
-    let deadline = now() + REFUSAL_CLOSE_WAIT;
-    let code = match connection.next_event(Some(deadline)).await {
-        Event::Closed(closed) => closed.code,
-        _ => CloseCode::NORMAL,
-    };
-    End::Refused { text, code }
 }
 
 /// An ERROR of a client, in the name of who it is, sent `at` this time.

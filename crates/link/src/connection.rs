@@ -129,6 +129,13 @@ impl<M: Wire> Connection<M> {
         &self.outbox
     }
 
+    /// Pings and bears silence in another way from now on.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.liveness = Liveness::new(watch.ping_every, watch.timeout, now());
+        self.liveness.handle_bytes(self.heard());
+        self.arm(self.liveness.deadline());
+    }
+
     /// Sends through another queue from now on.
     pub fn set_outbox(&mut self, outbox: Arc<Outbox>) {
         self.outbox = outbox;

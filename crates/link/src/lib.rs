@@ -6,6 +6,7 @@
 //! - [`outbox`]: the bounded queue through which others hand messages to a connection.
 //! - [`connection`]: what a connection's actor waits on, one event at a time.
 //! - [`client`]: the loop of every client: connect, register, run, back off, come back.
+//! - [`identity`]: who a client is and how it proves that when it comes back, in a file or in memory.
 //! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
 //!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
 //! - `turn`: how much an actor does before others get their turn.
@@ -20,6 +21,7 @@ pub mod client;
 pub mod connection;
 pub mod dial;
 mod frames;
+pub mod identity;
 pub mod memory;
 pub mod outbox;
 pub mod proxy;
@@ -36,6 +38,7 @@ pub use budget::{Budget, Kept};
 pub use client::{Client, ClientSettings, Connector, Exit, Role, TokenSource};
 pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
+pub use identity::{Identity, IdentityError, Retention};
 pub use outbox::{Alive, Bound, NotQueued, Outbox, OutboxLimits, Overflow};
 pub use proxy::{Proxy, ProxyError};
 pub use socket::{Closed, Frame, Incoming, Socket};

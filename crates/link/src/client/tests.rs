@@ -200,3 +200,92 @@ async fn no_wait_is_too_long_for_a_client() {
         assert!(matches!(running.await.unwrap().1, End::Stopped));
     }
 }
+
+/// A device that takes in what refusals say, or not.
+struct Amending {
+    inner: Idle,
+    takes_in: bool,
+}
+
+impl Role for Amending {
+    fn identity(&self) -> (&ClientId, ClientType) {
+        self.inner.identity()
+    }
+
+    fn register(&mut self) -> ClientMessage {
+        self.inner.register()
+    }
+
+    fn handle_refused(&mut self, _: &ServerMessage) -> bool {
+        self.takes_in
+    }
+
+    fn handle_connected(&mut self, _: &Arc<Outbox>, _: Option<&Confirmed>) {}
+
+    fn handle_message(&mut self, _: ServerMessage) {}
+
+    fn handle_unreadable(&mut self, _: &DecodeError, _: &About) {}
+
+    fn handle_disconnected(&mut self, _: &str, _: Option<Duration>) {}
+}
+
+/// How a client exits whose server refuses it again and again as older than its newest connection, and how often it
+/// came.
+async fn exit_of_refused(takes_in: bool) -> (Exit, usize) {
+    let came = Arc::new(AtomicU64::new(0));
+    let counted = came.clone();
+    let connector: Connector = Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let (near, far, _switch) = pair();
+        tokio::spawn(async move {
+            let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+            let watch = ClientSettings::device(ServerUrl::default()).watch;
+            let mut server = Connection::<ClientMessage>::new(far, outbox, watch, None);
+            assert!(matches!(server.next_event(None).await, Event::Message(_)));
+            server.reply(&ServerMessage::new(ServerMessageType::Error, aip::Status::Error));
+            server.close(CloseCode::REPLACED, "older").await;
+        });
+        Box::pin(std::future::ready(Ok(near)))
+    });
+    let settings = ClientSettings {
+        connector: Some(connector),
+        max_retries: Some(0),
+        ..ClientSettings::device(ServerUrl::default())
+    };
+    let role = Amending { inner: Idle(ClientId::new("d").unwrap()), takes_in };
+    let exit = Client::new(settings, role).run(CancellationToken::new()).await;
+    (exit, came.load(Ordering::Relaxed) as usize)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_taken_in_brings_the_client_again_but_not_for_ever() {
+    let start = now();
+    let (exit, came) = exit_of_refused(true).await;
+    assert!(matches!(exit, Exit::Refused(_)), "{exit:?}");
+    assert_eq!(came, 4);
+    assert!(now() - start < Duration::from_secs(1));
+    assert_eq!(exit_of_refused(false).await.1, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_was_granted_resume_is_given_up_after_forty_seconds_of_silence() {
+    let mut client = client(&Asleep::default());
+    let (near, far, switch) = pair();
+    let watch = client.settings.watch;
+    tokio::spawn(async move {
+        let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
+        let mut server = Connection::<ClientMessage>::new(far, outbox, watch, None);
+        while !matches!(server.next_event(None).await, Event::Closed(_)) {
+            let granted = Confirmed { features: vec![Feature::Resume], ..Confirmed::default() };
+            server.reply(&confirm(ResponseId::new("r").unwrap(), client_time(), Some(&granted)));
+        }
+    });
+    let (stop, start) = (CancellationToken::new(), now());
+    let silence = async {
+        tokio::time::sleep(Duration::from_secs(65)).await;
+        switch.swallow();
+    };
+    let (end, ()) = tokio::join!(client.run_on(near, &stop), silence);
+    let took = (now() - start).as_secs();
+    assert!(matches!(end, End::Closed(_)) && (100..=105).contains(&took), "{took}");
+}

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::access::Holder;
 use super::answer::{Id, on_thread};
 use super::problem::Problem;
+use super::task_view::summary;
 use crate::handle::Handle;
 use crate::hub::SessionState;
 use crate::server::Server;
@@ -73,6 +74,10 @@ struct DeviceTask {
     /// Who wants it.
     #[serde(skip_serializing_if = "Option::is_none")]
     requester: Option<String>,
+    /// What it is about, for people: the command of a plan, or the beginning of its text; at most 200 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "df -h")]
+    summary: Option<String>,
 }
 
 impl DeviceTask {
@@ -85,6 +90,7 @@ impl DeviceTask {
             session_id: known.map(|task| task.session_id.to_string()),
             task_name: known.map(|task| task.task_name.to_string()),
             requester: known.map(|task| task.requester.to_string()),
+            summary: known.map(|task| summary(&task.request)),
         }
     }
 }

@@ -5,9 +5,16 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::agent::{Plan, PlanCommand};
 use crate::hub::{Hub, SessionState};
 use crate::session::{self, Call, CallResult, Finish};
 use crate::store::{Ending, Record, Summary};
+
+/// The longest summary of a task, in characters.
+const MAX_SUMMARY_CHARS: usize = 200;
+
+/// The longest request that is read for its summary, in bytes. Of a longer one the beginning is shown.
+const MAX_SUMMARIZED_BYTES: usize = 16 * 1024;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -63,6 +70,9 @@ pub(super) struct Task {
     error: Option<String>,
     /// How many steps were begun.
     step_count: usize,
+    /// What it is about, for people: the command of a plan, or the beginning of its text; at most 200 characters.
+    #[schema(example = "df -h")]
+    summary: String,
     /// What to do. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<String>,
@@ -158,6 +168,7 @@ pub(super) fn view(hub: &Hub, known: &Summary) -> Task {
         ended_at,
         error,
         step_count: known.steps,
+        summary: summary(&task.request),
         request: None,
         steps: None,
         result: None,
@@ -188,6 +199,41 @@ impl Tasks {
         tasks.truncate(limit);
         let next = tasks.last().filter(|_| has_more).map(|last| last.id.clone());
         Self { tasks, next }
+    }
+}
+
+/// What a request is about, for people: of a plan its first command, and how many more there are; else its beginning.
+pub(super) fn summary(request: &str) -> String {
+    let plan = if request.len() <= MAX_SUMMARIZED_BYTES { Plan::read(request).ok() } else { None };
+    let Some(plan) = plan.flatten() else { return head(request.trim(), MAX_SUMMARY_CHARS) };
+    let first = plan.commands.first().map(in_words).unwrap_or_default();
+    let more = match plan.commands.len() {
+        0 | 1 => String::new(),
+        n => format!(" (+{} more)", n - 1),
+    };
+    head(&first, MAX_SUMMARY_CHARS.saturating_sub(more.len())) + &more
+}
+
+/// A command in a few words: the command line where there is one.
+fn in_words(command: &PlanCommand) -> String {
+    #[derive(Deserialize)]
+    struct CommandLine {
+        command: String,
+    }
+
+    let line = command.parameters.as_ref().map(Payload::parse::<CommandLine>);
+    match (line, &command.parameters) {
+        (Some(Ok(line)), _) => line.command,
+        (_, Some(parameters)) => format!("{} {}", command.tool_name, parameters.as_str()),
+        (_, None) => command.tool_name.clone(),
+    }
+}
+
+/// The beginning of a text that may be of any length.
+fn head(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some(_) => text.chars().take(chars.saturating_sub(1)).chain(['…']).collect(),
+        None => text.to_owned(),
     }
 }
 
@@ -236,5 +282,31 @@ impl Action {
         self.error.clone_from(&result.error);
         self.result.clone_from(&result.result);
         self.namespace.clone_from(&result.namespace);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_the_command_that_somebody_typed_or_the_beginning_of_a_text() {
+        for (request, expected) in [
+            (r#"{"commands":[{"tool_name":"execute_command","parameters":{"command":"df -h"}}]}"#, "df -h"),
+            (r#"{"commands":[{"tool_name":"get_system_info"},{"tool_name":"x"}]}"#, "get_system_info (+1 more)"),
+            (r#"{"commands":[{"tool_name":"t","parameters":{"a":1}}]}"#, r#"t {"a":1}"#),
+            (" tidy up my desk ", "tidy up my desk"),
+            (r#"{"commands":[]}"#, r#"{"commands":[]}"#),
+            ("", ""),
+        ] {
+            assert_eq!(summary(request), expected);
+        }
+        let long = summary(&"ä".repeat(100_000));
+        assert!(long.chars().count() == MAX_SUMMARY_CHARS && long.ends_with('…'), "{long}");
+        let plan = serde_json::json!({"commands": [
+            {"tool_name": "t", "parameters": {"command": "x".repeat(1000)}}, {"tool_name": "t"}]});
+        let long = summary(&plan.to_string());
+        assert!(long.ends_with("x… (+1 more)"), "{long}");
+        assert_eq!(long.chars().count(), MAX_SUMMARY_CHARS);
     }
 }

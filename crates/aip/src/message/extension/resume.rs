@@ -91,6 +91,17 @@ impl JournalId {
         Err(format!("a journal is FILE.BOOT, each of 1 to {MAX_CHARS} printable characters"))
     }
 
+    /// Of two halves of which what does not fit is left out; nothing at all becomes `0`.
+    #[must_use]
+    pub fn lossy(file: &str, boot: &str) -> Self {
+        let fitting = |half: &str| {
+            let fits = |c: &char| c.is_ascii_graphic() && *c != '.';
+            let fitting: String = half.chars().filter(fits).take(MAX_CHARS).collect();
+            if fitting.is_empty() { "0".to_owned() } else { fitting }
+        };
+        Self { file: fitting(file), boot: fitting(boot) }
+    }
+
     /// The half that was made with the client's file.
     #[must_use]
     pub fn file(&self) -> &str {
