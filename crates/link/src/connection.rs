@@ -147,11 +147,6 @@ impl<M: Wire> Connection<M> {
         self.socket.heard().into_std()
     }
 
-    /// Pings and bears silence in another way from now on.
-    pub fn set_watch(&mut self, watch: Watch) {
-        self.liveness = Liveness::new(watch.ping_every, watch.timeout, now());
-    }
-
     /// Sets the size of the largest message that is read, in bytes.
     pub fn set_max_message(&mut self, bytes: usize) {
         self.socket.set_max_message(bytes);

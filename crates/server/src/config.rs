@@ -149,7 +149,7 @@ impl Default for Config {
             history_tasks: 1000,
             history_bytes: 16 * 1024 * 1024,
             unfetched_bytes: 512 * 1024 * 1024,
-            unfetched_time: Duration::from_secs(600),
+            unfetched_time: Duration::from_hours(24),
             agent_name_linux: "LinuxAgent".to_owned(),
             agent_name_windows: "HostAgent".to_owned(),
             agent_name_mobile: "MobileAgent".to_owned(),

@@ -120,6 +120,20 @@ keys! {
         max_task_bytes: usize = server().max_task_bytes, "FLIGHTDECK_MAX_TASK_BYTES";
         /// After a command was cancelled or timed out, how long its device may take to confirm before the next task gets its place.
         stop_grace: Seconds = Seconds(server().stop_grace), "FLIGHTDECK_STOP_GRACE";
+        /// How long a device that keeps a journal is waited for when its connection is lost: its tasks stand still meanwhile. After a restart all devices with open tasks are waited for so long.
+        resume_window: Seconds = Seconds(server().resume_window), "FLIGHTDECK_RESUME_WINDOW";
+        /// Time between pings on the link of such a device; after as much silence more it counts as away.
+        resume_ping: Seconds = Seconds(server().resume_ping), "FLIGHTDECK_RESUME_PING";
+        /// How long a device may take to say what became of a command that was cancelled.
+        cancel_wait: Seconds = Seconds(server().cancel_wait), "FLIGHTDECK_CANCEL_WAIT";
+        /// How long an outcome is kept for a requester that does not acknowledge it, and how long such a requester is known again.
+        outcome_time: Seconds = Seconds(server().outcome_time), "FLIGHTDECK_OUTCOME_TIME";
+        /// How long a device that keeps a journal is known again.
+        device_time: Seconds = Seconds(server().device_time), "FLIGHTDECK_DEVICE_TIME";
+        /// Most clients of one key that are known again when they come back; more are refused for now.
+        identities_per_key: usize = server().identities_per_key, "FLIGHTDECK_IDENTITIES_PER_KEY";
+        /// Most bytes of outcomes of one key that were not acknowledged; its new clients and tasks are refused for now beyond that.
+        undelivered_bytes: usize = server().undelivered_bytes, "FLIGHTDECK_UNDELIVERED_BYTES";
         /// Longest wait for the first message of a connection.
         registration_timeout: Seconds = Seconds(server().registration_timeout), "FLIGHTDECK_REGISTRATION_TIMEOUT";
         /// Silence after which a peer counts as gone.

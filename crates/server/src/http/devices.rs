@@ -17,17 +17,17 @@ use super::answer::{Id, on_thread};
 use super::problem::Problem;
 use super::task_view::summary;
 use crate::handle::Handle;
-use crate::hub::SessionState;
+use crate::hub::{Away, SessionState};
 use crate::server::Server;
 use crate::session::Task;
 
-/// The devices that are online, by id.
+/// The devices that are online, or known and away, by id.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Devices {
     devices: Vec<Device>,
 }
 
-/// A device that is online.
+/// A device that is online, or away.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Device {
     /// Who it says it is.
@@ -38,16 +38,26 @@ pub(super) struct Device {
     platform: String,
     /// What it says it can do.
     features: Vec<String>,
-    /// When it registered.
-    connected_since: Timestamp,
+    /// Whether it is online.
+    connected: bool,
+    /// When it registered, while it is online.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connected_since: Option<Timestamp>,
+    /// Since when it is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away_since: Option<Timestamp>,
+    /// Whether its tasks wait for it while it is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_back: Option<bool>,
     /// From where.
     #[schema(example = "192.0.2.7:50312")]
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     /// The name of the key it showed.
     key: String,
-    /// How it is known to be alive.
-    liveness: Liveness,
+    /// How it is known to be alive, while it is online.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    liveness: Option<Liveness>,
     /// What it is busy with: running tasks first, then the waiting ones in the order of their turns.
     tasks: Vec<DeviceTask>,
     /// What it says of itself (`system_info`), merged with the server's configuration for it. Not in
@@ -114,7 +124,7 @@ struct Features {
     supported_features: Vec<String>,
 }
 
-/// List the devices that are online
+/// List the devices that are online, and those that are away and known when they come back
 ///
 /// Those that the key may work with.
 #[utoipa::path(
@@ -129,9 +139,13 @@ pub(super) async fn list(
         let clients = server.handles();
         let devices = clients.iter().filter(|client| client.is_device());
         let devices = devices.filter(|device| holder.may_reach(device.id()));
-        Devices {
-            devices: devices.map(|device| describe(&server, device, &holder, false)).collect(),
-        }
+        let mut devices: Vec<Device> =
+            devices.map(|device| describe(&server, device, &holder, false)).collect();
+        let away = server.hub().away();
+        let away = away.into_iter().filter(|device| holder.may_reach(&device.id));
+        devices.extend(away.map(|device| describe_away(&server, device, &holder)));
+        devices.sort_by(|one, other| one.id.cmp(&other.id));
+        Devices { devices }
     })
     .await
 }
@@ -151,11 +165,33 @@ pub(super) async fn show(
     Id(id): Id,
 ) -> Result<Json<Device>, Problem> {
     let known = ClientId::new(&id).ok().filter(|id| holder.may_reach(id));
-    let device = known.and_then(|id| server.hub().device(&id));
+    let device = known.as_ref().and_then(|id| server.hub().device(id));
+    if let Some(device) = device {
+        return Ok(Json(describe(&server, &device, &holder, true)));
+    }
+    let away = server.hub().away().into_iter().find(|away| known.as_ref() == Some(&away.id));
     let detail = || format!("Device '{id}' is not online, or not yours to see");
-    let device =
-        device.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "device_not_online", detail()))?;
-    Ok(Json(describe(&server, &device, &holder, true)))
+    let away =
+        away.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "device_not_online", detail()))?;
+    Ok(Json(describe_away(&server, away, &holder)))
+}
+
+fn describe_away(server: &Server, away: Away, holder: &Holder) -> Device {
+    let tasks = server.hub().busy(&away.id);
+    Device {
+        id: away.id.to_string(),
+        platform: away.platform,
+        features: Vec::new(),
+        connected: false,
+        connected_since: None,
+        away_since: Some(away.since),
+        expected_back: Some(away.is_expected),
+        address: None,
+        key: away.key,
+        liveness: None,
+        tasks: tasks.iter().map(|(task, state)| DeviceTask::new(task, *state, holder)).collect(),
+        facts: None,
+    }
 }
 
 fn describe(server: &Server, device: &Handle, holder: &Holder, with_facts: bool) -> Device {
@@ -167,13 +203,16 @@ fn describe(server: &Server, device: &Handle, holder: &Holder, with_facts: bool)
         id: device.id().to_string(),
         platform: device.platform.clone(),
         features: features.supported_features,
-        connected_since: device.connected_at,
+        connected: true,
+        connected_since: Some(device.connected_at),
+        away_since: None,
+        expected_back: None,
         address: device.address.map(|address| address.to_string()),
         key: device.holder.name().to_owned(),
-        liveness: Liveness {
+        liveness: Some(Liveness {
             silent_ms: millis(device.outbox.silence()),
             heartbeat_ms: device.heartbeat_age().map(millis),
-        },
+        }),
         tasks: tasks.iter().map(|(task, state)| DeviceTask::new(task, *state, holder)).collect(),
         facts: facts.filter(|_| with_facts),
     }

@@ -23,7 +23,8 @@ pub(super) async fn alive() -> &'static str {
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "is_ready", security(()),
     responses(
-        (status = OK, body = String, content_type = "text/plain", description = "`ready`"),
+        (status = OK, body = String, content_type = "text/plain",
+            description = "`ready`, and whether the store has lost something"),
         (status = SERVICE_UNAVAILABLE, body = String, content_type = "text/plain",
             description = "`stopping`, or that the store would not write of how many tasks")
     )
@@ -35,6 +36,8 @@ pub(super) async fn ready(State(server): State<Server>) -> (StatusCode, String) 
     } else if unstored > 0 {
         let text = format!("the store fails: {unstored} tasks stay open until it writes again");
         (StatusCode::SERVICE_UNAVAILABLE, text)
+    } else if server.hub().has_lost() {
+        (StatusCode::OK, "ready, but the store has lost what was stored last: see the log".to_owned())
     } else {
         (StatusCode::OK, "ready".to_owned())
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use aip::machine::TaskRequest;
 use aip::message::OnDisconnect;
-use aip::{ClientId, Payload, SessionId, TaskName};
+use aip::{ClientId, Payload, RequestId, SessionId, TaskName};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query as Parameters, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -102,9 +102,12 @@ pub(super) struct Wait {
 
 /// Submit a task
 ///
-/// It runs like any other. The answer comes when it is stored; `Location` says where it is.
+/// It runs like any other. The answer comes when it is stored; `Location` says where it is. With an `Idempotency-Key`
+/// it may be sent again, for a day: the same key names the same task.
 #[utoipa::path(
     post, path = "/tasks", tag = "tasks", operation_id = "submit_task", request_body = NewTask,
+    params(("Idempotency-Key" = Option<String>, Header, nullable = false, max_length = 256,
+        description = "Names the task, so that it runs once however often it is sent")),
     responses(
         (status = CREATED, body = Task, description = "The task as it stands, without its steps",
             headers(("Location" = String, description = "Where the task is"))),
@@ -115,9 +118,11 @@ pub(super) struct Wait {
         (status = CONFLICT, body = Problem, description = "`session_in_use`"),
         (status = PAYLOAD_TOO_LARGE, body = Problem,
             description = "`request_too_long`, `body_too_large`"),
-        (status = UNPROCESSABLE_ENTITY, body = Problem, description = "`body_invalid`"),
+        (status = UNPROCESSABLE_ENTITY, body = Problem,
+            description = "`body_invalid`, `idempotency_key_used`"),
         (status = SERVICE_UNAVAILABLE, body = Problem,
-            description = "`queue_full`, `shutting_down`, `not_stored`",
+            description = "`queue_full`, `shutting_down`, `not_stored`, `device_away`, \
+                `too_much_undelivered`",
             headers(("Retry-After" = u32, description = "Seconds to wait")))
     )
 )]
@@ -125,11 +130,13 @@ pub(super) async fn submit(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
     caller: Option<Extension<Caller>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Problem> {
-    let new: NewTask = body::json(body, server.config()).await?;
     let bad = |error| Problem::new(StatusCode::BAD_REQUEST, "bad_task", error);
-    let request = new.read().map_err(bad)?;
+    let request_id = idempotency_key(&headers).map_err(bad)?;
+    let new: NewTask = body::json(body, server.config()).await?;
+    let request = TaskRequest { request_id, ..new.read().map_err(bad)? };
     let task = match submit::submit(&server, holder, submit::address(caller), request).await {
         Ok(task) => task,
         Err(NotSubmitted::Refused(error)) => return Err(error.into()),
@@ -149,6 +156,13 @@ pub(super) async fn submit(
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// The id by which a task is known when it is submitted again.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<RequestId>, String> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().and_then(|key| RequestId::new(key).ok());
+    key.map(Some).ok_or_else(|| "Idempotency-Key: it is no id".to_owned())
 }
 
 impl NewTask {

@@ -47,7 +47,7 @@ pub(crate) use returning::{Entered, Newcomer};
 pub(crate) use session::{Goodbyes, Origin, Prepared, Session};
 pub(crate) use steps::{Advice, Next};
 pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError, Submitted};
-pub(crate) use views::SessionState;
+pub(crate) use views::{Away, SessionState};
 
 use self::outcomes::Requests;
 use self::parties::Parties;

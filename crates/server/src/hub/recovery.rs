@@ -94,7 +94,8 @@ impl Hub {
         seat: Option<Seat>,
         recall: Option<Box<Recall>>,
     ) {
-        let presence = Presence::Away { since: moment.now, at: moment.at };
+        let at = recall.as_ref().map_or(moment.at, |recall| recall.record.seen_at);
+        let presence = Presence::Away { since: moment.now, at };
         let identity =
             Identity { client_id, presence, requested: BTreeSet::new(), seat, recall };
         self.parties.put_back(id, identity);

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use aip::ClientId;
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use super::parties::{Seat, Via};
+use super::parties::{Identity, Presence, Seat, Via};
 use super::session::{Origin, Phase, Session};
 use super::{Hub, Moment};
 use crate::handle::Handle;
@@ -51,6 +52,17 @@ pub(crate) struct Sizes {
     pub(crate) timers: usize,
 }
 
+/// A device that is away.
+pub(crate) struct Away {
+    pub(crate) id: ClientId,
+    pub(crate) since: Timestamp,
+    /// Whether its tasks wait for it.
+    pub(crate) is_expected: bool,
+    pub(crate) platform: String,
+    /// The label of the key that it showed last.
+    pub(crate) key: String,
+}
+
 impl Hub {
     /// The connection of a client, with the proof that it is the present one.
     pub(crate) fn client(&self, id: &ClientId) -> Option<(Via, Arc<Handle>)> {
@@ -66,6 +78,28 @@ impl Hub {
     /// Every connection, by client id.
     pub(crate) fn handles(&self) -> Vec<Arc<Handle>> {
         self.parties.handles().cloned().collect()
+    }
+
+    /// The devices that are away and known again when they come back.
+    pub(crate) fn away(&self) -> Vec<Away> {
+        let away = |identity: &Identity| {
+            let (recall, Presence::Away { at, .. }) = (identity.recall.as_ref()?, &identity.presence)
+            else {
+                return None;
+            };
+            identity.seat.as_ref()?;
+            let record = &recall.record;
+            let has_successor =
+                self.parties.by_id(&identity.client_id).is_some_and(|one| one.connection().is_some());
+            (!has_successor).then(|| Away {
+                id: identity.client_id.clone(),
+                since: *at,
+                is_expected: identity.is_expected(),
+                platform: record.platform.clone(),
+                key: record.key_name.clone(),
+            })
+        };
+        self.parties.all().filter_map(away).collect()
     }
 
     /// Whether a session that is not over has its place on its device.
