@@ -36,12 +36,33 @@ impl Peer {
         id: &'static str,
         role: &'static str,
     ) -> (Self, Value) {
+        Self::come_with(server, id, role, json!({"platform": "linux"})).await
+    }
+
+    /// The same, with this metadata.
+    pub(crate) async fn come_with(
+        server: &Server,
+        id: &'static str,
+        role: &'static str,
+        metadata: Value,
+    ) -> (Self, Value) {
+        Self::come_for(server, id, role, metadata, None).await
+    }
+
+    /// The same, with a target that it declares.
+    pub(crate) async fn come_for(
+        server: &Server,
+        id: &'static str,
+        role: &'static str,
+        metadata: Value,
+        target: Option<&str>,
+    ) -> (Self, Value) {
         let (theirs, ours, switch) = pair();
         let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
         let watch = Watch { ping_every: Duration::from_secs(20), timeout: NEVER };
         let connection = Connection::new(ours, outbox, watch, None);
         let mut peer = Self { id, role, connection, switch };
-        peer.say(json!({"type": "register", "metadata": {"platform": "linux"}}));
+        peer.say(json!({"type": "register", "metadata": metadata, "target_id": target}));
         let ((), answer) = tokio::join!(server.accept(theirs, None), peer.hear());
         (peer, answer)
     }

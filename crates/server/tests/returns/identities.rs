@@ -1,0 +1,137 @@
+//! Who is who: keys, numbers and files, and what a stranger gets.
+
+use serde_json::json;
+
+use crate::party::Party;
+use crate::rig::{Client, Rig, complete, send_results, settle, submit, task};
+
+#[tokio::test(start_paused = true)]
+async fn an_older_register_changes_nothing() {
+    let rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (device, _) = d.come(&rig).await;
+    let mut late = d.clone();
+    device.switch.cut();
+    settle().await;
+    d.n += 1;
+    let (mut device, _) = d.come(&rig).await;
+    let (mut peer, refused) = late.try_come(&rig).await;
+    assert_eq!(refused["result"]["flightdeck"]["resume"], json!({"n": d.n}));
+    assert_eq!(peer.closed().await.code.0, 4001);
+    let (mut requester, _) = q.come(&rig).await;
+    submit(&mut requester, &task("1")).await;
+    let command = device.expect("command").await;
+    send_results(&mut device, &command, "success");
+    complete(&mut requester).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outdated_key_makes_no_new_identity() {
+    let rig = Rig::new().await;
+    let mut d = Client::device();
+    let (device, _) = d.come(&rig).await;
+    let mut outdated = d.clone();
+    device.switch.cut();
+    for _ in 0..2 {
+        settle().await;
+        let (device, granted) = d.come(&rig).await;
+        assert_eq!(granted["resumed"], true);
+        device.switch.cut();
+    }
+    settle().await;
+    outdated.n = 10;
+    let (mut peer, refused) = outdated.try_come(&rig).await;
+    assert_eq!(refused["result"]["flightdeck"]["resume"], json!({"key": "unknown"}));
+    assert_eq!(peer.closed().await.code.0, 1000);
+    let (_device, granted) = d.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_confirmation_that_was_lost_costs_no_identity() {
+    let rig = Rig::new().await;
+    let mut d = Client::device();
+    let (device, _) = d.try_come(&rig).await;
+    device.switch.cut();
+    settle().await;
+    let (_device, granted) = d.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_that_was_lost_leaves_the_key_before_it_valid() {
+    let rig = Rig::new().await;
+    let mut d = Client::device();
+    let (device, _) = d.come(&rig).await;
+    device.switch.cut();
+    settle().await;
+    for _ in 0..3 {
+        let (device, answer) = d.try_come(&rig).await;
+        assert_eq!(answer["result"]["flightdeck"]["resumed"], true, "{answer}");
+        device.switch.cut();
+        settle().await;
+    }
+    let (_device, granted) = d.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_takes_over_a_connection_that_is_alive() {
+    let rig = Rig::new().await;
+    let mut d = Client::device();
+    let (mut old, _) = d.come(&rig).await;
+    let (_new, granted) = d.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+    assert_eq!(old.closed().await.code.0, 4001);
+    assert_eq!(rig.server.snapshot().clients, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_store_is_named_and_its_keys_are_not_asked_for() {
+    let rig = Rig::new().await;
+    let mut d = Client::device();
+    d.store = Some(json!("elsewhere"));
+    d.key = Some(json!("theirs"));
+    let (_peer, refused) = d.try_come(&rig).await;
+    let named = &refused["result"]["flightdeck"]["resume"]["store"];
+    assert!(named.as_str().is_some_and(|id| !id.is_empty()), "{refused}");
+    (d.store, d.key) = (None, None);
+    let (_device, granted) = d.come(&rig).await;
+    assert_eq!(&granted["store"], named);
+    assert_eq!(granted["resumed"], false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_with_the_same_key_gets_the_seat_but_nothing_that_was_sent() {
+    let rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (mut device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    submit(&mut requester, &task("1")).await;
+    let command = device.expect("command").await;
+    d.note(&command, "running");
+    device.switch.cut();
+    settle().await;
+    let stranger = Party::join(&rig.server, "d", "device").await;
+    let end = requester.expect("task_end").await;
+    assert!(end["error"].as_str().unwrap().ends_with("the outcome is unknown"), "{end}");
+    stranger.leave().await;
+    settle().await;
+    let (mut device, granted) = d.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+    assert_eq!(granted["commands"][command["response_id"].as_str().unwrap()], "discard");
+    submit(&mut requester, &task("2")).await;
+    device.expect("command").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_in_no_confirmation_of_those_who_did_not_ask() {
+    let rig = Rig::new().await;
+    let (_peer, answer) = crate::peer::Peer::come(&rig.server, "d", "device").await;
+    assert_eq!(answer["result"], json!(null));
+    let mut client = Client::new("e", "device", &["progress"]);
+    let (_peer, answer) = client.try_come(&rig).await;
+    let granted = &answer["result"]["flightdeck"];
+    assert_eq!(granted["features"], json!(["progress"]));
+    assert!(granted["resume_key"].is_null() && granted["store"].is_null(), "{granted}");
+}
