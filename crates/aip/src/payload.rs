@@ -79,6 +79,12 @@ impl Payload {
         &self.0
     }
 
+    /// The JSON text's bytes, shared.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+
     /// Length of the JSON text in bytes.
     #[must_use]
     pub fn len(&self) -> usize {

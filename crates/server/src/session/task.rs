@@ -114,8 +114,15 @@ pub struct KeyName {
     pub id: Option<Arc<str>>,
 }
 
+impl KeyName {
+    /// The public id or, of the shared key, the label.
+    pub(crate) fn public(&self) -> &Arc<str> {
+        self.id.as_ref().unwrap_or(&self.name)
+    }
+}
+
 /// A task, as it was accepted. It never changes.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Task {
     /// The server's own id.
     pub id: TaskId,

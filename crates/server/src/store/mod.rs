@@ -6,9 +6,14 @@
 
 mod memory;
 mod record;
+mod sqlite;
+#[cfg(test)]
+mod tests;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aip::ClientId;
 use jiff::Timestamp;
@@ -18,8 +23,12 @@ pub use memory::{HistoryLimits, MemoryStore};
 pub use record::{
     Batch, Change, Ended, Ending, KnownRequest, OpenJournal, Record, Recovered, Undelivered,
 };
+pub use sqlite::{Durability, OpenError, Retention, SqliteSettings, SqliteStore};
 
 use crate::session::{Task, TaskId};
+
+/// How long a request id names its task after its acceptance.
+pub const REQUESTS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a batch was not kept, or a journal could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,11 +96,41 @@ pub trait Store: Send + Sync + 'static {
     /// A task's journal, if it is still known.
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>>;
 
-    /// The tasks that a query asks for, newest first.
+    /// The tasks that a query asks for, newest first. Where a journal would have to be read for them, what to do and
+    /// what the agent returned are left out.
     fn tasks(&self, query: Query) -> Reading<Vec<Summary>>;
 
     /// Lets go of what has had its time; called every second or so.
     fn tidy(&self, now: Timestamp);
+
+    /// Whether it can write, and whether it has lost something.
+    fn health(&self) -> Health {
+        Health::default()
+    }
+
+    /// Copies everything into an empty folder, while the store goes on. Returns the bytes that it took.
+    fn backup(&self, _folder: &Path) -> Reading<u64> {
+        let error = "it keeps nothing that could be copied".to_owned();
+        Box::pin(std::future::ready(Err(StoreError::Failed(error))))
+    }
+
+    /// Writes what waits and says that nothing is missing; refuses everything from then on. May take a while, and
+    /// blocks meanwhile. A store that is only dropped counts as one whose server was killed.
+    ///
+    /// # Errors
+    /// When something could not be written.
+    fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// How a store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why it cannot take new tasks, if it cannot.
+    pub trouble: Option<String>,
+    /// Whether commits may have been lost before it was opened: see [`Recovered::has_lost`].
+    pub has_lost: bool,
 }
 
 /// Which tasks a caller asks for.

@@ -13,7 +13,7 @@ use crate::session::{Call, CallResult, Finish, IdentityRecord, Incarnation, Task
 const RECORD_BYTES: usize = 512;
 
 /// Something that happened to a task. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// It was accepted.
     Created(Arc<Task>),
@@ -101,6 +101,15 @@ pub enum Ending {
 }
 
 impl Record {
+    /// The device that a COMMAND is committed to be sent to, and its id, if that is what happened.
+    pub(super) const fn sent(&self) -> Option<(Incarnation, &ResponseId)> {
+        match self {
+            Self::Decided { device, response_id, .. }
+            | Self::Readdressed { device, response_id, .. } => Some((*device, response_id)),
+            _ => None,
+        }
+    }
+
     /// What it takes of memory, about, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -231,4 +240,18 @@ pub struct KnownRequest {
     pub task: TaskId,
     /// When it was accepted.
     pub created_at: Timestamp,
+}
+
+impl KnownRequest {
+    /// What is known of a task that was submitted with a request id.
+    pub(super) fn of(task: &Task) -> Option<Self> {
+        Some(Self {
+            owner: task.terms.requester,
+            key: task.key.public().clone(),
+            request_id: task.terms.request_id.clone()?,
+            hash: task.terms.request_hash.clone().unwrap_or_else(|| "".into()),
+            task: task.id,
+            created_at: task.created_at,
+        })
+    }
 }

@@ -110,6 +110,13 @@ impl Features {
     }
 }
 
+impl FromIterator<Feature> for Features {
+    /// Exactly these, as they were [granted](Self::granted) before; one that is not known is left out.
+    fn from_iter<T: IntoIterator<Item = Feature>>(features: T) -> Self {
+        Self(features.into_iter().fold(0, |bits, feature| bits | Self::bit(feature)))
+    }
+}
+
 /// What a client asks for in REGISTER, as `metadata.flightdeck`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
