@@ -205,7 +205,11 @@ async fn a_journal_is_read_as_it_was_written<K: Kept>() {
             decided(2, Incarnation(3)),
         ],
         vec![Record::Readdressed { response_id: r(2), device, journal }],
-        vec![Record::Cancelling { at: now(), why: "somebody wants it".into() }],
+        vec![Record::Cancelling {
+                at: now(),
+                by: Some("somebody".into()),
+                why: "somebody wants it".into(),
+            }],
         vec![answered("two"), ended(Some(now()))],
     ];
     for batch in &batches {

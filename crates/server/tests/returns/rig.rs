@@ -48,6 +48,12 @@ impl Disk {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
+    /// The same disk for a server that is started on it; the one before keeps nothing more.
+    fn pass_on(&self) -> Self {
+        self.set(Mood::Loses);
+        Self { inner: self.inner.clone(), mood: Arc::new(Mutex::new(Mood::Works)), ..self.clone() }
+    }
+
     fn take(&self, keep: impl FnOnce() -> Commit) -> Commit {
         let mood = *self.mood.lock().unwrap_or_else(PoisonError::into_inner);
         match mood {
@@ -117,12 +123,12 @@ impl Rig {
 
     /// The server is killed; what its store has not kept is lost. It is not started again yet.
     pub(crate) fn kill(&mut self) {
+        self.disk = self.disk.pass_on();
         self.ambient.crash();
     }
 
     /// The server is started again.
     pub(crate) async fn start(&mut self) {
-        self.disk.set(Mood::Works);
         let now = self.ambient.timestamp();
         self.ambient = Ambient::simulated(2, now);
         self.server = start(&self.config, &self.disk, &self.ambient, &self.keys).await;

@@ -306,11 +306,13 @@ async fn a_command_that_ends_while_the_server_stops_counts() {
     settle().await;
     send_results(&mut device, &command, "success");
     assert_eq!(taken(&mut device).await, "accepted");
-    complete(&mut requester).await;
+    requester.expect("task_end").await;
     drop((device, requester));
     stop.await.unwrap();
     rig.restart().await;
     rig.assert_quiet();
+    let (mut requester, _) = q.come(&rig).await;
+    complete(&mut requester).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -318,6 +318,10 @@ fn spawn<T: Send + 'static>(
 }
 
 impl Store for SqliteStore {
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     fn append(&self, batch: &Arc<Batch>) -> Commit {
         self.queue.append(batch)
     }

@@ -100,6 +100,8 @@ enum RecordRow<'a> {
     },
     Cancelling {
         at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Cow<'a, str>>,
         why: Cow<'a, str>,
     },
     Answered {
@@ -303,9 +305,11 @@ impl Beside {
                 seat: *device,
                 journal: journal.clone(),
             },
-            Record::Cancelling { at, why } => {
-                RecordRow::Cancelling { at: *at, why: (&**why).into() }
-            }
+            Record::Cancelling { at, by, why } => RecordRow::Cancelling {
+                at: *at,
+                by: by.as_deref().map(Into::into),
+                why: (&**why).into(),
+            },
             Record::Answered { at, results } => RecordRow::Answered {
                 at: *at,
                 results: results.iter().map(|result| self.result(result)).collect(),
@@ -435,8 +439,9 @@ impl Decoder<'_> {
             RecordRow::Readdressed { r, seat, journal } => {
                 Record::Readdressed { response_id: r, device: seat, journal }
             }
-            RecordRow::Cancelling { at, why } => {
-                Record::Cancelling { at, why: why.as_ref().into() }
+            RecordRow::Cancelling { at, by, why } => {
+                let by = by.as_deref().map(Into::into);
+                Record::Cancelling { at, by, why: why.as_ref().into() }
             }
             RecordRow::Answered { at, results } => {
                 let results = results.into_iter().map(|result| self.result(result)).collect();
