@@ -1,26 +1,33 @@
 //! A device's connection to its server: registers with the facts, hands commands to the executor.
 //!
-//! It also submits the device's own task: one that its owner gives with `--request`, or that a Python server pushes.
+//! It also submits the device's own task (`own`).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod own;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use aip::codec::{About, Wire};
-use aip::message::{Confirmed, DeviceMetadata, Extension, Feature, SystemInfo, VERSION};
+use aip::message::{
+    Confirmed, DeviceMetadata, Extension, Feature, Resume, ResumeRefused, SystemInfo, VERSION,
+};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, Payload,
-    RequestId, ServerMessage, ServerMessageType, SessionId, Status,
+    ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
-use link::{Ambient, Client, ClientSettings, Exit, Outbox, Role};
-use serde_json::json;
+use link::{Ambient, Client, ClientSettings, Exit, Identity, IdentityError, Outbox, Role};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::own::Own;
 use crate::confine::SandboxError;
-use crate::executor::{Capacity, Executor, LEAVING, LOST};
+use crate::executor::{Capacity, Executor, LEAVING, Line, interrupted};
 use crate::info::{Facts, Features, Subject};
+use crate::journal::{JournalSettings, Journals};
 use crate::state::{DeviceState, StateKeeper};
 use crate::tools::mcp::{self, ServerEvent};
 use crate::tools::{ToolSettings, Toolbox};
@@ -48,6 +55,8 @@ pub struct DeviceSettings {
     pub tools: ToolSettings,
     /// COMMANDs that it may hold.
     pub commands: Capacity,
+    /// What it keeps of them, so that a lost connection or its own death does nothing twice.
+    pub journal: JournalSettings,
     /// When it is told to stop, how long running COMMANDs may take to finish.
     pub finish_time: Duration,
     /// A task to submit for this device itself, once it is connected.
@@ -80,6 +89,23 @@ pub enum DeviceEvent {
     McpServer(ServerEvent),
 }
 
+/// Why there can be no such device.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The sandbox that is asked for cannot be had.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Another device has the folder of its journal.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// What a device asks its server for.
+const FEATURES: [Feature; 4] = [Feature::Progress, Feature::Ack, Feature::Cancel, Feature::Resume];
+
+/// The file in the folder of a journal that says who its device is.
+const IDENTITY_FILE: &str = "identity.json";
+
 /// A device that is not connected yet.
 pub struct Device {
     settings: ClientSettings,
@@ -93,17 +119,20 @@ impl Device {
     /// as a warning. Must be called in a runtime.
     ///
     /// # Errors
-    /// When the sandbox that is asked for cannot be had.
+    /// When the sandbox that is asked for cannot be had, or another device has the folder of its journal. A folder that
+    /// cannot be used otherwise is logged as a warning, and the journal is in memory.
     pub fn new(
         settings: DeviceSettings,
         watchdog: Option<Arc<Watchdog>>,
         on_event: impl Fn(DeviceEvent) + Send + Sync + 'static,
-    ) -> Result<Self, SandboxError> {
+    ) -> Result<Self, DeviceError> {
         let confinement = settings.tools.confinement()?;
+        let (identity, journals) =
+            remembered(&settings.journal, &settings.id, &settings.client.ambient)?;
         crate::group::Cgroup::find_out();
         confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
         let state = Arc::new(StateKeeper::new());
-        let own = Arc::new(Own { task: Mutex::default(), on_event: Box::new(on_event) });
+        let own = Arc::new(Own::new(on_event));
         let on_server = on_server(state.clone(), own.clone());
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
         let ambient = settings.client.ambient.clone();
@@ -111,6 +140,7 @@ impl Device {
             settings.id.clone(),
             tools,
             settings.commands,
+            journals,
             state.clone(),
             ambient.clone(),
         );
@@ -134,7 +164,7 @@ impl Device {
             executor,
             state,
             outbox: None,
-            tells_progress: false,
+            identity,
             own,
             request: settings.request,
             task_name: settings.task_name,
@@ -174,41 +204,39 @@ impl Device {
     }
 }
 
-/// The task that this device submitted for itself.
-struct OwnTask {
-    session_id: SessionId,
-    is_accepted: bool,
-}
-
-/// What the connection shares with the COMMANDs that may end its own task.
-struct Own {
-    /// One at a time.
-    task: Mutex<Option<OwnTask>>,
-    on_event: Box<dyn Fn(DeviceEvent) + Send + Sync>,
-}
-
-impl Own {
-    fn task(&self) -> MutexGuard<'_, Option<OwnTask>> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the task that an outcome is about, if it is ours.
-    fn end(&self, end: ServerMessage) {
-        let is_own = |task: &mut OwnTask| end.session_id.as_ref() == Some(&task.session_id);
-        let ended = self.task().take_if(is_own);
-        if ended.is_some() {
-            self.tell(DeviceEvent::TaskEnded(Box::new(end)));
-        }
-    }
-
-    fn tell(&self, event: DeviceEvent) {
-        (self.on_event)(event);
-    }
-}
-
 /// Whether a COMMAND with this status is the last of its task.
 fn ends_task(status: Option<Status>) -> bool {
     matches!(status, Some(Status::Completed | Status::Failed))
+}
+
+/// Who the device is and what it did, out of its folder; new where that cannot be used.
+fn remembered(
+    settings: &JournalSettings,
+    id: &ClientId,
+    ambient: &Ambient,
+) -> Result<(Identity, Journals), DeviceError> {
+    let interrupt = |command, results| interrupted(id, &ambient.time_text(), command, results);
+    let open = |folder: &std::path::Path| {
+        let mut identity =
+            Identity::open(&folder.join(IDENTITY_FILE), settings.retention, ambient)?;
+        let opened = Journals::open(settings.clone(), ambient.boot(), &interrupt);
+        let (journals, is_damaged) = opened.map_err(|source| IdentityError::File {
+            what: "read",
+            path: folder.to_owned(),
+            source,
+        })?;
+        if is_damaged {
+            identity.renew_journal();
+        }
+        Ok((identity, journals))
+    };
+    match settings.folder.as_deref().map(open) {
+        Some(Ok(remembered)) => return Ok(remembered),
+        Some(Err(error @ IdentityError::InUse { .. })) => return Err(error.into()),
+        Some(Err(error)) => tracing::warn!(%error, "there is no journal that outlives this device"),
+        None => {}
+    }
+    Ok((Identity::in_memory(ambient), Journals::in_memory(settings, ambient.boot())))
 }
 
 /// Passes on what happens to the MCP servers.
@@ -231,8 +259,7 @@ struct DeviceRole {
     executor: Executor,
     state: Arc<StateKeeper>,
     outbox: Option<Arc<Outbox>>,
-    /// Whether this server wants to hear what tools tell while they run.
-    tells_progress: bool,
+    identity: Identity,
     own: Arc<Own>,
     request: Option<String>,
     task_name: Option<String>,
@@ -250,14 +277,16 @@ impl Role for DeviceRole {
     }
 
     fn register(&mut self) -> ClientMessage {
+        let (newest, commands) = self.executor.list(self.identity.store());
+        let resume = Resume { newest, commands, ..self.identity.present() };
         let metadata = DeviceMetadata {
             platform: self.platform.clone(),
             system_info: self.known.clone(),
             registration_time: self.ambient.time_text(),
             flightdeck: Extension {
                 version: VERSION,
-                features: vec![Feature::Progress],
-                resume: None,
+                features: FEATURES.to_vec(),
+                resume: Some(resume),
             },
         };
         ClientMessage {
@@ -266,10 +295,18 @@ impl Role for DeviceRole {
         }
     }
 
+    fn handle_refused(&mut self, refusal: &ServerMessage) -> bool {
+        ResumeRefused::of(refusal.result.as_ref())
+            .is_some_and(|refused| self.identity.handle_refused(&refused.resume))
+    }
+
+    fn has_work(&self) -> bool {
+        self.executor.is_busy()
+    }
+
     fn handle_connected(&mut self, outbox: &Arc<Outbox>, granted: Option<&Confirmed>) {
         self.outbox = Some(outbox.clone());
-        self.tells_progress =
-            granted.is_some_and(|granted| granted.features.contains(&Feature::Progress));
+        self.open_line(outbox, granted);
         self.state.connected();
         self.own.tell(DeviceEvent::Connected);
         if let Some(request) = self.request.take() {
@@ -308,31 +345,39 @@ impl Role for DeviceRole {
     }
 
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>) {
-        // Without a way to deliver results, going on would only keep the machine busy.
-        self.executor.stop_all(LOST);
+        self.executor.handle_disconnected();
         // Nobody shall wait for room in it.
         if let Some(outbox) = self.outbox.take() {
             outbox.abort(CloseCode::NORMAL, why);
         }
-        let own_task = self.own.task().take();
-        if let Some(own_task) = own_task {
-            // It is not submitted again: this server may be at work on it, and would do it twice.
-            let error = match own_task.is_accepted {
-                true => format!("the connection was lost, so the outcome is unknown: {why}"),
-                false => format!(
-                    "the connection was lost before the server accepted the task, so it may run or \
-                     not; submit it again if it may be done twice: {why}"
-                ),
-            };
-            let lost = ServerMessage::task_failed(error, own_task.session_id);
-            self.own.tell(DeviceEvent::TaskEnded(Box::new(lost)));
-        }
+        self.own.lose(why);
         self.state.disconnected(why, retry);
         self.own.tell(DeviceEvent::Disconnected { why: why.to_owned(), retry });
     }
 }
 
 impl DeviceRole {
+    /// Hands the connection to the executor, with what the server says about the commands of before.
+    fn open_line(&mut self, outbox: &Arc<Outbox>, granted: Option<&Confirmed>) {
+        let has = |feature| granted.is_some_and(|granted| granted.features.contains(&feature));
+        let line = Line {
+            outbox: outbox.clone(),
+            tells: has(Feature::Progress),
+            confirms: has(Feature::Cancel),
+            journal: None,
+        };
+        let resumed = granted.and_then(|granted| granted.resumed.as_ref());
+        let former = resumed.and_then(|resumed| self.identity.handle_confirmed(resumed));
+        match resumed.filter(|_| has(Feature::Resume)) {
+            Some(resumed) => {
+                let others: Vec<_> = self.identity.other_stores().collect();
+                let keeps = |store: &str| others.contains(&store);
+                self.executor.handle_resumed(line, resumed, former.as_deref(), keeps);
+            }
+            None => self.executor.handle_connected(line),
+        }
+    }
+
     fn error_report(&self, text: String) -> ClientMessage {
         error_report(&self.id, ClientType::Device, text, self.ambient.time_text())
     }
@@ -354,7 +399,6 @@ impl DeviceRole {
 
     /// A COMMAND that is itself `completed` or `failed` is executed and answered, and ends its task then.
     fn handle_command(&mut self, command: ServerMessage) {
-        let Some(outbox) = &self.outbox else { return };
         let ends_task = ends_task(Some(command.status));
         let (own, executor) = (self.own.clone(), self.executor.clone());
         let end =
@@ -362,7 +406,7 @@ impl DeviceRole {
                 session_id: Some(session_id),
                 ..ServerMessage::new(ServerMessageType::TaskEnd, command.status)
             });
-        self.executor.start(command, outbox, self.tells_progress, move || {
+        self.executor.start(command, move || {
             if let Some(end) = end {
                 end.session_id.iter().for_each(|session_id| executor.stop_session(session_id));
                 own.end(end);
@@ -370,69 +414,11 @@ impl DeviceRole {
         });
     }
 
-    /// A Python server pushes tasks, which the device then submits as its own: one at a time.
-    fn handle_pushed_task(&mut self, task: ServerMessage) {
-        let Some(request) = task.user_request else {
-            return self.refuse("TASK without user_request".to_owned());
-        };
-        if self.own.task().is_some() {
-            return self.refuse("A task of this device is running already".to_owned());
-        }
-        self.submit(request, task.task_name);
-    }
-
-    fn refuse(&self, text: String) {
-        self.send(&self.error_report(text));
-    }
-
-    fn submit(&mut self, request: String, task_name: Option<String>) {
-        // A UUID is always a good id.
-        let Ok(session_id) = SessionId::new(&self.ambient.uuid().to_string()) else { return };
-        let own_task = OwnTask { session_id: session_id.clone(), is_accepted: false };
-        *self.own.task() = Some(own_task);
-        self.send(&ClientMessage {
-            status: Status::Continue,
-            session_id: Some(session_id),
-            request: Some(request),
-            task_name,
-            request_id: RequestId::new(&self.ambient.uuid().to_string()).ok(),
-            // Without it a Python server takes the device for one with Windows.
-            metadata: Payload::from_value(&json!({"platform": self.platform})).ok(),
-            ..self.message(ClientMessageType::Task)
-        });
-    }
-
-    /// The ACK of our own task names its session, which counts whatever we asked for. Any other `ok`
-    /// is the answer to a heartbeat and names none.
-    fn handle_heartbeat(&mut self, message: ServerMessage) {
-        let Some(session_id) = message.session_id.filter(|_| message.status == Status::Ok) else {
-            return;
-        };
-        let mut task = self.own.task();
-        if let Some(own_task) = task.as_mut().filter(|task| !task.is_accepted) {
-            *own_task = OwnTask { session_id: session_id.clone(), is_accepted: true };
-            drop(task);
-            self.own.tell(DeviceEvent::TaskAccepted(session_id));
-        }
-    }
-
-    /// A Python server refuses a task with an ERROR that names no session, and nothing else.
-    fn handle_error(&mut self, message: ServerMessage) {
-        let text = message.error.unwrap_or_else(|| "Unknown error".to_owned());
-        let names_none = message.session_id.is_none();
-        let refused = self.own.task().take_if(|task| !task.is_accepted && names_none);
-        self.own.tell(match refused {
-            Some(task) => {
-                DeviceEvent::TaskEnded(Box::new(ServerMessage::task_failed(text, task.session_id)))
-            }
-            None => DeviceEvent::ServerError(text),
-        });
-    }
-
     fn handle_task_end(&mut self, end: ServerMessage) {
         let Some(session_id) = &end.session_id else { return };
         // Nothing of an ended session may go on, however it ended.
-        self.executor.stop_session(session_id);
+        self.executor.end_session(session_id, end.status == Status::Failed);
+        self.acknowledge_outcome(&end);
         self.own.end(end);
     }
 

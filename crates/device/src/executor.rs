@@ -1,7 +1,15 @@
 //! Takes each COMMAND, runs its actions in order, and answers every one. What tools tell meanwhile is sent as
 //! HEARTBEATs.
+//!
+//! - `line`: the connection of the moment, and what becomes of commands when it comes and goes.
+//! - `journaled`: commands that are in a journal, which outlive their connection.
+//! - `cancel`: what is said when a session's commands are stopped.
+//! - `jobs`: bounds on the commands that run or wait. `results`: the texts of answers.
 
+mod cancel;
 mod jobs;
+mod journaled;
+mod line;
 mod results;
 #[cfg(test)]
 #[cfg(target_os = "linux")]
@@ -11,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aip::codec::{MAX_MESSAGE_BYTES, Wire};
+use aip::codec::Wire;
 use aip::message::{MAX_RESULTS, Output, Status};
 use aip::{
     ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, ResultStatus,
@@ -25,8 +33,12 @@ use tokio_util::task::TaskTracker;
 
 pub use self::jobs::Capacity;
 use self::jobs::{Job, Jobs, Stop};
-use self::results::{all_failed, content, room, within};
+use self::line::Desk;
+pub(crate) use self::line::Line;
+pub(crate) use self::results::interrupted;
+use self::results::{all_failed, content, room};
 use crate::info::Offers;
+use crate::journal::{Journals, Ticket};
 use crate::progress::Progress;
 use crate::state::StateKeeper;
 use crate::tools::{Call, Returned, Toolbox};
@@ -61,6 +73,7 @@ struct Inner {
     client_id: ClientId,
     tools: Toolbox,
     jobs: Mutex<Jobs>,
+    desk: Mutex<Desk>,
     tasks: TaskTracker,
     state: Arc<StateKeeper>,
     ambient: Ambient,
@@ -71,11 +84,13 @@ impl Executor {
         client_id: ClientId,
         tools: Toolbox,
         capacity: Capacity,
+        journals: Journals,
         state: Arc<StateKeeper>,
         ambient: Ambient,
     ) -> Self {
         let (jobs, tasks) = (Mutex::new(Jobs::new(capacity)), TaskTracker::new());
-        Self(Arc::new(Inner { client_id, tools, jobs, tasks, state, ambient }))
+        let desk = Mutex::new(Desk::new(journals));
+        Self(Arc::new(Inner { client_id, tools, jobs, desk, tasks, state, ambient }))
     }
 
     /// What the tools can do.
@@ -83,38 +98,55 @@ impl Executor {
         self.0.tools.offers()
     }
 
-    /// Takes a COMMAND; its answer goes to `outbox`, and with `tells` so does what its tools tell on
-    /// the way. Once the answer is there, `answered` is called.
-    pub(crate) fn start(
-        &self,
-        command: ServerMessage,
-        outbox: &Arc<Outbox>,
-        tells: bool,
-        answered: impl FnOnce() + Send + 'static,
-    ) {
+    /// Takes a COMMAND that came on the connection of the moment. Once its answer is there, `answered` is called.
+    pub(crate) fn start(&self, command: ServerMessage, answered: impl FnOnce() + Send + 'static) {
+        let Some(line) = self.line() else { return };
+        if let Some(journal) = line.journal {
+            return self.start_journaled(journal, command, &line, answered);
+        }
         let job = Job::of(command);
-        let (number, stop) = match self.take(&job) {
-            Ok(taken) => taken,
-            Err(refusal) => {
-                if outbox.push(self.answer(&job, refusal)).is_err() {
-                    tracing::warn!("the server reads too slowly; the connection is cut");
-                }
-                return answered();
+        match self.take(&job, None) {
+            Ok((number, stop)) => {
+                let way = Way::Direct { outbox: line.outbox, tells: line.tells };
+                self.spawn(Run { number, job, stop, way }, answered);
             }
-        };
-        let (executor, outbox) = (self.clone(), outbox.clone());
+            Err(refusal) => {
+                self.refuse(&line.outbox, &job, refusal);
+                answered();
+            }
+        }
+    }
+
+    fn refuse(&self, outbox: &Outbox, job: &Job, refusal: Vec<ActionResult>) {
+        if outbox.push(self.answer(job, refusal)).is_err() {
+            tracing::warn!("the server reads too slowly; the connection is cut");
+        }
+    }
+
+    fn spawn(&self, run: Run, answered: impl FnOnce() + Send + 'static) {
+        let executor = self.clone();
         let running = async move {
-            let progress = match tells {
-                true => executor.progress(&job, outbox.clone()),
-                false => Progress::default(),
-            };
-            let results = executor.run(number, &job, &stop, &progress).await;
-            let answer = executor.answer(&job, results);
-            // Several large ones wait for each other, so that none takes the connection down.
-            outbox.push_in_turn(answer, || executor.jobs().remove(number)).await;
+            let results = executor.run(&run).await;
+            executor.deliver(&run, results).await;
             answered();
         };
         self.0.ambient.spawn(self.0.tasks.track_future(running));
+    }
+
+    /// Answers a COMMAND that is over.
+    async fn deliver(&self, run: &Run, results: Vec<ActionResult>) {
+        let answer = self.answer(&run.job, results);
+        let remove = || self.jobs().remove(run.number);
+        let (outbox, answer) = match &run.way {
+            Way::Direct { outbox, .. } => (Some(outbox.clone()), answer),
+            Way::Journaled(ticket) => self.keep(*ticket, &run.job, answer, &run.stop).await,
+        };
+        run.stop.over.cancel();
+        match outbox {
+            // Several large ones wait for each other, so that none takes the connection down.
+            Some(outbox) => outbox.push_in_turn(answer, remove).await,
+            None => remove(),
+        }
     }
 
     /// Takes nothing new, lets what runs finish for a while, and stops the rest. Every COMMAND is
@@ -129,7 +161,12 @@ impl Executor {
 
     /// Stops what runs or waits for a session. Its COMMANDs are still answered.
     pub(crate) fn stop_session(&self, session_id: &SessionId) {
-        self.jobs().stop_session(session_id, TASK_OVER);
+        let _nobody_waits_for_them = self.jobs().stop_session(session_id, TASK_OVER);
+    }
+
+    /// Whether any COMMAND runs or waits.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.jobs().is_empty()
     }
 
     /// Stops everything, and says why.
@@ -143,38 +180,34 @@ impl Executor {
         self.0.tasks.wait().await;
     }
 
-    /// Ends what the tools keep running.
+    /// Ends what the tools keep running, and waits for no server any more.
     pub(crate) async fn stop_tools(&self) {
+        self.forget_window();
         self.0.tools.stop().await;
     }
 
     /// Makes room for a COMMAND, or says in its results why there is none.
-    fn take(&self, job: &Job) -> Result<(u64, Stop), Vec<ActionResult>> {
+    fn take(&self, job: &Job, ticket: Option<Ticket>) -> Result<(u64, Stop), Vec<ActionResult>> {
         if job.actions.len() > MAX_RESULTS {
             // One result says it for all: the others count as missing.
             let error = format!("A COMMAND has at most {MAX_RESULTS} actions");
             return Err(vec![ActionResult::failure(None, error)]);
         }
-        self.jobs().add(job).map_err(|error| all_failed(&job.actions, &error))
+        self.jobs().add(job, ticket).map_err(|error| all_failed(&job.actions, &error))
     }
 
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
-    async fn run(
-        &self,
-        number: u64,
-        job: &Job,
-        stop: &Stop,
-        progress: &Progress,
-    ) -> Vec<ActionResult> {
+    async fn run(&self, run: &Run) -> Vec<ActionResult> {
+        let (actions, progress) = (&run.job.actions, self.progress(run));
         let (mut results, mut bytes, mut failed) = (Vec::new(), 0, false);
-        for action in &job.actions {
+        for (n, action) in actions.iter().enumerate() {
             let call_id = action.call_id.clone();
             let result = if failed {
                 ActionResult::skipped(call_id)
-            } else if let Err(why) = self.keep_results(number, bytes, job.actions.len()) {
+            } else if let Err(why) = self.keep_results(run.number, bytes, actions.len()) {
                 ActionResult::failure(call_id, why)
             } else {
-                match self.call_safely(number, job, action, stop, progress).await {
+                match self.call_safely(run, action, &progress).await {
                     Ok(Returned { namespace, result }) => {
                         ActionResult::success(call_id, namespace, result)
                     }
@@ -183,6 +216,11 @@ impl Executor {
             };
             failed |= result.status == ResultStatus::Failure;
             bytes += content(&result);
+            if let Way::Journaled(ticket) = run.way
+                && n + 1 < actions.len()
+            {
+                self.desk().journals.keep_action(ticket, &result);
+            }
             results.push(result);
         }
         results
@@ -199,30 +237,25 @@ impl Executor {
     /// Calls a tool. One that panics is a failed tool; what was stopped says why.
     async fn call_safely(
         &self,
-        number: u64,
-        job: &Job,
+        run: &Run,
         action: &Command,
-        stop: &Stop,
         progress: &Progress,
     ) -> Result<Returned, String> {
         let parameters = action.parameters.as_ref();
-        let call = Call { parameters, caller: &job.caller, stop: &stop.token, progress };
-        let calling = AssertUnwindSafe(self.call(number, job, action, &call)).catch_unwind();
+        let call = Call { parameters, caller: &run.job.caller, stop: &run.stop.token, progress };
+        let calling = AssertUnwindSafe(self.call(run, action, &call)).catch_unwind();
         let called = calling.await;
         let called = called.unwrap_or_else(|_| Err("the tool failed inside the device".to_owned()));
-        called.map_err(|error| match stop.why() {
-            Some(why) => format!("{why}: {error}"),
+        called.map_err(|error| match run.stop.why() {
+            Some(why) => {
+                run.stop.hit();
+                format!("{why}: {error}")
+            }
             None => error,
         })
     }
 
-    async fn call(
-        &self,
-        number: u64,
-        job: &Job,
-        action: &Command,
-        call: &Call<'_>,
-    ) -> Result<Returned, String> {
+    async fn call(&self, run: &Run, action: &Command, call: &Call<'_>) -> Result<Returned, String> {
         let not_run = || NOT_RUN.to_owned();
         if call.stop.is_cancelled() {
             return Err(not_run());
@@ -234,13 +267,35 @@ impl Executor {
             false => error,
         })?;
         drop(waits);
-        let _runs = self.0.state.runs(number, job.caller.session_id.as_ref(), &job.actions);
+        if call.stop.is_cancelled() {
+            return Err(not_run());
+        }
+        if let Way::Journaled(ticket) = run.way {
+            self.desk().journals.start(ticket)?;
+        }
+        let session_id = run.job.caller.session_id.as_ref();
+        let _runs = self.0.state.runs(run.number, session_id, &run.job.actions);
         self.0.tools.run(turn, call).await
     }
 
-    /// Sends what the tools of a command tell, as HEARTBEATs that the server passes on, not too often.
-    fn progress(&self, job: &Job, outbox: Arc<Outbox>) -> Progress {
-        let client_id = self.0.client_id.clone();
+    /// Sends what the tools of a command tell, as HEARTBEATs that the server passes on, not too often. One that is in a
+    /// journal tells it on whichever connection there is.
+    fn progress(&self, run: &Run) -> Progress {
+        let executor = self.clone();
+        let hears: Box<dyn Fn() -> Option<Arc<Outbox>> + Send + Sync> = match &run.way {
+            Way::Direct { tells: false, .. } => return Progress::default(),
+            Way::Direct { outbox, .. } => {
+                let outbox = outbox.clone();
+                Box::new(move || Some(outbox.clone()))
+            }
+            Way::Journaled(ticket) => {
+                let journal = ticket.journal;
+                Box::new(move || {
+                    executor.line_of(journal).filter(|line| line.tells).map(|line| line.outbox)
+                })
+            }
+        };
+        let (client_id, job) = (self.0.client_id.clone(), &run.job);
         let (session_id, response_id) = (job.caller.session_id.clone(), job.response_id.clone());
         let (last, ambient) = (Mutex::new(None::<Instant>), self.0.ambient.clone());
         Progress::to(move |text| {
@@ -248,6 +303,7 @@ impl Executor {
             if last.is_some_and(|last| now() < last + PROGRESS_PAUSE) {
                 return;
             }
+            let Some(outbox) = hears() else { return };
             *last = Some(now());
             let lines = text.lines().take(MAX_PROGRESS_LINES).map(str::to_owned);
             let output = Output { lines: lines.collect() };
@@ -268,28 +324,30 @@ impl Executor {
     fn answer(&self, job: &Job, results: Vec<ActionResult>) -> Bytes {
         let is_failure = |result: &ActionResult| result.status == ResultStatus::Failure;
         self.0.state.answered(results.iter().any(is_failure));
-        let answer = self.message(job, within(results, room(job.actions.len()))).encode();
-        if answer.len() <= MAX_MESSAGE_BYTES {
-            return answer;
-        }
-        // Names and ids may be that long, and escapes make texts longer.
-        let error = format!("The results of {} bytes do not fit into a message", answer.len());
-        self.message(job, all_failed(&job.actions, &error)).encode()
-    }
-
-    fn message(&self, job: &Job, results: Vec<ActionResult>) -> ClientMessage {
-        ClientMessage {
-            status: job.status,
-            session_id: job.caller.session_id.clone(),
-            client_id: Some(self.0.client_id.clone()),
-            action_results: Some(results),
-            timestamp: Some(self.0.ambient.time_text()),
-            prev_response_id: job.response_id.clone(),
-            ..ClientMessage::new(ClientMessageType::CommandResults, ClientType::Device)
-        }
+        results::answer(&self.0.client_id, &self.0.ambient.time_text(), job, results)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A COMMAND that runs or waits.
+struct Run {
+    number: u64,
+    job: Job,
+    stop: Stop,
+    way: Way,
+}
+
+/// How the answer to a COMMAND goes to the server.
+enum Way {
+    /// Into the queue of the connection on which it came; with `tells` so does what its tools tell on the way.
+    Direct { outbox: Arc<Outbox>, tells: bool },
+    /// Into a journal, and out on whichever connection there is.
+    Journaled(Ticket),
 }

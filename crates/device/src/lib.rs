@@ -2,6 +2,7 @@
 //!
 //! - [`Device`]: connects, registers with the facts of this machine, and comes back after a loss.
 //! - `executor`: takes each COMMAND, runs its actions, answers every one.
+//! - [`journal`]: what it took and did, so that neither a lost connection nor its own death does it twice.
 //! - [`tools`]: what can be called, and within which limits.
 //! - [`policy`]: the owner's say.
 //! - `process`, [`watchdog`]: child processes that never outlive the device.
@@ -13,6 +14,7 @@ pub mod device;
 mod executor;
 mod group;
 pub mod info;
+pub mod journal;
 #[cfg(target_os = "linux")]
 mod listing;
 mod mark;
@@ -23,8 +25,9 @@ pub mod state;
 pub mod tools;
 pub mod watchdog;
 
-pub use device::{Device, DeviceEvent, DeviceSettings};
+pub use device::{Device, DeviceError, DeviceEvent, DeviceSettings};
 pub use executor::Capacity;
 pub use info::Features;
+pub use journal::JournalSettings;
 pub use state::DeviceState;
 pub use tools::Exec;

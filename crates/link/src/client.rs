@@ -29,6 +29,9 @@ use crate::tls::Trust;
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
 
+/// The longest wait for the next try of a client that has work under way.
+const BUSY_WAIT: Duration = Duration::from_secs(15);
+
 /// How many times in a row a client comes again at once because it took in what a refusal says.
 const MAX_AMENDMENTS: u32 = 3;
 
@@ -148,6 +151,11 @@ pub trait Role: Send {
     /// The server refused our REGISTER. `true` when what the refusal says was taken in and the next REGISTER differs:
     /// the client comes again at once then, a few times in a row, whatever the close code says.
     fn handle_refused(&mut self, _refusal: &ServerMessage) -> bool {
+        false
+    }
+
+    /// Whether something is under way that the server waits for: the client comes back sooner then.
+    fn has_work(&self) -> bool {
         false
     }
 
@@ -328,6 +336,7 @@ impl<R: Role> Client<R> {
         let is_final = end.is_final();
         match self.reconnect.next_try(is_final, now(), self.settings.ambient.chance()) {
             Some(_) if matches!(end, End::Slept(_)) => Ok(Duration::ZERO),
+            Some(wait) if !is_final && self.role.has_work() => Ok(wait.min(BUSY_WAIT)),
             Some(wait) => Ok(wait),
             None if is_final => Err(Exit::Refused(end.text())),
             None => Err(Exit::GaveUp { tries: self.reconnect.tries(), last: end.text() }),

@@ -137,6 +137,13 @@ impl Identity {
         &self.journal
     }
 
+    /// Takes another FILE, since the journal has lost something that its server relies on: what it was sent counts as
+    /// sent to another journal then, and is not sent again.
+    pub fn renew_journal(&mut self) {
+        self.known.file = self.ambient.uuid().to_string();
+        self.journal = JournalId::lossy(&self.known.file, self.ambient.boot());
+    }
+
     /// The store id that the next REGISTER names: that of the last confirmation, or the one that a refusal asked for.
     #[must_use]
     pub fn store(&self) -> Option<&str> {
@@ -179,7 +186,9 @@ impl Identity {
         }
         let named = self.known.store.replace(resumed.store.clone());
         let former = named.clone().filter(|named| resumed.former && *named != resumed.store);
-        let written = self.present_store().and_then(|store| store.key.clone());
+        // A key of a former store id is still taken.
+        let written = [Some(&resumed.store), former.as_ref()].into_iter().flatten();
+        let written = written.filter_map(|id| self.store_of(id)?.key.clone()).next();
         let is_gone =
             |store: &Store| store.id == resumed.store || Some(&store.id) == former.as_ref();
         self.known.stores.retain(|store| !is_gone(store));
@@ -221,8 +230,11 @@ impl Identity {
     }
 
     fn present_store(&self) -> Option<&Store> {
-        let named = self.known.store.as_ref()?;
-        self.known.stores.iter().find(|store| store.id == *named)
+        self.store_of(self.known.store.as_deref()?)
+    }
+
+    fn store_of(&self, id: &str) -> Option<&Store> {
+        self.known.stores.iter().find(|store| store.id == id)
     }
 
     fn present_store_mut(&mut self) -> Option<&mut Store> {

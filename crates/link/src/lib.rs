@@ -41,5 +41,6 @@ pub use dial::{DialError, ServerUrl, UrlError};
 pub use identity::{Identity, IdentityError, Retention};
 pub use outbox::{Alive, Bound, NotQueued, Outbox, OutboxLimits, Overflow};
 pub use proxy::{Proxy, ProxyError};
+pub use sleep::elapse;
 pub use socket::{Closed, Frame, Incoming, Socket};
 pub use tls::{Trust, TrustError};

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::connection::now;
+
 /// How often to look, in time awake.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -11,6 +13,21 @@ pub(crate) const PROOF_TIME: Duration = Duration::from_secs(10);
 
 /// What counts as a sleep. Clocks that are read one after the other differ by less.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(3);
+
+/// Waits this long, on a clock that runs while the machine sleeps: when it wakes up too late, that is noticed within
+/// a few seconds.
+pub async fn elapse(time: Duration) {
+    let (clock, start) = (clock(), now());
+    let asleep = clock();
+    loop {
+        let slept = clock().saturating_sub(asleep);
+        let left = time.saturating_sub(now().saturating_duration_since(start) + slept);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+    }
+}
 
 /// Reads how long the machine has slept in all since some moment.
 pub(crate) type Clock = Box<dyn Fn() -> Duration + Send>;

@@ -1,11 +1,14 @@
 //! The COMMANDs that a device holds: how many, how heavy, and who stops which of them why.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use aip::{Command, Payload, ResponseId, ServerMessage, SessionId, Status};
 use tokio_util::sync::CancellationToken;
 
+use crate::journal::Ticket;
 use crate::tools::Caller;
 
 /// What an action before its turn is told when the results before it are too heavy to be kept.
@@ -56,22 +59,51 @@ impl Job {
     }
 }
 
-/// Stops a COMMAND, and says why. Cheap to clone.
+/// Why a COMMAND is stopped: the beginning of a sentence.
+pub(super) type Why = Cow<'static, str>;
+
+/// Stops a COMMAND, and says why and what came of it. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Stop {
     pub(super) token: CancellationToken,
-    why: Arc<OnceLock<&'static str>>,
+    /// Cancelled when the COMMAND is over.
+    pub(super) over: CancellationToken,
+    shared: Arc<StopShared>,
+}
+
+#[derive(Default)]
+struct StopShared {
+    why: OnceLock<Why>,
+    /// Whether an action failed because of it.
+    has_hit: AtomicBool,
+    /// Whether somebody waits to confirm it.
+    is_awaited: AtomicBool,
 }
 
 impl Stop {
-    /// Why it was stopped, if it was: the beginning of a sentence.
-    pub(super) fn why(&self) -> Option<&'static str> {
-        self.why.get().copied()
+    /// Why it was stopped, if it was.
+    pub(super) fn why(&self) -> Option<&str> {
+        self.shared.why.get().map(|why| &**why)
     }
 
-    fn because(&self, why: &'static str) {
-        let _the_first_counts = self.why.set(why);
+    pub(super) fn because(&self, why: Why) {
+        let _the_first_counts = self.shared.why.set(why);
         self.token.cancel();
+    }
+
+    /// An action failed because of it.
+    pub(super) fn hit(&self) {
+        self.shared.has_hit.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an action failed because of it.
+    pub(super) fn has_hit(&self) -> bool {
+        self.shared.has_hit.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waited already to confirm it; from now on somebody does, or does not.
+    pub(super) fn set_awaited(&self, is_awaited: bool) -> bool {
+        self.shared.is_awaited.swap(is_awaited, Ordering::Relaxed)
     }
 }
 
@@ -88,6 +120,9 @@ pub(super) struct Jobs {
 
 struct Held {
     session_id: Option<SessionId>,
+    response_id: Option<ResponseId>,
+    /// Its place in a journal, where it is in one: a lost connection does not stop it then.
+    ticket: Option<Ticket>,
     stop: Stop,
     command_bytes: usize,
     result_bytes: usize,
@@ -102,7 +137,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Why there is none, for the caller to read.
-    pub(super) fn add(&mut self, job: &Job) -> Result<(u64, Stop), String> {
+    pub(super) fn add(&mut self, job: &Job, ticket: Option<Ticket>) -> Result<(u64, Stop), String> {
         let (Capacity { commands, bytes: most }, bytes) = (self.capacity, job.bytes());
         if self.is_leaving {
             return Err(super::LEAVING.to_owned());
@@ -122,6 +157,8 @@ impl Jobs {
         self.bytes += bytes;
         let held = Held {
             session_id: job.caller.session_id.clone(),
+            response_id: job.response_id.clone(),
+            ticket,
             stop: stop.clone(),
             command_bytes: bytes,
             result_bytes: 0,
@@ -157,15 +194,37 @@ impl Jobs {
         self.is_leaving = true;
     }
 
-    /// Stops those of a session.
-    pub(super) fn stop_session(&self, session_id: &SessionId, why: &'static str) {
-        let is_its = |held: &&Held| held.session_id.as_ref() == Some(session_id);
-        self.held.values().filter(is_its).for_each(|held| held.stop.because(why));
+    /// Whether this one of a journal runs or waits.
+    pub(super) fn has(&self, ticket: Ticket) -> bool {
+        self.held.values().any(|held| held.ticket == Some(ticket))
+    }
+
+    /// Whether there is any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Stops those of a session. Returns the id of each, and where it is seen when it is over.
+    pub(super) fn stop_session(
+        &self,
+        session_id: &SessionId,
+        why: &'static str,
+    ) -> Vec<(ResponseId, Stop)> {
+        let its = self.held.values().filter(|held| held.session_id.as_ref() == Some(session_id));
+        its.inspect(|held| held.stop.because(Why::Borrowed(why)))
+            .filter_map(|held| Some((held.response_id.clone()?, held.stop.clone())))
+            .collect()
+    }
+
+    /// Stops those of which this is so; `None` is one in no journal.
+    pub(super) fn stop_where(&self, is_so: impl Fn(Option<Ticket>) -> bool, why: &Why) {
+        let its = self.held.values().filter(|held| is_so(held.ticket));
+        its.for_each(|held| held.stop.because(why.clone()));
     }
 
     /// Stops all.
     pub(super) fn stop_all(&self, why: &'static str) {
-        self.held.values().for_each(|held| held.stop.because(why));
+        self.stop_where(|_| true, &Why::Borrowed(why));
     }
 }
 
@@ -193,36 +252,36 @@ mod tests {
     #[test]
     fn commands_are_counted() {
         let mut jobs = jobs(2, 1 << 20);
-        let first = jobs.add(&job(1)).ok().unwrap().0;
-        jobs.add(&job(1)).ok().unwrap();
-        let why = jobs.add(&job(1)).err().unwrap();
+        let first = jobs.add(&job(1), None).ok().unwrap().0;
+        jobs.add(&job(1), None).ok().unwrap();
+        let why = jobs.add(&job(1), None).err().unwrap();
         assert_eq!(why, "This device has 2 commands to do already");
         jobs.remove(first);
-        assert!(jobs.add(&job(1)).is_ok());
+        assert!(jobs.add(&job(1), None).is_ok());
     }
 
     #[test]
     fn commands_are_weighed_and_the_first_one_may_have_any_size() {
         let mut jobs = jobs(10, 5000);
-        let heavy = jobs.add(&job(9000)).ok().unwrap().0;
-        let why = jobs.add(&job(1)).err().unwrap();
+        let heavy = jobs.add(&job(9000), None).ok().unwrap().0;
+        let why = jobs.add(&job(1), None).err().unwrap();
         assert!(why.contains("over its limit of 5000 bytes"), "{why}");
         jobs.remove(heavy);
         assert_eq!(jobs.bytes, 0);
         for _ in 0..2 {
-            jobs.add(&job(2000)).ok().unwrap();
+            jobs.add(&job(2000), None).ok().unwrap();
         }
-        assert!(jobs.add(&job(2000)).is_err() && jobs.add(&job(1)).is_ok());
+        assert!(jobs.add(&job(2000), None).is_err() && jobs.add(&job(1), None).is_ok());
     }
 
     #[test]
     fn results_that_wait_for_the_next_action_are_weighed_too() {
         let mut jobs = jobs(10, 5000);
-        let first = jobs.add(&job(1)).ok().unwrap().0;
+        let first = jobs.add(&job(1), None).ok().unwrap().0;
         assert!(jobs.keep_results(first, 9000).is_ok(), "it is alone");
-        assert!(jobs.add(&job(1)).is_err());
+        assert!(jobs.add(&job(1), None).is_err());
         jobs.keep_results(first, 1000).unwrap();
-        let second = jobs.add(&job(1)).ok().unwrap().0;
+        let second = jobs.add(&job(1), None).ok().unwrap().0;
         jobs.keep_results(second, 1000).unwrap();
         assert!(jobs.keep_results(second, 4000).unwrap_err().starts_with("Not run: "));
         for number in [first, second] {
@@ -234,7 +293,7 @@ mod tests {
     #[test]
     fn the_first_reason_for_a_stop_counts() {
         let mut jobs = jobs(10, 5000);
-        let stop = jobs.add(&job(1)).ok().unwrap().1;
+        let stop = jobs.add(&job(1), None).ok().unwrap().1;
         assert_eq!(stop.why(), None);
         jobs.stop_all("One");
         jobs.stop_all("Two");

@@ -1,7 +1,13 @@
 //! Makes the results of a COMMAND fit into one message.
 
-use aip::codec::MAX_MESSAGE_BYTES;
-use aip::{ActionResult, Command, Payload};
+use aip::codec::{MAX_MESSAGE_BYTES, Wire};
+use aip::{
+    ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, Payload,
+    ServerMessage,
+};
+use bytes::Bytes;
+
+use super::jobs::Job;
 
 /// The longest error of a result, in bytes. Servers keep no more of it.
 const MAX_ERROR_BYTES: usize = 63 * 1024;
@@ -11,6 +17,46 @@ const ENVELOPE_BYTES: usize = 64 * 1024;
 
 /// Room for each action beside what its result holds: one that did not run has to be told as well.
 const EACH_BYTES: usize = 512;
+
+/// What an action is told that was under way when the device ended.
+const INTERRUPTED: &str = "interrupted, outcome unknown";
+
+/// The text of the answer to a COMMAND, which fits into a message.
+pub(super) fn answer(
+    client_id: &ClientId,
+    at: &str,
+    job: &Job,
+    results: Vec<ActionResult>,
+) -> Bytes {
+    let message = |results| ClientMessage {
+        status: job.status,
+        session_id: job.caller.session_id.clone(),
+        client_id: Some(client_id.clone()),
+        action_results: Some(results),
+        timestamp: Some(at.to_owned()),
+        prev_response_id: job.response_id.clone(),
+        ..ClientMessage::new(ClientMessageType::CommandResults, ClientType::Device)
+    };
+    let answer = message(within(results, room(job.actions.len()))).encode();
+    if answer.len() <= MAX_MESSAGE_BYTES {
+        return answer;
+    }
+    // Names and ids may be that long, and escapes make texts longer.
+    let error = format!("The results of {} bytes do not fit into a message", answer.len());
+    message(all_failed(&job.actions, &error)).encode()
+}
+
+/// The same for a COMMAND that the end of the device cut off after these results.
+pub(crate) fn interrupted(
+    client_id: &ClientId,
+    at: &str,
+    command: ServerMessage,
+    mut results: Vec<ActionResult>,
+) -> Bytes {
+    let job = Job::of(command);
+    results.extend(all_failed(job.actions.get(results.len()..).unwrap_or_default(), INTERRUPTED));
+    answer(client_id, at, &job, results)
+}
 
 /// What a message has room for, in bytes, with so many actions.
 pub(super) fn room(actions: usize) -> usize {

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aip::codec::MAX_MESSAGE_BYTES;
 use aip::{Payload, ResponseId, ServerMessageType, ToolType};
 use link::connection::Watch;
 use link::memory::pair;
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::confine::Confinement;
+use crate::journal::JournalSettings;
 use crate::policy::{Answer, Ask, Question};
 use crate::tools::{Exec, ToolSettings};
 
@@ -70,7 +72,15 @@ impl Bench {
         let near = Some(Connection::new(near, outbox.clone(), watch, None));
         let server = Connection::new(far, self::outbox(), watch, None);
         let ambient = link::Ambient::system();
-        let executor = Executor::new("d".parse().unwrap(), tools, capacity, state.clone(), ambient);
+        let journals = Journals::in_memory(&JournalSettings::default(), "boot");
+        let id = "d".parse().unwrap();
+        let executor = Executor::new(id, tools, capacity, journals, state.clone(), ambient);
+        executor.handle_connected(Line {
+            outbox: outbox.clone(),
+            tells: false,
+            confirms: false,
+            journal: None,
+        });
         Self { executor, state, owner, outbox, near, server, folder }
     }
 
@@ -88,7 +98,7 @@ impl Bench {
             actions: Some(actions.iter().map(action).collect()),
             ..ServerMessage::new(ServerMessageType::Command, Status::Continue)
         };
-        self.executor.start(command, &self.outbox, false, || {});
+        self.executor.start(command, || {});
     }
 
     /// A file that is written once the owner says so.

@@ -92,6 +92,17 @@ fn what_is_held_for_a_former_store_is_the_present_ones() {
 }
 
 #[test]
+fn a_client_that_ends_after_its_store_was_renamed_still_has_the_key_it_presented() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut client = open(&folder);
+    client.handle_confirmed(&confirmation("S1", "one"));
+    client.present();
+    client.handle_confirmed(&Resumed { former: true, ..confirmation("S2", "two") });
+    drop(client);
+    assert_eq!(key(&open(&folder).present()), (Some("S2"), Some("one")));
+}
+
+#[test]
 fn a_client_comes_again_with_what_it_holds_for_the_store_it_meets() {
     let mut client = Identity::in_memory(&ambient());
     client.handle_confirmed(&confirmation("A", "a"));
