@@ -17,8 +17,8 @@ pub(crate) enum How {
     Cancelled,
     /// A time limit was over.
     TimedOut,
-    /// The server did not take it.
-    Refused,
+    /// The server did not take it; perhaps it does later.
+    Refused { may_retry: bool },
     /// The server cannot be asked any more, or has forgotten it.
     Lost,
 }
@@ -98,8 +98,9 @@ impl Ending {
             Outcome { is_lost: true, .. } => {
                 Self { how: How::Lost, known: Some(Known::OutcomeUnknown), error }
             }
-            Outcome { refused: Some(Refused::Final | Refused::Retry), .. } => {
-                Self { how: How::Refused, known: Some(Known::NeverSent), error }
+            Outcome { refused: Some(how), .. } => {
+                let how = How::Refused { may_retry: *how == Refused::Retry };
+                Self { how, known: Some(Known::NeverSent), error }
             }
             _ => Self::failed(error, &results(value(outcome).as_ref())),
         }
@@ -135,7 +136,16 @@ impl Ending {
         match self.how {
             How::Completed => "completed",
             How::Cancelled => "cancelled",
-            How::Failed | How::TimedOut | How::Refused | How::Lost => "failed",
+            _ => "failed",
+        }
+    }
+
+    /// Whether it was refused for good or for now, for programs.
+    pub(crate) const fn refused(&self) -> Option<&'static str> {
+        match self.how {
+            How::Refused { may_retry: true } => Some("retry"),
+            How::Refused { may_retry: false } => Some("final"),
+            _ => None,
         }
     }
 
@@ -143,7 +153,7 @@ impl Ending {
     pub(crate) fn why(&self) -> String {
         let error = self.error.as_deref().unwrap_or("the server gave no reason");
         match self.known {
-            Some(known) if self.how != How::Refused && !says(error, known) => {
+            Some(known) if self.refused().is_none() && !says(error, known) => {
                 format!("{error}; {}", known.in_words())
             }
             _ => error.to_owned(),
@@ -156,7 +166,7 @@ impl Ending {
             How::Completed => Code::COMPLETED,
             How::Cancelled => Code::CANCELLED,
             How::Lost => Code::UNREACHABLE,
-            How::Failed | How::TimedOut | How::Refused => Code::FAILED,
+            _ => Code::FAILED,
         }
     }
 
@@ -165,7 +175,7 @@ impl Ending {
         match (self.how, self.known) {
             (How::Cancelled, _) => Code::EXEC_CANCELLED,
             (How::TimedOut, _) => Code::EXEC_TIMED_OUT,
-            (How::Refused, _) => Code::EXEC_UNREACHABLE,
+            (How::Refused { .. }, _) => Code::EXEC_UNREACHABLE,
             (How::Lost, _) | (_, Some(Known::OutcomeUnknown)) => Code::EXEC_UNKNOWN,
             (_, Some(Known::NeverSent)) => Code::EXEC_NEVER_SENT,
             _ => Code::EXEC_OTHER,

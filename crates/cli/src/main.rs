@@ -12,6 +12,7 @@ mod api;
 mod args;
 mod commands;
 mod connect;
+mod ending;
 mod held;
 mod key_file;
 mod log;
@@ -42,6 +43,24 @@ impl Code {
     const USAGE: Self = Self(2);
     const CANCELLED: Self = Self(3);
     const UNREACHABLE: Self = Self(4);
+
+    // Those of `exec`, apart from what commands use.
+    const EXEC_CANCELLED: Self = Self(120);
+    const EXEC_UNKNOWN: Self = Self(121);
+    const EXEC_NEVER_SENT: Self = Self(122);
+    const EXEC_UNREACHABLE: Self = Self(123);
+    const EXEC_TIMED_OUT: Self = Self(124);
+    const EXEC_OTHER: Self = Self(125);
+
+    /// What `exec` says where other commands say this: 1 and 2 are a command's own there.
+    const fn of_exec(self) -> Self {
+        match self {
+            Self::UNREACHABLE => Self::EXEC_UNREACHABLE,
+            Self::FAILED | Self::USAGE => Self::EXEC_OTHER,
+            Self::CANCELLED => Self::EXEC_CANCELLED,
+            other => other,
+        }
+    }
 }
 
 /// An error with the exit code it stands for.
@@ -76,12 +95,13 @@ fn main() -> ExitCode {
     #[cfg(not(target_env = "msvc"))]
     allocator::start();
     let cli = Cli::read();
+    let is_exec = matches!(cli.command, Command::Exec(_));
     let code = match run(cli) {
         Ok(code) => code,
         Err(failure) => {
             let text = safe(&format!("{:#}", failure.error));
             say!("{RED}error:{RED:#} {text}");
-            failure.code
+            if is_exec { failure.code.of_exec() } else { failure.code }
         }
     };
     log::flush();
@@ -96,6 +116,8 @@ fn run(cli: Cli) -> Ended {
         Command::Serve(args) => block_on(commands::serve::run(*args, global)),
         Command::Device(args) => commands::device::run(*args, global),
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
+        Command::Tasks(args) => block_on(commands::tasks::run(args, global)),
+        Command::Task(command) => block_on(commands::task::run(command, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
         Command::Run(args) => block_on(commands::run::run(args, global)),
         Command::Key(args) => commands::key::run(args, global),

@@ -129,7 +129,8 @@ async fn a_certificate_that_nobody_vouches_for_is_refused_with_what_to_do() {
             &["device", "--max-retries", "3"],
         ] {
             let refused = server.run(ca_file, args).await;
-            assert_eq!(refused.code, 4, "{args:?} {ca_file:?}: {refused:?}");
+            let code = if args[0] == "exec" { 123 } else { 4 };
+            assert_eq!(refused.code, code, "{args:?} {ca_file:?}: {refused:?}");
             assert!(refused.stderr.contains("signed by nobody"), "{args:?}: {refused:?}");
             assert!(refused.stderr.contains("--ca-file FILE"), "{args:?}: {refused:?}");
         }

@@ -1,38 +1,45 @@
 //! The connection of an orchestrator: what it asked for, and who waits for which answer.
 //!
-//! It does not come back by itself after a loss: its tasks then end as *lost*. So does a task that the server does
-//! not even acknowledge in time.
+//! Where the server grants *ack*, it comes back by itself after a loss, and its tasks go on meanwhile: what was not
+//! acknowledged is sent again, what was is asked after. At any other server its tasks then end as *lost*; so does a
+//! task that such a server does not even acknowledge in time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aip::codec::{About, Wire};
+use aip::codec::{MAX_MESSAGE_BYTES, Wire};
 use aip::machine::Pending;
-use aip::message::{
-    Confirmed, ConstellationMetadata, Extension, Feature, Step, TaskSettings, VERSION,
-};
+use aip::message::{Feature, Features, OnDisconnect, TaskSettings};
 use aip::{
-    ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, RequestId,
-    ServerMessage, ServerMessageType, SessionId, Status,
+    ClientId, ClientMessage, ClientMessageType, ClientType, Payload, RequestId, SessionId, Status,
 };
-use link::client::error_report;
+use bytes::Bytes;
 use link::connection::now;
-use link::{Ambient, Client, ClientSettings, Exit, NotQueued, Outbox, Role};
+use link::{Ambient, Client, ClientSettings, Exit, Identity, NotQueued, Outbox};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::task::{Inbox, NewTask, Outcome, Task, TaskEvent};
+use crate::keep::Keep;
+use crate::ledger::{Entry, Ledger, MAX_TASKS};
+use crate::orchestrator::Orchestrator;
+use crate::task::{Inbox, NewTask, Task};
 
 /// Longest wait for a device's facts.
 const INFO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest wait for the ACK of a task, which a server sends at once.
+/// Longest wait for the ACK of a task, which a server without *ack* sends at once.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Questions for facts that may wait for their answer.
 const MAX_PENDING_INFO: usize = 1024;
+
+/// Tasks that are said again after a loss at the same time; the next one goes when one of them is answered.
+const REPEATED_AT_ONCE: usize = 64;
+
+/// The most bytes that they have together, unless it is a single one.
+const REPEATED_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why a request could not be made or was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +50,15 @@ pub enum RequestError {
     /// Too many requests wait already, or too much waits to be sent.
     #[error("too many requests wait for their answer already")]
     TooMany,
+    /// It is longer than a message may be.
+    #[error("the request is longer than the {MAX_MESSAGE_BYTES} bytes of a message")]
+    TooLong,
+    /// The server does not have what it takes.
+    #[error("this server cannot {0}")]
+    NotGranted(&'static str),
+    /// It could not be written down before it was sent.
+    #[error("the task could not be written to the file of tasks")]
+    NotKept,
     /// The server said no.
     #[error("{0}")]
     Refused(String),
@@ -51,9 +67,10 @@ pub enum RequestError {
     TimedOut,
 }
 
-/// A connected orchestrator. Dropping it ends the connection, and with it its tasks.
+/// A connected orchestrator. Dropping it ends the connection, and with it those of its tasks that shall end then.
 pub struct Constellation {
     shared: Arc<Shared>,
+    held: Mutex<Vec<(RequestId, SessionId, Arc<Inbox>)>>,
     stop: CancellationToken,
     runner: JoinHandle<Exit>,
 }
@@ -64,11 +81,27 @@ impl Constellation {
     /// # Errors
     /// Why the server cannot be reached or will not have us.
     pub async fn connect(settings: ClientSettings, id: ClientId) -> Result<Self, Exit> {
+        let keep = Keep::in_memory(&settings.ambient);
+        Self::connect_keeping(settings, id, keep).await
+    }
+
+    /// The same as whoever used these files before: tasks that were not over then go on, see [`Self::held`].
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_keeping(
+        settings: ClientSettings,
+        id: ClientId,
+        keep: Keep,
+    ) -> Result<Self, Exit> {
         let ambient = settings.ambient.clone();
-        let shared = Arc::new(Shared::new(id, ambient.clone()));
-        let (stop, role) = (CancellationToken::new(), Orchestrator { shared: shared.clone() });
+        let Keep { identity, file, records } = keep;
+        let ledger = Ledger::of(records, file);
+        let held = Mutex::new(ledger.held());
+        let shared = Arc::new(Shared::new(id, ambient.clone(), identity, ledger));
+        let (stop, role) = (CancellationToken::new(), Orchestrator::new(shared.clone()));
         let running = Client::new(settings, role).run(stop.clone());
-        let mut constellation = Self { runner: ambient.spawn(running), shared, stop };
+        let mut constellation = Self { runner: ambient.spawn(running), shared, held, stop };
         let mut connected = constellation.shared.connected.subscribe();
         tokio::select! {
             biased;
@@ -80,38 +113,77 @@ impl Constellation {
     /// Whether the server speaks the extension: only then it runs plans and shows progress.
     #[must_use]
     pub fn is_flightdeck(&self) -> bool {
-        self.shared.lock().granted.is_some()
+        self.shared.lock().is_flightdeck
     }
 
-    /// Submits a task.
+    /// Whether a task may go on without our connection, for a while or for good.
+    #[must_use]
+    pub fn may_detach(&self) -> bool {
+        self.shared.lock().granted.has(Feature::Detach)
+    }
+
+    /// Whether a task can be cancelled other than by the end of the connection.
+    #[must_use]
+    pub fn may_cancel(&self) -> bool {
+        self.shared.lock().granted.has(Feature::Cancel)
+    }
+
+    /// The tasks that were submitted before our own last end, and whose outcome nobody took then: each once, oldest
+    /// first. Those that wait for another server than this one get no event until it is back.
+    #[must_use]
+    pub fn held(&self) -> Vec<Task> {
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        let task = |(request_id, session_id, inbox)| Task {
+            request_id,
+            session_id,
+            inbox,
+            shared: self.shared.clone(),
+            ack_deadline: None,
+        };
+        held.into_iter().map(task).collect()
+    }
+
+    /// Submits a task. While the connection is being made again, it is refused. A task that the server
+    /// [refuses](crate::Outcome::refused) for now is the caller's to submit again.
     ///
     /// # Errors
-    /// When there is no connection.
+    /// When there is no connection, or the task cannot be sent.
     pub fn submit(&self, task: NewTask) -> Result<Task, RequestError> {
-        let ambient = &self.shared.ambient;
-        let session_id = fresh(ambient, SessionId::new);
+        let shared = &self.shared;
+        let session_id = fresh(&shared.ambient, SessionId::new);
+        let request_id = fresh(&shared.ambient, RequestId::new);
+        let mut state = shared.lock();
+        let store = state.store();
         let message = ClientMessage {
             status: Status::Continue,
             session_id: Some(session_id.clone()),
+            metadata: state.settings(&task, store.clone())?,
             task_name: task.task_name,
             target_id: Some(task.target),
             request: Some(task.request),
-            metadata: task.command_timeout.and_then(|timeout| {
-                let command_timeout_s = Some(timeout.as_secs_f64());
-                TaskSettings { command_timeout_s, ..TaskSettings::default() }.to_metadata()
-            }),
-            request_id: Some(fresh(ambient, RequestId::new)),
-            ..self.shared.message(ClientMessageType::Task)
+            request_id: Some(request_id.clone()),
+            ..shared.message(ClientMessageType::Task)
         };
-        let inbox = Arc::new(Inbox::default());
-        let waiting = Waiting { inbox: inbox.clone(), is_accepted: false, number: 0 };
-        self.shared.lock().add_task(session_id.clone(), waiting);
-        if let Err(error) = self.shared.send(&message) {
-            self.shared.lock().tasks.remove(&session_id);
+        let frame = message.encode();
+        if frame.len() > MAX_MESSAGE_BYTES {
+            return Err(RequestError::TooLong);
+        }
+        if state.ledger.len() >= MAX_TASKS {
+            return Err(RequestError::TooMany);
+        }
+        let has_ack = store.is_some();
+        let entry = Entry::new(session_id.clone(), store, has_ack.then(|| frame.clone()));
+        let inbox = entry.inbox.clone();
+        if state.outbox.is_some() && !state.ledger.add(request_id.clone(), entry) {
+            return Err(RequestError::NotKept);
+        }
+        if let Err(error) = state.push(frame) {
+            state.ledger.forget(&request_id);
             return Err(error);
         }
-        let ack_deadline = Some(tokio::time::Instant::now() + ACK_TIMEOUT);
-        Ok(Task { session_id, inbox, ack_deadline })
+        drop(state);
+        let ack_deadline = (!has_ack).then(|| tokio::time::Instant::now() + ACK_TIMEOUT);
+        Ok(Task { request_id, session_id, inbox, shared: shared.clone(), ack_deadline })
     }
 
     /// Asks for what the server knows of a device: a JSON object.
@@ -142,7 +214,8 @@ impl Constellation {
         }
     }
 
-    /// Says goodbye and waits until it is said. Tasks that are not over are cancelled by the server.
+    /// Says goodbye and waits until it is said. The server does with tasks that are not over what
+    /// [`NewTask::on_disconnect`] says.
     pub async fn close(mut self) {
         self.stop.cancel();
         // The runner gives its reason to nobody here: we asked for the end.
@@ -157,58 +230,132 @@ impl Drop for Constellation {
 }
 
 /// What the connection and its users share.
-struct Shared {
-    id: ClientId,
-    ambient: Ambient,
+pub(crate) struct Shared {
+    pub(crate) id: ClientId,
+    pub(crate) ambient: Ambient,
     state: Mutex<State>,
-    connected: watch::Sender<bool>,
+    pub(crate) connected: watch::Sender<bool>,
 }
 
-struct State {
-    outbox: Option<Arc<Outbox>>,
-    granted: Option<Confirmed>,
+/// Who waits for the facts of a device.
+pub(crate) type Asker = oneshot::Sender<Result<Option<Payload>, RequestError>>;
+
+pub(crate) struct State {
+    pub(crate) identity: Identity,
+    pub(crate) ledger: Ledger,
+    pub(crate) outbox: Option<Arc<Outbox>>,
+    pub(crate) is_flightdeck: bool,
+    /// What the last confirmation granted.
+    pub(crate) granted: Features,
     /// Why there is no connection.
-    why: String,
-    tasks: BTreeMap<SessionId, Waiting>,
-    submitted: u64,
-    infos: Pending<RequestId, oneshot::Sender<Result<Option<Payload>, RequestError>>>,
+    pub(crate) why: String,
+    pub(crate) infos: Pending<RequestId, Asker>,
+    repeats: Repeats,
 }
 
-/// A task that is not over.
-struct Waiting {
-    inbox: Arc<Inbox>,
-    is_accepted: bool,
-    /// Its place in the order of submission.
-    number: u64,
+/// What is said again after a loss.
+#[derive(Default)]
+struct Repeats {
+    next: VecDeque<RequestId>,
+    /// Those that are not answered yet, with their bytes.
+    open: BTreeMap<RequestId, usize>,
 }
 
 impl State {
-    fn add_task(&mut self, session_id: SessionId, waiting: Waiting) {
-        self.submitted += 1;
-        self.tasks.insert(session_id, Waiting { number: self.submitted, ..waiting });
+    /// The store that a task is submitted to; `None` at a server without *ack*.
+    fn store(&self) -> Option<String> {
+        let has_ack = self.granted.has(Feature::Ack);
+        self.identity.store().filter(|_| has_ack).map(str::to_owned)
     }
 
-    /// The oldest task that the server has not acknowledged: a Python server's ERROR names no session.
-    fn oldest_unaccepted(&self) -> Option<SessionId> {
-        let unaccepted = self.tasks.iter().filter(|(_, waiting)| !waiting.is_accepted);
-        unaccepted.min_by_key(|(_, waiting)| waiting.number).map(|(id, _)| id.clone())
+    /// The settings of a TASK.
+    fn settings(
+        &self,
+        task: &NewTask,
+        store: Option<String>,
+    ) -> Result<Option<Payload>, RequestError> {
+        let is_plain = task.on_disconnect == OnDisconnect::Cancel;
+        if !is_plain && !self.granted.has(Feature::Detach) {
+            return Err(RequestError::NotGranted("let a task go on without its requester"));
+        }
+        let settings = TaskSettings {
+            command_timeout_s: task.command_timeout.map(|timeout| timeout.as_secs_f64()),
+            on_disconnect: (!is_plain).then_some(task.on_disconnect),
+            store,
+            task: None,
+        };
+        let is_set = settings != TaskSettings::default();
+        Ok(is_set.then(|| settings.to_metadata()).flatten())
+    }
+
+    fn push(&self, frame: Bytes) -> Result<(), RequestError> {
+        let outbox =
+            self.outbox.as_ref().ok_or_else(|| RequestError::NotConnected(self.why.clone()))?;
+        match outbox.push(frame) {
+            Ok(_) => Ok(()),
+            Err(NotQueued::Closed) => Err(RequestError::NotConnected("it is closing".to_owned())),
+            Err(NotQueued::Full(_)) => Err(RequestError::TooMany),
+        }
+    }
+
+    /// Sends what is said again if it gets lost.
+    pub(crate) fn push_or_repeat(&self, message: &ClientMessage) {
+        if let Err(error) = self.push(message.encode()) {
+            tracing::debug!(%error, "it will be said again");
+        }
+    }
+
+    /// Says these tasks again, as many at once as may be.
+    pub(crate) fn start_repeats(&mut self, tasks: VecDeque<RequestId>, base: &ClientMessage) {
+        self.repeats = Repeats { next: tasks, open: BTreeMap::new() };
+        self.go_on_repeating(base);
+    }
+
+    /// The server has answered for a task.
+    pub(crate) fn handle_answered(&mut self, request_id: &RequestId, base: &ClientMessage) {
+        if self.repeats.open.remove(request_id).is_some() {
+            self.go_on_repeating(base);
+        }
+    }
+
+    fn go_on_repeating(&mut self, base: &ClientMessage) {
+        while let Some(request_id) = self.repeats.next.pop_front() {
+            let frames = self.ledger.repeat(&request_id, base);
+            let bytes: usize = frames.iter().map(Bytes::len).sum();
+            let open = self.repeats.open.values().sum::<usize>();
+            let is_full = self.repeats.open.len() >= REPEATED_AT_ONCE
+                || open > 0 && open + bytes > REPEATED_BYTES;
+            if is_full {
+                return self.repeats.next.push_front(request_id);
+            }
+            if frames.is_empty() {
+                continue;
+            }
+            self.repeats.open.insert(request_id, bytes);
+            if frames.into_iter().any(|frame| self.push(frame).is_err()) {
+                // The connection is closing; the next one begins anew.
+                return self.repeats = Repeats::default();
+            }
+        }
     }
 }
 
 impl Shared {
-    fn new(id: ClientId, ambient: Ambient) -> Self {
+    fn new(id: ClientId, ambient: Ambient, identity: Identity, ledger: Ledger) -> Self {
         let state = State {
+            identity,
+            ledger,
             outbox: None,
-            granted: None,
+            is_flightdeck: false,
+            granted: Features::default(),
             why: "never connected".to_owned(),
-            tasks: BTreeMap::new(),
-            submitted: 0,
             infos: Pending::new(MAX_PENDING_INFO),
+            repeats: Repeats::default(),
         };
         Self { id, ambient, state: Mutex::new(state), connected: watch::Sender::new(false) }
     }
 
-    fn message(&self, kind: ClientMessageType) -> ClientMessage {
+    pub(crate) fn message(&self, kind: ClientMessageType) -> ClientMessage {
         ClientMessage {
             client_id: Some(self.id.clone()),
             timestamp: Some(self.ambient.time_text()),
@@ -216,158 +363,33 @@ impl Shared {
         }
     }
 
-    fn send(&self, message: &ClientMessage) -> Result<(), RequestError> {
-        let state = self.lock();
-        let outbox =
-            state.outbox.as_ref().ok_or_else(|| RequestError::NotConnected(state.why.clone()))?;
-        match outbox.push(message.encode()) {
-            Ok(_) => Ok(()),
-            Err(NotQueued::Closed) => Err(RequestError::NotConnected("it is closing".to_owned())),
-            Err(NotQueued::Full(_)) => Err(RequestError::TooMany),
-        }
+    /// What the messages about a task have in common.
+    pub(crate) fn base(&self) -> ClientMessage {
+        self.message(ClientMessageType::Task)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn send(&self, message: &ClientMessage) -> Result<(), RequestError> {
+        self.lock().push(message.encode())
+    }
+
+    pub(crate) fn cancel(&self, request_id: &RequestId) -> Result<(), RequestError> {
+        let mut state = self.lock();
+        if !state.granted.has(Feature::Cancel) {
+            return Err(RequestError::NotGranted("cancel a task"));
+        }
+        if let Some(cancel) = state.ledger.cancel(request_id, &self.base()) {
+            state.push_or_repeat(&cancel);
+        }
+        Ok(())
+    }
+
+    /// Whoever submitted a task has its outcome, or wants none.
+    pub(crate) fn handle_taken(&self, request_id: &RequestId) {
+        self.lock().ledger.take(request_id);
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The role of a constellation on its link.
-struct Orchestrator {
-    shared: Arc<Shared>,
-}
-
-impl Role for Orchestrator {
-    fn identity(&self) -> (&ClientId, ClientType) {
-        (&self.shared.id, ClientType::Constellation)
-    }
-
-    fn register(&mut self) -> ClientMessage {
-        let metadata = ConstellationMetadata {
-            kind: "constellation_client",
-            registration_time: self.shared.ambient.time_text(),
-            flightdeck: Extension {
-                version: VERSION,
-                features: vec![Feature::Progress],
-                resume: None,
-            },
-        };
-        ClientMessage {
-            metadata: Payload::from_value(&metadata).ok(),
-            ..self.shared.message(ClientMessageType::Register)
-        }
-    }
-
-    fn handle_connected(&mut self, outbox: &Arc<Outbox>, granted: Option<&Confirmed>) {
-        {
-            let mut state = self.shared.lock();
-            state.outbox = Some(outbox.clone());
-            state.granted = granted.cloned();
-        }
-        self.shared.connected.send_replace(true);
-    }
-
-    fn handle_message(&mut self, message: ServerMessage) {
-        match message.kind {
-            ServerMessageType::Heartbeat => self.handle_heartbeat(message),
-            ServerMessageType::TaskEnd => self.handle_task_end(message),
-            ServerMessageType::Error => self.handle_error(message),
-            ServerMessageType::DeviceInfoResponse => self.handle_info(message),
-            // A Python server's dispatch may push these to anybody; they are not for us.
-            ServerMessageType::Task
-            | ServerMessageType::Command
-            | ServerMessageType::DeviceInfoRequest => {
-                tracing::debug!(kind = %message.kind, "not for a constellation");
-            }
-        }
-    }
-
-    fn handle_unreadable(&mut self, error: &DecodeError, about: &About) {
-        if about.is("task_end") {
-            self.fail(
-                about.session_id.as_ref(),
-                &format!("the outcome could not be read: {error}"),
-            );
-        }
-        let at = self.shared.ambient.time_text();
-        let report =
-            error_report(&self.shared.id, ClientType::Constellation, error.to_string(), at);
-        if let Err(error) = self.shared.send(&report) {
-            tracing::debug!(%error, "failed to report an unreadable message");
-        }
-    }
-
-    fn handle_disconnected(&mut self, why: &str, _retry: Option<Duration>) {
-        let mut state = self.shared.lock();
-        state.outbox = None;
-        why.clone_into(&mut state.why);
-        for waiting in std::mem::take(&mut state.tasks).into_values() {
-            waiting.inbox.put(TaskEvent::Ended(Outcome::lost(why)));
-        }
-        // Whoever waits for facts learns it from the dropped sender.
-        drop(state.infos.take_all().collect::<Vec<_>>());
-        drop(state);
-        self.shared.connected.send_replace(false);
-    }
-}
-
-impl Orchestrator {
-    /// An ACK or progress of a task, or the answer to our own heartbeat.
-    fn handle_heartbeat(&self, message: ServerMessage) {
-        let mut state = self.shared.lock();
-        let Some(waiting) = message.session_id.as_ref().and_then(|id| state.tasks.get_mut(id))
-        else {
-            return;
-        };
-        if message.status == Status::Continue {
-            let step = Step::of(message.result.as_ref()).map(Box::new);
-            let line = message.messages.unwrap_or_default().join("\n");
-            waiting.inbox.put(TaskEvent::Progress { line, step });
-        } else if !waiting.is_accepted {
-            waiting.is_accepted = true;
-            waiting.inbox.put(TaskEvent::Accepted);
-        }
-    }
-
-    /// Ends a task whose outcome will not come.
-    fn fail(&self, session_id: Option<&SessionId>, error: &str) {
-        if let Some(waiting) = session_id.and_then(|id| self.shared.lock().tasks.remove(id)) {
-            waiting.inbox.put(TaskEvent::Ended(Outcome::failed(error)));
-        }
-    }
-
-    fn handle_task_end(&self, message: ServerMessage) {
-        let waiting =
-            message.session_id.as_ref().and_then(|id| self.shared.lock().tasks.remove(id));
-        if let Some(waiting) = waiting {
-            waiting.inbox.put(TaskEvent::Ended(Outcome::of(message)));
-        }
-    }
-
-    /// A refused task: our server follows up with a TASK_END, a Python server with nothing.
-    fn handle_error(&self, message: ServerMessage) {
-        let text = message.error.unwrap_or_else(|| "Unknown error".to_owned());
-        let mut state = self.shared.lock();
-        let is_python = state.granted.is_none();
-        let oldest = || if is_python { state.oldest_unaccepted() } else { None };
-        let refused = message.session_id.or_else(oldest);
-        match refused.and_then(|id| state.tasks.remove(&id)) {
-            Some(waiting) => waiting.inbox.put(TaskEvent::Ended(Outcome::failed(&text))),
-            // An ERROR names no request either; one question at a time is the only safe guess.
-            None if state.infos.len() == 1 => {
-                let asked = state.infos.take_all().next();
-                let refused = Err(RequestError::Refused(text));
-                let _nobody_waits = asked.map(|(_, answer)| answer.send(refused));
-            }
-            None => tracing::warn!(error = ?text, "the server reports an error"),
-        }
-    }
-
-    fn handle_info(&self, message: ServerMessage) {
-        let answer = message.response_id.and_then(|id| self.shared.lock().infos.take(id.as_str()));
-        if let Some(answer) = answer {
-            let _nobody_waits = answer.send(Ok(message.result));
-        }
     }
 }
 

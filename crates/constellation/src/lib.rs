@@ -1,6 +1,9 @@
 //! The client library for orchestrators: connect to an agent server, submit tasks to devices, follow
 //! each to its outcome.
 //!
+//! A Flightdeck server keeps each outcome until it is acknowledged. So a lost connection or a restarted server costs
+//! nothing: the connection is made again, and the tasks go on. With [`Keep::open`] the same is true of our own end.
+//!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use constellation::{ClientSettings, Constellation, NewTask, ServerUrl, TaskEvent};
@@ -11,9 +14,10 @@
 //! let mut task = constellation.submit(NewTask::new("my-device".parse()?, plan))?;
 //! loop {
 //!     match task.next_event().await {
-//!         TaskEvent::Accepted => {}
 //!         TaskEvent::Progress { line, .. } => eprintln!("{line}"),
+//!         TaskEvent::Disconnected { why } => eprintln!("{why}; coming back"),
 //!         TaskEvent::Ended(outcome) => break println!("{:?}", outcome.result),
+//!         TaskEvent::Accepted { .. } | TaskEvent::Reconnected => {}
 //!     }
 //! }
 //! # Ok(())
@@ -21,10 +25,14 @@
 //! ```
 
 mod client;
+mod keep;
+mod ledger;
+mod orchestrator;
 mod task;
 
-pub use aip::message::{Step, StepStatus};
-pub use aip::{ClientId, Payload, SessionId};
+pub use aip::message::{OnDisconnect, Refused, Step, StepStatus};
+pub use aip::{ClientId, Payload, RequestId, SessionId};
 pub use client::{Constellation, RequestError};
+pub use keep::{Keep, KeepError};
 pub use link::{ClientSettings, Direction, Exit, ServerUrl, Tap};
 pub use task::{NewTask, Outcome, Task, TaskEvent};

@@ -112,13 +112,14 @@ impl ClientSettings {
         }
     }
 
-    /// A constellation's: pings and heartbeats every 30 s; does not come back by itself.
+    /// A constellation's: pings and heartbeats every 30 s. It comes back for ever where its tasks wait for it, with waits
+    /// of at most 15 s; elsewhere never.
     #[must_use]
     pub fn constellation(server: ServerUrl) -> Self {
         Self {
             heartbeat_interval: Duration::from_secs(30),
             watch: Watch { ping_every: Duration::from_secs(30), timeout: Duration::from_secs(90) },
-            max_retries: Some(0),
+            backoff_cap: Duration::from_secs(15),
             ..Self::device(server)
         }
     }
@@ -157,6 +158,12 @@ pub trait Role: Send {
     /// Whether something is under way that the server waits for: the client comes back sooner then.
     fn has_work(&self) -> bool {
         false
+    }
+
+    /// Whether to try again, within what the settings allow, after a connection ended or could not be made. `is_final`
+    /// when the server will refuse the same client again.
+    fn comes_back(&self, _is_final: bool) -> bool {
+        true
     }
 
     /// The server took us. Everything for it goes into `outbox` until [`Self::handle_disconnected`].
@@ -334,7 +341,8 @@ impl<R: Role> Client<R> {
             return Ok(AMENDED_WAIT.mul_f64(self.settings.ambient.chance()));
         }
         let is_final = end.is_final();
-        match self.reconnect.next_try(is_final, now(), self.settings.ambient.chance()) {
+        let wait = self.reconnect.next_try(is_final, now(), self.settings.ambient.chance());
+        match wait.filter(|_| self.role.comes_back(is_final)) {
             Some(_) if matches!(end, End::Slept(_)) => Ok(Duration::ZERO),
             Some(wait) if !is_final && self.role.has_work() => Ok(wait.min(BUSY_WAIT)),
             Some(wait) => Ok(wait),

@@ -16,7 +16,7 @@ use crate::connect::Target;
 use crate::{Code, Failure};
 
 pub(crate) use devices::{Device, DeviceTask};
-pub(crate) use tasks::{Action, Listed, Query, Step, Task, TaskId};
+pub(crate) use tasks::{Action, Listed, PAGE, Query, Step, Task, TaskId};
 
 /// Longest wait for an answer, beside what the server was asked to wait.
 const TIMEOUT: Duration = Duration::from_secs(15);

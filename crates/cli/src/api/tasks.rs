@@ -47,6 +47,8 @@ pub(crate) struct Task {
     pub(crate) summary: String,
     /// From here on not in lists.
     #[serde(default)]
+    pub(crate) request: String,
+    #[serde(default)]
     pub(crate) steps: Vec<Step>,
     #[serde(default)]
     pub(crate) result: Option<Payload>,

@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::follow::{CommandOutput, code, follow, results, show_step, why};
+use super::follow::{CommandOutput, follow, show_step};
 use crate::args::Demo;
 use crate::commands::device::{settings as device_settings, watchdog};
+use crate::ending::{Ending, results, value};
 use crate::output::{BOLD, DIM, GREEN, RED, Spinner, print, print_line, safe};
 use crate::settings::DeviceKeys;
 use crate::state::StateFolder;
@@ -48,7 +49,7 @@ pub(crate) async fn run(args: &Demo) -> Ended {
     if args.keep {
         keep(&demo, args.json).await?;
     }
-    let code = code(&outcome);
+    let code = Ending::of(&outcome).code();
     demo.end(code).await
 }
 
@@ -143,8 +144,9 @@ fn plan() -> String {
 
 async fn watch(task: constellation::Task) -> Outcome {
     let spinner = Spinner::new("submitted");
-    follow(task, |event| match event {
-        TaskEvent::Accepted => spinner.line(&format!("{DIM}task accepted{DIM:#}")),
+    let never = CancellationToken::new();
+    let followed = follow(task, &never, |event| match event {
+        TaskEvent::Accepted { .. } => spinner.line(&format!("{DIM}task accepted{DIM:#}")),
         TaskEvent::Progress { step: Some(step), .. } => {
             show_step(&spinner, step);
             let output = step.result_head.as_deref().map(shown_output);
@@ -153,8 +155,8 @@ async fn watch(task: constellation::Task) -> Outcome {
             }
         }
         _ => {}
-    })
-    .await
+    });
+    followed.await.outcome
 }
 
 /// What a command printed, out of the beginning of its result; the whole comes with the outcome.
@@ -165,9 +167,9 @@ fn shown_output(head: &str) -> String {
 
 fn summary(outcome: &Outcome) -> String {
     if !outcome.completed {
-        return format!("{RED}failed{RED:#}: {}", why(outcome));
+        return format!("{RED}failed{RED:#}: {}", safe(&Ending::of(outcome).why()));
     }
-    let steps = results(outcome);
+    let steps = results(value(outcome).as_ref());
     let outputs = steps.iter().flatten().filter_map(CommandOutput::of);
     let good = outputs.filter(|output| output.exit_code == Some(0)).count();
     format!("{GREEN}completed{GREEN:#}: {good} of {} steps went well", steps.len())

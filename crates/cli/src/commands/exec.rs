@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use constellation::{
-    ClientId, Constellation, NewTask, Outcome, Payload, StepStatus, Task, TaskEvent,
-};
+use constellation::{ClientId, NewTask, Payload, StepStatus, Task, TaskEvent};
 use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::follow::{CommandOutput, code, describe, follow, results, why};
+use super::follow::{
+    CommandOutput, Followed, Notices, describe, event_json, follow, interruptible, on_disconnect,
+};
+use crate::api::Api;
 use crate::args::{Exec, Global};
 use crate::connect::{Target, say_goodbye};
+use crate::ending::{Known, is_timeout, results, value};
 use crate::output::{RED, Spinner, labelled, print, print_line, safe, safe_line};
-use crate::{Code, Ended, Failure, api, interrupted};
+use crate::{Code, Ended, Failure};
 
 pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let plan = plan(&args)?;
@@ -28,20 +32,26 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
             target.server
         )));
     }
-    let command_timeout = args.timeout.map(|timeout| timeout.0 + ANSWER_TIME);
+    let on_disconnect = on_disconnect(&constellation, &target, args.detach)?;
     let show = Show { labels: devices.len() > 1, json: args.json };
-    tokio::select! {
-        code = run_all(&constellation, devices, &plan, command_timeout, show) => {
-            let code = code?;
-            say_goodbye(constellation).await;
-            Ok(code)
-        }
-        () = interrupted() => {
-            say!("Cancelled.");
-            say_goodbye(constellation).await;
-            Ok(Code::CANCELLED)
-        }
+    let mut submitted = Vec::new();
+    for device in devices {
+        let task = NewTask {
+            command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
+            on_disconnect,
+            ..NewTask::new(device.clone(), plan.clone())
+        };
+        submitted.push((device, constellation.submit(task).map_err(Failure::unreachable)?));
     }
+    let stop = CancellationToken::new();
+    let code = if args.detach {
+        interruptible(&constellation, &stop, accepted(submitted, show)).await
+    } else {
+        interruptible(&constellation, &stop, follow_all(submitted, &stop, show)).await
+    };
+    let code = code.unwrap_or(Ok(Code::EXEC_CANCELLED))?;
+    say_goodbye(constellation).await;
+    Ok(code)
 }
 
 /// How much longer the server waits than the device, so that the device's own answer comes through.
@@ -78,13 +88,14 @@ fn plan(args: &Exec) -> anyhow::Result<String> {
 
 async fn devices(args: &Exec, target: &Target) -> Result<Vec<ClientId>, Failure> {
     let names = if args.all {
-        api::devices(target).await?.into_iter().map(|device| device.id).collect()
+        let devices = Api::new(target)?.devices().await?;
+        devices.into_iter().filter(|device| device.is_online()).map(|device| device.id).collect()
     } else {
         args.on.clone()
     };
     if names.is_empty() {
         return Err(Failure {
-            code: Code::FAILED,
+            code: Code::EXEC_UNREACHABLE,
             error: anyhow::anyhow!("no device is online; make this machine one: flightdeck device"),
         });
     }
@@ -94,29 +105,55 @@ async fn devices(args: &Exec, target: &Target) -> Result<Vec<ClientId>, Failure>
     Ok(parsed.collect::<anyhow::Result<Vec<ClientId>>>()?)
 }
 
-/// Runs the plan everywhere at once, and prints each device's output when it has it. Returns the worst
-/// code.
-async fn run_all(
-    constellation: &Constellation,
-    devices: Vec<ClientId>,
-    plan: &str,
-    command_timeout: Option<Duration>,
+/// Waits until the server has each task, and prints their ids. Returns the worst code.
+async fn accepted(tasks: Vec<(ClientId, Task)>, show: Show) -> Ended {
+    let spinner = Spinner::new("submitted");
+    let mut worst = Code::COMPLETED;
+    for (device, mut task) in tasks {
+        loop {
+            match task.next_event().await {
+                TaskEvent::Accepted { task } => break print_id(&device, task, show)?,
+                TaskEvent::Ended(outcome) => {
+                    let followed = Followed::of(outcome, &task);
+                    break worst = worst.max(show_outcome(&spinner, &device, &followed, show)?);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(worst)
+}
+
+fn print_id(device: &ClientId, task: Option<String>, show: Show) -> anyhow::Result<()> {
+    let id = task.unwrap_or_default();
+    if show.json {
+        return print_line(&json!({"device": device, "task": id}).to_string());
+    }
+    match show.labels {
+        true => print_line(&format!("{}  {}", safe_line(&id), safe_line(device.as_str()))),
+        false => print_line(&safe_line(&id)),
+    }
+}
+
+/// Follows all tasks at once, and prints each device's output when it has it. Returns the worst code.
+async fn follow_all(
+    submitted: Vec<(ClientId, Task)>,
+    stop: &CancellationToken,
     show: Show,
 ) -> Ended {
-    let spinner = Arc::new(Spinner::new(&waiting(devices.len())));
-    let mut left = devices.len();
-    let mut tasks = tokio::task::JoinSet::new();
-    for device in devices {
-        let task = NewTask { command_timeout, ..NewTask::new(device.clone(), plan) };
-        let task = constellation.submit(task).map_err(Failure::unreachable)?;
-        tasks.spawn(one(device, task, spinner.clone()));
+    let (mut left, notices) = (submitted.len(), Notices::default());
+    let spinner = Arc::new(Spinner::new(&waiting(left)));
+    let mut tasks = JoinSet::new();
+    for (device, task) in submitted {
+        let teller = Teller { device, spinner: spinner.clone(), notices: notices.clone(), show };
+        tasks.spawn(one(teller, task, stop.clone()));
     }
     let mut worst = Code::COMPLETED;
     while let Some(done) = tasks.join_next().await {
-        let (device, outcome) = done.context("a task of this program failed")?;
+        let (device, followed) = done.context("a task of this program failed")?;
         left -= 1;
         spinner.say(&waiting(left));
-        worst = worst.max(show_outcome(&spinner, &device, &outcome, show)?);
+        worst = worst.max(show_outcome(&spinner, &device, &followed, show)?);
     }
     Ok(worst)
 }
@@ -125,47 +162,72 @@ fn waiting(devices: usize) -> String {
     format!("waiting for {devices} {}", if devices == 1 { "device" } else { "devices" })
 }
 
-/// Follows the task of one device; the spinner says what it is about.
-async fn one(device: ClientId, task: Task, spinner: Arc<Spinner>) -> (ClientId, Outcome) {
-    let name = safe_line(device.as_str());
-    let outcome = follow(task, |event| {
-        let TaskEvent::Progress { line, step } = event else { return };
-        let said = match step.as_ref().map(|step| step.status) {
+/// Tells what happens to the task of one device.
+struct Teller {
+    device: ClientId,
+    spinner: Arc<Spinner>,
+    notices: Notices,
+    show: Show,
+}
+
+/// Follows the task of one device.
+async fn one(teller: Teller, task: Task, stop: CancellationToken) -> (ClientId, Followed) {
+    let followed = follow(task, &stop, |event| teller.tell(event)).await;
+    (teller.device, followed)
+}
+
+impl Teller {
+    /// For people the spinner says what it is about; programs are told that the task is accepted, and as what.
+    fn tell(&self, event: &TaskEvent) {
+        match event {
+            TaskEvent::Progress { line, step } => self.tell_progress(line, step.as_deref()),
+            _ if self.show.json => {
+                if let Some(mut said) = event_json(event, &self.notices) {
+                    if matches!(event, TaskEvent::Accepted { .. }) {
+                        said["device"] = json!(self.device);
+                    }
+                    say!("{said}");
+                }
+            }
+            _ => self.notices.of(event).iter().for_each(|said| self.spinner.line(said)),
+        }
+    }
+
+    fn tell_progress(&self, line: &str, step: Option<&constellation::Step>) {
+        let said = match step.map(|step| step.status) {
             // What it writes; all of it is printed at the end.
             None => line.lines().last().map(safe_line),
             Some(StepStatus::Queued) => Some(safe_line(line)),
-            Some(StepStatus::Running) => step.as_deref().map(describe),
+            Some(StepStatus::Running) => step.map(describe),
             Some(_) => None,
         };
         if let Some(said) = said {
-            spinner.say(&format!("{name}: {said}"));
+            self.spinner.say(&format!("{}: {said}", safe_line(self.device.as_str())));
         }
-    })
-    .await;
-    (device, outcome)
+    }
 }
 
 /// Prints what a device returned; its exit code becomes ours.
 fn show_outcome(
     spinner: &Spinner,
     device: &ClientId,
-    outcome: &Outcome,
+    followed: &Followed,
     show: Show,
 ) -> anyhow::Result<Code> {
-    let results = results(outcome);
+    let results = results(value(&followed.outcome).as_ref());
     let returned = results.iter().flatten().next();
     let output = returned.and_then(CommandOutput::of);
     if show.json {
-        print_line(&as_json(device, outcome, output.as_ref()).to_string())?;
+        print_line(&as_json(device, followed, output.as_ref()).to_string())?;
     } else if let Some(output) = &output {
         print_output(spinner, device, output, show)?;
     }
     let name = safe_line(device.as_str());
-    if !outcome.completed {
-        spinner.line(&format!("{RED}{name}{RED:#}: {}", why(outcome)));
-        return Ok(code(outcome));
+    if !followed.outcome.completed {
+        spinner.line(&format!("{RED}{name}{RED:#}: {}", safe_line(&followed.ending.why())));
+        return Ok(followed.ending.exec_code());
     }
-    // An exit code is a byte; whatever else a device says is a failure too.
+    // An exit code is a byte; whatever else a device says is no command's own.
     let (code, error) = output.map_or((None, None), |output| (output.exit_code, output.error));
     if let Some(byte) = code.and_then(|code| u8::try_from(code).ok()) {
         return Ok(Code(byte));
@@ -175,7 +237,7 @@ fn show_outcome(
         format!("this is no command's output: {}", result.map_or("nothing", Payload::as_str))
     });
     spinner.line(&format!("{RED}{name}{RED:#}: {}", safe_line(&why)));
-    Ok(Code::FAILED)
+    Ok(if is_timeout(&why) { Code::EXEC_TIMED_OUT } else { Code::EXEC_OTHER })
 }
 
 fn print_output(
@@ -196,11 +258,15 @@ fn print_output(
     Ok(())
 }
 
-fn as_json(device: &ClientId, outcome: &Outcome, output: Option<&CommandOutput>) -> Value {
+fn as_json(device: &ClientId, followed: &Followed, output: Option<&CommandOutput>) -> Value {
+    let Followed { ending, task, .. } = followed;
     json!({
         "device": device,
-        "status": if outcome.completed { "completed" } else { "failed" },
-        "error": outcome.error.as_ref().or_else(|| output.and_then(|output| output.error.as_ref())),
+        "task": task,
+        "status": ending.status(),
+        "known": ending.known.map(Known::as_str),
+        "refused": ending.refused(),
+        "error": ending.error.as_ref().or_else(|| output.and_then(|output| output.error.as_ref())),
         "exit_code": output.and_then(|output| output.exit_code),
         "stdout": output.map(|output| &output.stdout),
         "stderr": output.map(|output| &output.stderr),

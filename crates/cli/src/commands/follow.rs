@@ -1,58 +1,204 @@
-//! What `demo`, `exec` and `run` share: following a task, and reading its outcome.
+//! What `demo`, `exec`, `run` and `task` share: following a task to its end, and showing it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use aip::{ActionResult, Payload};
-use constellation::{Outcome, Step, StepStatus, Task, TaskEvent};
+use constellation::{Constellation, OnDisconnect, Outcome, Step, StepStatus, Task, TaskEvent};
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::Code;
-use crate::output::{DIM, GREEN, RED, Spinner, human, safe_line};
+use crate::connect::Target;
+use crate::ending::{Ending, How, Known};
+use crate::output::{DIM, GREEN, RED, Spinner, human, indented, print_line, safe, safe_line};
+use crate::{Failure, Interrupts};
 
-/// Follows a task to its outcome, telling each event on the way.
-pub(super) async fn follow(mut task: Task, mut tell: impl FnMut(&TaskEvent)) -> Outcome {
+/// How long a task goes on without us, in seconds, before the server cancels it.
+const CANCEL_AFTER_S: u32 = 60;
+
+/// Longest wait for the end of a task that is being cancelled. The server waits ten seconds for its device.
+const CANCEL_WAIT: Duration = Duration::from_secs(12);
+
+/// How long a server may be away before it is given up.
+const AWAY_WAIT: Duration = Duration::from_secs(600);
+
+/// How a task that was followed ended.
+pub(super) struct Followed {
+    pub(super) ending: Ending,
+    pub(super) outcome: Outcome,
+    /// The server's id of it.
+    pub(super) task: Option<String>,
+}
+
+impl Followed {
+    pub(super) fn of(outcome: Outcome, task: &Task) -> Self {
+        Self { ending: Ending::of(&outcome), outcome, task: task.id() }
+    }
+
+    /// One whose outcome is not waited for any longer.
+    fn given_up(ending: Ending, task: &Task) -> Self {
+        let error = ending.error.clone();
+        let outcome =
+            Outcome { completed: false, error, result: None, is_lost: true, refused: None };
+        Self { ending, outcome, task: task.id() }
+    }
+}
+
+/// Follows a task to its end, telling each event on the way; cancels it on `stop`.
+pub(super) async fn follow(
+    mut task: Task,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(&TaskEvent),
+) -> Followed {
+    let (mut confirmed_by, mut back_by): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
-        let event = task.next_event().await;
+        let until = [confirmed_by, back_by].into_iter().flatten().min();
+        let event = tokio::select! {
+            biased;
+            event = task.next_event() => event,
+            () = stop.cancelled(), if confirmed_by.is_none() => {
+                // Where it cannot be cancelled, nobody stops it this way.
+                let _is_told_or_over = task.cancel();
+                confirmed_by = Some(Instant::now() + CANCEL_WAIT);
+                continue;
+            }
+            () = sleep_until(until) => {
+                return Followed::given_up(too_long(confirmed_by.is_some()), &task);
+            }
+        };
         tell(&event);
-        if let TaskEvent::Ended(outcome) = event {
-            return outcome;
+        match event {
+            TaskEvent::Disconnected { .. } => back_by = Some(Instant::now() + AWAY_WAIT),
+            TaskEvent::Reconnected => back_by = None,
+            TaskEvent::Ended(outcome) => return Followed::of(outcome, &task),
+            TaskEvent::Accepted { .. } | TaskEvent::Progress { .. } => {}
         }
     }
 }
 
-/// The exit code of a task.
-pub(super) fn code(outcome: &Outcome) -> Code {
-    match outcome {
-        Outcome { completed: true, .. } => Code::COMPLETED,
-        Outcome { is_lost: true, .. } => Code::UNREACHABLE,
-        _ => Code::FAILED,
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
-/// Why a task failed, for people.
-pub(super) fn why(outcome: &Outcome) -> String {
-    let error = safe_line(outcome.error.as_deref().unwrap_or("the server gave no reason"));
-    if outcome.is_lost {
-        format!("the connection to the server was lost, so the outcome is unknown: {error}")
-    } else {
-        error
+fn too_long(is_cancelled: bool) -> Ending {
+    if is_cancelled {
+        let error = format!("no answer to the cancel within {} s", CANCEL_WAIT.as_secs());
+        let known = Some(Known::NotConfirmed);
+        return Ending { how: How::Cancelled, known, error: Some(error) };
+    }
+    let error = format!("the server was not back within {}", human(AWAY_WAIT));
+    Ending { how: How::Lost, known: Some(Known::OutcomeUnknown), error: Some(error) }
+}
+
+/// Does something that Ctrl-C cancels by `stop`, if the server can; a second Ctrl-C leaves at once. `None` when it was
+/// left.
+pub(super) async fn interruptible<T>(
+    constellation: &Constellation,
+    stop: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut interrupts = Interrupts::listen();
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => return Some(done),
+        () = interrupts.next() => {}
+    }
+    if constellation.may_cancel() {
+        say!("Cancelling. Ctrl-C again leaves without an answer.");
+        stop.cancel();
+        tokio::select! {
+            done = &mut work => return Some(done),
+            () = interrupts.next() => {}
+        }
+    }
+    say!("Cancelled.");
+    None
+}
+
+/// What shall become of a task without us: it waits a minute, or goes on if it is left on purpose.
+pub(super) fn on_disconnect(
+    constellation: &Constellation,
+    target: &Target,
+    is_detached: bool,
+) -> Result<OnDisconnect, Failure> {
+    match (is_detached, constellation.may_detach()) {
+        (false, false) => Ok(OnDisconnect::Cancel),
+        (false, true) => Ok(OnDisconnect::after(CANCEL_AFTER_S)),
+        (true, true) => Ok(OnDisconnect::Continue),
+        (true, false) => Err(Failure::unreachable(anyhow::anyhow!(
+            "the server at {} cannot let a task go on without its requester, which --detach needs",
+            target.server
+        ))),
     }
 }
 
-/// What stands in an outcome's `[{"request", "result"}]`.
-#[derive(Deserialize)]
-struct Item {
-    #[serde(default)]
-    result: Option<Payload>,
+/// Says once for all tasks of a connection that it was lost, and that it is back.
+#[derive(Clone, Default)]
+pub(super) struct Notices(Arc<AtomicBool>);
+
+impl Notices {
+    /// What to say about an event, if it is one of these and was not said yet.
+    pub(super) fn of(&self, event: &TaskEvent) -> Option<String> {
+        match event {
+            TaskEvent::Disconnected { why } if !self.0.swap(true, Ordering::Relaxed) => {
+                let why = safe_line(why);
+                Some(format!("Lost the server ({why}); coming back, nothing is lost by it."))
+            }
+            TaskEvent::Reconnected if self.0.swap(false, Ordering::Relaxed) => {
+                Some("The server is back.".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
-/// The value that the task returned.
-pub(super) fn value(outcome: &Outcome) -> Option<Payload> {
-    let items: Vec<Item> = outcome.result.as_ref()?.parse_carried().ok()?;
-    items.into_iter().next()?.result
+/// An event before the outcome, for programs; of a connection that `notices` has told already none.
+pub(super) fn event_json(event: &TaskEvent, notices: &Notices) -> Option<Value> {
+    match event {
+        TaskEvent::Accepted { task } => {
+            let mut said = Map::from_iter([("event".to_owned(), json!("accepted"))]);
+            said.extend(task.clone().map(|task| ("task".to_owned(), json!(task))));
+            Some(Value::Object(said))
+        }
+        TaskEvent::Progress { line, step } => {
+            Some(json!({"event": "progress", "line": line, "step": step}))
+        }
+        TaskEvent::Disconnected { why } => {
+            notices.of(event).map(|_| json!({"event": "disconnected", "why": why}))
+        }
+        TaskEvent::Reconnected => notices.of(event).map(|_| json!({"event": "reconnected"})),
+        TaskEvent::Ended(_) => None,
+    }
 }
 
-/// The results of a plan, one array a step.
-pub(super) fn results(outcome: &Outcome) -> Vec<Vec<ActionResult>> {
-    value(outcome).and_then(|value| value.parse_carried().ok()).unwrap_or_default()
+/// The end of a task, for programs, on one line. `result` is JSON.
+pub(super) fn ended_line(ending: &Ending, task: Option<&str>, result: &str) -> String {
+    let (status, is_lost) = (ending.status(), ending.how == How::Lost);
+    let (task, known) = (json!(task), json!(ending.known.map(Known::as_str)));
+    let (refused, error) = (json!(ending.refused()), json!(ending.error));
+    format!(
+        r#"{{"event":"ended","task":{task},"status":"{status}","known":{known},"lost":{is_lost},"refused":{refused},"error":{error},"result":{result}}}"#
+    )
+}
+
+/// Shows how a task ended: what it returned on stdout, the rest on stderr.
+pub(super) fn print_ending(ending: &Ending, value: Option<&Payload>) -> anyhow::Result<()> {
+    match ending.how {
+        How::Completed => say!("{GREEN}completed{GREEN:#}"),
+        _ => say!("{RED}{}{RED:#}: {}", ending.status(), safe_line(&ending.why())),
+    }
+    if let Some(value) = value {
+        // A text is printed as it is, anything else as JSON, so that it pipes.
+        let text = value.parse::<String>().unwrap_or_else(|_| indented(value.as_str()));
+        print_line(&safe(&text))?;
+    }
+    Ok(())
 }
 
 /// What `execute_command` returned.
@@ -71,7 +217,11 @@ pub(super) struct CommandOutput {
 
 impl CommandOutput {
     pub(super) fn of(result: &ActionResult) -> Option<Self> {
-        result.result.as_ref()?.parse().ok()
+        Self::read(result.result.as_ref())
+    }
+
+    pub(super) fn read(result: Option<&Payload>) -> Option<Self> {
+        result?.parse().ok()
     }
 }
 
@@ -85,7 +235,7 @@ pub(super) fn show_step(spinner: &Spinner, step: &Step) {
         StepStatus::Failure => ("✗", RED),
         StepStatus::Skipped | StepStatus::None => ("–", DIM),
     };
-    let took = human(std::time::Duration::from_millis(step.elapsed_ms));
+    let took = human(Duration::from_millis(step.elapsed_ms));
     spinner.line(&format!("{style}{mark}{style:#} {} {what} {DIM}({took}){DIM:#}", step.n));
 }
 

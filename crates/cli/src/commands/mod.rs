@@ -10,3 +10,5 @@ mod follow;
 pub(crate) mod key;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod task;
+pub(crate) mod tasks;

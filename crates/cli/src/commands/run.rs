@@ -3,14 +3,19 @@
 use std::io::Read;
 
 use anyhow::{Context, bail};
-use constellation::{NewTask, Outcome, Task, TaskEvent};
-use serde_json::{Value, json};
+use constellation::{NewTask, Task, TaskEvent};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use super::follow::{code, follow, show_step, value, why};
+use super::follow::{
+    Followed, Notices, ended_line, event_json, follow, interruptible, on_disconnect, print_ending,
+    show_step,
+};
 use crate::args::{Global, Run};
 use crate::connect::{Target, say_goodbye};
-use crate::output::{DIM, GREEN, RED, Spinner, indented, print_line, safe, safe_line};
-use crate::{Code, Ended, Failure, interrupted};
+use crate::ending::value;
+use crate::output::{DIM, Spinner, print_line, safe_line};
+use crate::{Code, Ended, Failure};
 
 /// The longest task text that is read from standard input, in bytes.
 const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
@@ -23,20 +28,23 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
     let task = NewTask {
         task_name: args.task_name,
         command_timeout: args.command_timeout.map(|timeout| timeout.0),
+        on_disconnect: on_disconnect(&constellation, &target, args.detach)?,
         ..NewTask::new(on, text)
     };
     let task = constellation.submit(task).map_err(Failure::unreachable)?;
-    let outcome = tokio::select! {
-        outcome = watch(task, args.json) => outcome,
-        () = interrupted() => {
-            say!("Cancelled.");
-            say_goodbye(constellation).await;
-            return Ok(Code::CANCELLED);
+    let stop = CancellationToken::new();
+    let code = if args.detach {
+        let accepted = accepted(task, args.json);
+        interruptible(&constellation, &stop, accepted).await.unwrap_or(Ok(Code::CANCELLED))
+    } else {
+        let watching = watch(task, &stop, args.json);
+        match interruptible(&constellation, &stop, watching).await {
+            Some(followed) => print_outcome(&followed, args.json).map_err(Failure::from),
+            None => Ok(Code::CANCELLED),
         }
-    };
-    print_outcome(&outcome, args.json)?;
+    }?;
     say_goodbye(constellation).await;
-    Ok(code(&outcome))
+    Ok(code)
 }
 
 fn task_text(text: &str) -> anyhow::Result<String> {
@@ -55,59 +63,60 @@ fn task_text(text: &str) -> anyhow::Result<String> {
     Ok(read)
 }
 
-async fn watch(task: Task, json: bool) -> Outcome {
-    if json {
-        return follow(task, |event| {
-            if let Some(event) = event_json(event) {
+/// Waits until the server has the task, and prints its id.
+async fn accepted(mut task: Task, as_json: bool) -> Ended {
+    loop {
+        match task.next_event().await {
+            TaskEvent::Accepted { task } => {
+                let id = task.unwrap_or_default();
+                match as_json {
+                    true => print_line(&json!({"event": "accepted", "task": id}).to_string())?,
+                    false => print_line(&safe_line(&id))?,
+                }
+                return Ok(Code::COMPLETED);
+            }
+            TaskEvent::Ended(outcome) => {
+                return Ok(print_outcome(&Followed::of(outcome, &task), as_json)?);
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn watch(task: Task, stop: &CancellationToken, as_json: bool) -> Followed {
+    let notices = Notices::default();
+    if as_json {
+        return follow(task, stop, |event| {
+            if let Some(event) = event_json(event, &notices) {
                 say!("{event}");
             }
         })
         .await;
     }
     let spinner = Spinner::new("submitted");
-    follow(task, |event| match event {
-        TaskEvent::Accepted => spinner.say("accepted"),
+    follow(task, stop, |event| match event {
+        TaskEvent::Accepted { .. } => spinner.say("accepted"),
         TaskEvent::Progress { step: Some(step), .. } => show_step(&spinner, step),
         TaskEvent::Progress { line, step: None } => {
             for line in line.lines() {
                 spinner.line(&format!("    {DIM}{}{DIM:#}", safe_line(line)));
             }
         }
+        TaskEvent::Disconnected { .. } | TaskEvent::Reconnected => {
+            notices.of(event).iter().for_each(|said| spinner.line(said));
+        }
         TaskEvent::Ended(_) => {}
     })
     .await
 }
 
-/// An event before the outcome, for programs.
-fn event_json(event: &TaskEvent) -> Option<Value> {
-    match event {
-        TaskEvent::Accepted => Some(json!({"event": "accepted"})),
-        TaskEvent::Progress { line, step } => {
-            Some(json!({"event": "progress", "line": line, "step": step}))
-        }
-        TaskEvent::Ended(_) => None,
-    }
-}
-
-fn print_outcome(outcome: &Outcome, json: bool) -> anyhow::Result<()> {
-    if json {
-        let status = if outcome.completed { "completed" } else { "failed" };
+fn print_outcome(followed: &Followed, as_json: bool) -> anyhow::Result<Code> {
+    let Followed { ending, outcome, task } = followed;
+    if as_json {
         let result = outcome.result.as_ref().map_or("null", |result| result.as_str());
-        let error = json!(outcome.error);
-        let is_lost = outcome.is_lost;
-        return print_line(&format!(
-            r#"{{"event":"ended","status":"{status}","lost":{is_lost},"error":{error},"result":{result}}}"#
-        ));
-    }
-    if outcome.completed {
-        say!("{GREEN}completed{GREEN:#}");
+        print_line(&ended_line(ending, task.as_deref(), result))?;
     } else {
-        say!("{RED}failed{RED:#}: {}", why(outcome));
+        print_ending(ending, value(outcome).as_ref())?;
     }
-    if let Some(value) = value(outcome) {
-        // A text is printed as it is, anything else as JSON, so that it pipes.
-        let text = value.parse::<String>().unwrap_or_else(|_| indented(value.as_str()));
-        print_line(&safe(&text))?;
-    }
-    Ok(())
+    Ok(ending.code())
 }

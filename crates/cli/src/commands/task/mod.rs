@@ -6,6 +6,7 @@ mod show;
 use std::time::Duration;
 
 use aip::Payload;
+use serde_json::json;
 
 use super::follow::{ended_line, print_ending};
 use crate::api::{Api, Listed, Task};
@@ -55,8 +56,10 @@ fn ending(task: &Task) -> Ending {
 fn print_end(task: &Task, as_json: bool) -> Ended {
     let (ending, value) = (ending(task), task.value());
     if as_json {
-        let value = value.as_ref().map_or("null", Payload::as_str);
-        print_line(&ended_line(&ending, Some(&task.id.to_string()), value))?;
+        // As a TASK_END has it.
+        let (request, value) = (json!(task.request), value.as_ref().map_or("null", Payload::as_str));
+        let result = format!(r#"[{{"request":{request},"result":{value}}}]"#);
+        print_line(&ended_line(&ending, Some(&task.id.to_string()), &result))?;
     } else {
         print_ending(&ending, value.as_ref())?;
     }
