@@ -1,5 +1,6 @@
-//! The server's HTTP API, as far as the command line uses it: one GET, of the devices that are online.
+//! The server's HTTP API, as far as the command line uses it: the devices that are online, and copies of the store.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,6 +14,9 @@ use crate::connect::Target;
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest wait for a copy of the store.
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// The longest answer that is read, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -56,10 +60,38 @@ pub(crate) struct Task {
     pub(crate) requester: Option<String>,
 }
 
+/// A copy of the store that was made.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Backup {
+    pub(crate) folder: PathBuf,
+    pub(crate) bytes: u64,
+}
+
 /// Who is online.
 pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
-    let address = target.server.http("/api/v1/devices");
-    let mut request = client(target)?.get(&address);
+    let request = client(target)?.get(target.server.http("/api/v1/devices"));
+    let body = answer(target, request, "list of devices").await?;
+    let devices: Devices = read(target, &body, "list of devices")?;
+    Ok(devices.devices)
+}
+
+/// Has the server copy its store into a folder of its machine.
+pub(crate) async fn backup(target: &Target, folder: &Path) -> Result<Backup, Failure> {
+    let wanted = serde_json::json!({ "folder": folder });
+    let request = client(target)?
+        .post(target.server.http("/api/v1/backup"))
+        .timeout(BACKUP_TIMEOUT)
+        .json(&wanted);
+    let body = answer(target, request, "copies").await?;
+    read(target, &body, "copy")
+}
+
+/// What the server answers to a request that it grants.
+async fn answer(
+    target: &Target,
+    mut request: reqwest::RequestBuilder,
+    what: &str,
+) -> Result<Vec<u8>, Failure> {
     if let Some(key) = &target.key {
         request = request.header("X-API-Key", key.expose_secret());
     }
@@ -70,7 +102,7 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
             let text = format!("the server at {} refused the key (HTTP 401)", target.server);
             return Err(target.explain(link::Exit::Refused(text)));
         }
-        status @ (403 | 429 | 503) => {
+        status if matches!(status, 403 | 429 | 503) || is_problem(&response) => {
             let text = body(target, response).await?;
             let problem: Option<Problem> = serde_json::from_slice(&text).ok();
             let why = problem.map_or_else(|| format!("HTTP {status}"), |problem| problem.detail);
@@ -79,7 +111,7 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
         }
         status => {
             return Err(Failure::unreachable(anyhow::anyhow!(
-                "the server at {} has no list of devices (HTTP {status}): it is no Flightdeck \
+                "the server at {} has no {what} (HTTP {status}): it is no Flightdeck \
                  server{}",
                 target.server,
                 // What a server behind TLS answers to plain HTTP.
@@ -91,11 +123,23 @@ pub(crate) async fn devices(target: &Target) -> Result<Vec<Device>, Failure> {
             )));
         }
     }
-    let body = body(target, response).await?;
-    let devices: Devices = serde_json::from_slice(&body)
-        .with_context(|| format!("what {} answers is no list of devices", target.server))
-        .map_err(Failure::unreachable)?;
-    Ok(devices.devices)
+    body(target, response).await
+}
+
+/// Whether an answer says what is wrong in the form of our API.
+fn is_problem(response: &reqwest::Response) -> bool {
+    let kind = response.headers().get(reqwest::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/problem+json"))
+}
+
+fn read<T: serde::de::DeserializeOwned>(
+    target: &Target,
+    body: &[u8],
+    what: &str,
+) -> Result<T, Failure> {
+    serde_json::from_slice(body)
+        .with_context(|| format!("what {} answers is no {what}", target.server))
+        .map_err(Failure::unreachable)
 }
 
 fn client(target: &Target) -> anyhow::Result<reqwest::Client> {

@@ -96,6 +96,7 @@ fn run(cli: Cli) -> Ended {
         Command::Serve(args) => block_on(commands::serve::run(*args, global)),
         Command::Device(args) => commands::device::run(*args, global),
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
+        Command::Backup(args) => block_on(commands::backup::run(args, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
         Command::Run(args) => block_on(commands::run::run(args, global)),
         Command::Key(args) => commands::key::run(args, global),

@@ -53,6 +53,7 @@ const SETTINGS: [&str; 26] = [
     "8",
     "--max-request-bytes",
     "65536",
+    "--memory",
     "--history-tasks",
     "100",
     "--history-bytes",
