@@ -82,6 +82,7 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     Device(Box<Device>),
     Devices(Devices),
+    Backup(Backup),
     Exec(Exec),
     Run(Run),
     Tasks(Tasks),
@@ -247,6 +248,25 @@ pub(crate) struct Devices {
     #[command(flatten)]
     pub(crate) client: ClientKeys,
     /// Print what the server says of each, one device a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Copy a server's tasks into a folder of its machine, while it runs
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck backup /var/backups/flightdeck-monday
+  flightdeck serve --data /var/backups/flightdeck-monday     Start with such a copy
+
+It wants an operator's key. Copying the database's files by hand makes no good copy while the
+server runs. A server that starts with a copy takes itself for another one: the outcome of every
+task that is open in it is unknown.")]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+    /// The folder, which is made if there is none, and has to be empty
+    pub(crate) folder: PathBuf,
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -118,6 +118,7 @@ fn run(cli: Cli) -> Ended {
         Command::Devices(args) => block_on(commands::devices::run(args, global)),
         Command::Tasks(args) => block_on(commands::tasks::run(args, global)),
         Command::Task(command) => block_on(commands::task::run(command, global)),
+        Command::Backup(args) => block_on(commands::backup::run(args, global)),
         Command::Exec(args) => block_on(commands::exec::run(args, global)),
         Command::Run(args) => block_on(commands::run::run(args, global)),
         Command::Key(args) => commands::key::run(args, global),

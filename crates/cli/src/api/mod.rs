@@ -1,5 +1,6 @@
-//! The server's HTTP API, as far as the command line uses it: devices and tasks.
+//! The server's HTTP API, as far as the command line uses it: devices, tasks, and copies of the store.
 
+mod backup;
 mod devices;
 mod tasks;
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use link::Trust;
-use reqwest::{Method, Url};
+use reqwest::{Method, RequestBuilder, Url};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -53,7 +54,7 @@ impl<'a> Api<'a> {
         self.send(Method::GET, path, query, TIMEOUT).await
     }
 
-    /// Sends a request with the key. `timeout` is for the whole answer.
+    /// Sends a request. `timeout` is for the whole answer.
     async fn send(
         &self,
         method: Method,
@@ -61,16 +62,31 @@ impl<'a> Api<'a> {
         query: &[(&str, String)],
         timeout: Duration,
     ) -> Result<Answer, Failure> {
+        self.answer(self.request(method, path, query)?, timeout).await
+    }
+
+    /// A request with the key.
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<RequestBuilder, Failure> {
         let address = self.target.server.http(path);
         let mut url = Url::parse(&address).with_context(|| format!("{address} is no address"))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.client.request(method, url).timeout(timeout);
-        if let Some(key) = &self.target.key {
-            request = request.header("X-API-Key", key.expose_secret());
-        }
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let request = self.client.request(method, url);
+        Ok(match &self.target.key {
+            Some(key) => request.header("X-API-Key", key.expose_secret()),
+            None => request,
+        })
+    }
+
+    /// What the server answers. `timeout` is for the whole of it.
+    async fn answer(&self, request: RequestBuilder, timeout: Duration) -> Result<Answer, Failure> {
+        let response = request.timeout(timeout).send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status().as_u16();
         if status == 401 {
             let text = format!("the server at {} refused the key (HTTP 401)", self.target.server);

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use secrecy::SecretString;
+use server::store::{MemoryStore, OpenError, Retention, SqliteSettings, SqliteStore, Store};
 use server::{Audit, AuditSettings, Config, KeyRecord, Keys, Server, Services, Tls};
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +16,8 @@ use crate::connect::is_on_command_line;
 use crate::key_file::KeyFile;
 use crate::memory;
 use crate::output::{BOLD, CYAN, DIM, RED};
-use crate::settings::{DeviceTables, File, Room, ServerValues, at_least_one};
-use crate::state::StateFolder;
+use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
+use crate::state::{StateFolder, expand_home};
 use crate::tls::Files;
 use crate::{Code, Ended, Interrupts};
 
@@ -42,8 +44,9 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let key_file = KeyFile::new(&folder);
     let seen = key_file.version();
     let keys = key.and(key_file.load()?);
-    let services =
-        Services { audit: open_audit(&values, &folder)?, ..Services::in_memory(&config) };
+    let audit = open_audit(&values, &folder)?;
+    let store = open_store(&values, &config, &folder)?;
+    let services = Services { audit, store: store.clone(), ..Services::in_memory(&config) };
     let server = Server::with(config, keys, services);
     let listener = server::listen(address).map_err(|error| {
         anyhow::anyhow!("{error}\n  is a server running already? Another port: --port N")
@@ -75,7 +78,53 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
             }
         }
     }
-    Ok(Code::COMPLETED)
+    close(store).await
+}
+
+/// Where the journals go: a database in the state folder, unless something else is wanted.
+fn open_store(
+    values: &ServerValues,
+    config: &Config,
+    folder: &StateFolder,
+) -> anyhow::Result<Arc<dyn Store>> {
+    if values.memory {
+        return Ok(Arc::new(MemoryStore::new(config.history())));
+    }
+    let data = match values.data.as_str() {
+        "" => folder.path().join("data"),
+        data => expand_home(Path::new(data)),
+    };
+    let defaults = SqliteSettings::new(data);
+    let settings = SqliteSettings {
+        durability: values.durability.into(),
+        accept_loss: values.accept_loss,
+        retention: Retention {
+            age: values.history_age.0,
+            tasks: values.history_tasks.or(defaults.retention.tasks),
+            bytes: values.history_bytes.or(defaults.retention.bytes),
+        },
+        queue_bytes: values.store_queue_bytes,
+        reserve_bytes: values.disk_reserve_bytes,
+        ..defaults
+    };
+    let store = SqliteStore::open(settings).map_err(|error| {
+        let hint = match error {
+            OpenError::InUse { .. } => "\n  name another folder with --state-dir or --data",
+            OpenError::Network { .. } => "\n  name one with --data, or keep nothing with --memory",
+            _ => "",
+        };
+        anyhow::anyhow!("{error}{hint}")
+    })?;
+    Ok(Arc::new(store))
+}
+
+/// Has the store write what waits, and say that nothing is missing.
+async fn close(store: Arc<dyn Store>) -> Ended {
+    match tokio::task::spawn_blocking(move || store.close()).await {
+        Ok(Err(error)) => Err(anyhow::Error::from(error).context("closing the store").into()),
+        // A panic says so itself.
+        Ok(Ok(())) | Err(_) => Ok(Code::COMPLETED),
+    }
 }
 
 /// What to type where the key is one that the server was given.
@@ -169,10 +218,9 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         "outbox_messages must be at least {}",
         server::MIN_OUTBOX_MESSAGES
     );
-    let max_bytes_in_flight = match values.max_bytes_in_flight {
-        Room::Bytes(bytes) => bytes,
-        Room::Auto => (memory::usable() / IN_FLIGHT_SHARE).max(server::MIN_BYTES_IN_FLIGHT),
-    };
+    let share = (memory::usable() / IN_FLIGHT_SHARE).max(server::MIN_BYTES_IN_FLIGHT);
+    let max_bytes_in_flight = values.max_bytes_in_flight.or(share);
+    let defaults = Config::default();
     anyhow::ensure!(
         max_bytes_in_flight >= server::MIN_BYTES_IN_FLIGHT,
         "max_bytes_in_flight must be at least {}",
@@ -229,8 +277,8 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         slow_after: values.slow_after.0,
         max_bytes_in_flight,
         shutdown_grace: values.shutdown_grace.0,
-        history_tasks: values.history_tasks,
-        history_bytes: values.history_bytes,
+        history_tasks: values.history_tasks.or(defaults.history_tasks),
+        history_bytes: values.history_bytes.or(defaults.history_bytes),
         unfetched_bytes: values.unfetched_bytes,
         unfetched_time: values.unfetched_time.0,
         agent_name_linux: values.agent_name_linux,

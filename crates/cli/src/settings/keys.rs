@@ -9,7 +9,7 @@ use server::{HostPattern, OriginPattern};
 
 use super::Row;
 use super::values::{
-    ApiKey, ExecMode, FeatureList, List, Retries, Room, Seconds, ServerAddress, Setting,
+    ApiKey, Durability, ExecMode, FeatureList, List, Retries, Room, Seconds, ServerAddress, Setting,
 };
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
@@ -78,6 +78,10 @@ macro_rules! keys {
 
 fn server() -> server::Config {
     server::Config::default()
+}
+
+fn store() -> server::store::SqliteSettings {
+    server::store::SqliteSettings::new(PathBuf::new())
 }
 
 fn tools() -> device::tools::ToolSettings {
@@ -168,13 +172,30 @@ keys! {
         max_bytes_in_flight: Room = Room::Auto, "FLIGHTDECK_MAX_BYTES_IN_FLIGHT";
         /// At shutdown, how long running commands may take to finish.
         shutdown_grace: Seconds = Seconds(server().shutdown_grace), "FLIGHTDECK_SHUTDOWN_GRACE";
-        /// Ended tasks that are remembered, newest first.
-        history_tasks: usize = server().history_tasks, "FLIGHTDECK_HISTORY_TASKS";
-        /// Most bytes of ended tasks that are remembered; beyond it their payloads go, oldest first.
-        history_bytes: usize = server().history_bytes, "FLIGHTDECK_HISTORY_BYTES";
-        /// Most bytes of results that are kept whole for whoever has still to fetch them over HTTP: those of tasks that came in over HTTP, and those that were too large for one message.
+        /// The folder of the database, on a local disk; `data` in the state folder if empty.
+        #[arg(value_name = "FOLDER")]
+        data: String = String::new(), "FLIGHTDECK_DATA";
+        /// Keeps everything in memory instead: all tasks are gone with the server.
+        #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
+        memory: bool = false, "FLIGHTDECK_MEMORY";
+        /// What tasks survive: `process` (any death of the server) or `power` (also one of the machine; each commit waits for the disk).
+        durability: Durability = Durability::Process, "FLIGHTDECK_DURABILITY";
+        /// Starts with a database that has lost commits, as one that was put back from a copy: the outcome of every task that is open in it is unknown.
+        #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
+        accept_loss: bool = false, "FLIGHTDECK_ACCEPT_LOSS";
+        /// Most bytes that wait to be written to the database, beside one batch of any size. Beyond it new tasks are refused.
+        store_queue_bytes: usize = store().queue_bytes, "FLIGHTDECK_STORE_QUEUE_BYTES";
+        /// Room on the disk that is given up when it is full, so that the outcomes of open tasks still fit, in bytes. New tasks are refused until there is room for it again.
+        disk_reserve_bytes: usize = store().reserve_bytes, "FLIGHTDECK_DISK_RESERVE_BYTES";
+        /// How long ended tasks are remembered, unless in memory.
+        history_age: Seconds = Seconds(store().retention.age), "FLIGHTDECK_HISTORY_AGE";
+        /// Ended tasks that are remembered, newest first. `auto` is a million, in memory a thousand.
+        history_tasks: Room = Room::Auto, "FLIGHTDECK_HISTORY_TASKS";
+        /// Most bytes of ended tasks that are remembered, beside those whose requesters have not acknowledged the outcome. Beyond it the oldest go, in memory their payloads first. `auto` is 4 GiB, in memory 16 MiB.
+        history_bytes: Room = Room::Auto, "FLIGHTDECK_HISTORY_BYTES";
+        /// In memory: most bytes of outcomes that nobody acknowledged, and of results that are kept whole for whoever has still to fetch them over HTTP: those of tasks that came in over HTTP, and those that were too large for one message.
         unfetched_bytes: usize = server().unfetched_bytes, "FLIGHTDECK_UNFETCHED_BYTES";
-        /// How long they are kept whole.
+        /// In memory: how long such results are kept whole.
         unfetched_time: Seconds = Seconds(server().unfetched_time), "FLIGHTDECK_UNFETCHED_TIME";
         /// Size at which the audit log is put aside, in bytes.
         audit_max_bytes: usize = 16 * 1024 * 1024, "FLIGHTDECK_AUDIT_MAX_BYTES";

@@ -23,6 +23,7 @@ pub(crate) trait Setting {
 }
 
 impl Setting for String {}
+impl Setting for Durability {}
 impl Setting for ExecMode {}
 impl Setting for FeatureList {}
 impl Setting for ApiKey {}
@@ -169,12 +170,22 @@ impl fmt::Display for Retries {
     }
 }
 
-/// Bytes: a number, or `auto`.
+/// A number of bytes or of other things, or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Room {
-    /// What suits the memory there is
+    /// What suits the machine or the setting
     Auto,
     Bytes(usize),
+}
+
+impl Room {
+    /// The number, or what `auto` stands for.
+    pub(crate) fn or(self, auto: usize) -> usize {
+        match self {
+            Self::Auto => auto,
+            Self::Bytes(number) => number,
+        }
+    }
 }
 
 impl FromStr for Room {
@@ -184,7 +195,7 @@ impl FromStr for Room {
         match text {
             "auto" => Ok(Self::Auto),
             number => number.parse().map(Self::Bytes).map_err(|_| {
-                format!("'{text}' is no number of bytes; use a whole number or 'auto'")
+                format!("'{text}' is no whole number, nor 'auto'")
             }),
         }
     }
@@ -202,6 +213,34 @@ impl fmt::Display for Room {
 impl Setting for Room {
     fn is_text(&self) -> bool {
         *self == Self::Auto
+    }
+}
+
+/// What tasks survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    /// Any death of the server
+    Process,
+    /// Also a death of the machine
+    Power,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::Power => "power",
+        })
+    }
+}
+
+impl From<Durability> for server::store::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Process => Self::Process,
+            Durability::Power => Self::Power,
+        }
     }
 }
 

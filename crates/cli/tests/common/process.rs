@@ -142,6 +142,11 @@ impl Process {
         within("the end of a killed process", self.child.wait()).await.unwrap();
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) {
+        within("its end", self.child.wait()).await.unwrap();
+    }
+
     /// Writes to its stdin and closes it.
     pub(crate) async fn feed(&mut self, input: &str) {
         let mut stdin = self.child.stdin.take().unwrap();

@@ -3,6 +3,7 @@
 mod about;
 mod access;
 mod answer;
+mod backup;
 mod body;
 mod devices;
 mod openapi;
@@ -69,6 +70,7 @@ fn api(server: &Server) -> OpenApiRouter<Server> {
 fn our_routes(server: &Server) -> OpenApiRouter<Server> {
     let operators = OpenApiRouter::new()
         .routes(routes!(about::show).map(ours))
+        .routes(routes!(backup::make).map(ours))
         .route_layer(from_fn_with_state(server.clone(), access::operators));
     OpenApiRouter::new()
         .routes(routes!(devices::list).map(ours))

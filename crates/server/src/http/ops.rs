@@ -23,21 +23,24 @@ pub(super) async fn alive() -> &'static str {
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "is_ready", security(()),
     responses(
-        (status = OK, body = String, content_type = "text/plain",
-            description = "`ready`, and whether the store has lost something"),
+        (status = OK, body = String, content_type = "text/plain", description = "`ready`, and whether the store may have lost tasks before this start"),
         (status = SERVICE_UNAVAILABLE, body = String, content_type = "text/plain",
-            description = "`stopping`, or that the store would not write of how many tasks")
+            description = "`stopping`, or that the store would not write, and of how many tasks")
     )
 )]
 pub(super) async fn ready(State(server): State<Server>) -> (StatusCode, String) {
     let unstored = server.hub().levels().unstored;
+    let health = server.store().health();
     if server.is_stopping() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned())
     } else if unstored > 0 {
         let text = format!("the store fails: {unstored} tasks stay open until it writes again");
         (StatusCode::SERVICE_UNAVAILABLE, text)
-    } else if server.hub().has_lost() {
-        (StatusCode::OK, "ready, but the store has lost what was stored last: see the log".to_owned())
+    } else if let Some(trouble) = health.trouble {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("the store takes no new tasks: {trouble}"))
+    } else if health.has_lost || server.hub().has_lost() {
+        let lost = "the store may have lost tasks before this start; see the log";
+        (StatusCode::OK, format!("ready; {lost}"))
     } else {
         (StatusCode::OK, "ready".to_owned())
     }

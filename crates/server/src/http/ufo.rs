@@ -1,6 +1,7 @@
 //! UFO's four routes, in UFO's forms: see `docs/ufo-compatibility.md`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use aip::machine::TaskRequest;
 use aip::message::OnDisconnect;
@@ -23,7 +24,7 @@ use crate::front::Caller;
 use crate::hub::SubmitError;
 use crate::server::Server;
 use crate::session::{self, steps};
-use crate::store::{Query, StoreError};
+use crate::store::{Ended, Query, StoreError, Summary};
 
 /// Why a request failed, in the form of UFO's server.
 #[derive(ToSchema)]
@@ -335,12 +336,12 @@ pub(super) async fn task_result(
     let query = Query { task_name: Some(task_name), key, limit: 1, ..Query::default() };
     let found = async {
         let newest = server.store().tasks(query).await?.into_iter().next();
-        let Some((newest, ended)) = newest.and_then(|task| Some((task.clone(), task.ended?)))
-        else {
-            return Ok(None);
-        };
+        let Some(newest) = newest.filter(|task| task.ended.is_some()) else { return Ok(None) };
+        // A list leaves out what to do and what was returned.
         let journal = server.store().journal(newest.task.id).await?.unwrap_or_default();
-        Ok::<_, StoreError>(Some((newest.task, ended.finish.clone(), steps(&journal))))
+        let found = Summary::of(&journal).and_then(|known| Some((known.task, known.ended?)));
+        let whole = |(task, ended): (_, Arc<Ended>)| (task, ended.finish.clone(), steps(&journal));
+        Ok::<_, StoreError>(found.map(whole))
     };
     let (task, finish, steps) = match found.await {
         Ok(Some(found)) => found,

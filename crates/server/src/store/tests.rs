@@ -1,6 +1,6 @@
 //! What every store promises, tried with each of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use aip::message::{Feature, Features, JournalId};
 use aip::{CallId, ClientId, ClientType, Payload, RequestId, ResponseId, TaskName};
@@ -95,9 +95,10 @@ suite! {
     large_payloads_come_back_whole
 }
 
-/// A server's clock, close to the real one: request ids are known for a day.
+/// A clock that stands, close to the real one: request ids are known for a day.
 pub(super) fn now() -> Timestamp {
-    Timestamp::now().round(jiff::Unit::Second).unwrap()
+    static NOW: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
+    Timestamp::from_second(NOW.as_second()).unwrap()
 }
 
 pub(super) fn id(n: u128) -> TaskId {
@@ -421,4 +422,15 @@ async fn large_payloads_come_back_whole<K: Kept>() {
     append(kept.store(), id(1), written.clone()).await;
     let kept = kept.restarted();
     assert!(kept.store().journal(id(1)).await.unwrap().unwrap() == written);
+}
+
+/// What a database of an older version is tried with: an open task, one that ended, one whose outcome nobody
+/// acknowledged, and an identity.
+pub(super) async fn fill_a_fixture(store: &dyn Store) {
+    keep(store, Change::Identity(Arc::new(identity(3, None)))).await;
+    append(store, id(1), vec![requested(id(1), "Q1", now()), decided(1, Incarnation(3))]).await;
+    append(store, id(1), vec![answered("one"), decided(2, Incarnation(3))]).await;
+    append(store, id(2), vec![created(id(2)), ended(None)]).await;
+    let until = Timestamp::from_second(4_000_000_000).unwrap();
+    append(store, id(3), vec![requested(id(3), "Q3", now()), ended(Some(until))]).await;
 }

@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Encoding(#[from] serde_json::Error),
     #[error("its journal has as many batches as fit")]
     TooLong,
+    #[error("how far the store came could not be noted: {0}")]
+    Side(std::io::Error),
 }
 
 impl Failure {
@@ -33,6 +35,7 @@ impl Failure {
     pub(super) fn is_full(&self) -> bool {
         let Self::Database(error) = self else { return false };
         error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            || error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
     }
 }
 

@@ -38,7 +38,7 @@ use self::reader::Readers;
 use self::recover::{Loaded, Meta};
 use self::reserve::Reserve;
 use self::side::{Mark, Side, Verdict};
-use self::writer::{Deletions, Trouble, Writer, write_files};
+use self::writer::{Deletions, Ending, Trouble, Writer, write_files};
 use super::{
     Batch, Change, Commit, Health, Query, Reading, Record, Recovered, Store, StoreError, Summary,
 };
@@ -209,12 +209,13 @@ impl SqliteStore {
         delete_orphans(&connection, &payloads)?;
         let queue = Arc::new(Queue::new(settings.queue_bytes));
         let (open, trouble) = (ledger.open.clone(), Trouble::default());
+        let reserve = Reserve::make(&folder.reserve(), settings.reserve_bytes);
         let mut writer = Writer {
             queue: queue.clone(),
             ledger,
             side,
             payloads: payloads.clone(),
-            reserve: Reserve::make(folder.reserve(), settings.reserve_bytes),
+            reserve: reserve.clone(),
             retention: settings.retention,
             trouble: trouble.clone(),
             deletions: Deletions::default(),
@@ -234,10 +235,14 @@ impl SqliteStore {
         let files = {
             let (queue, payloads) = (queue.clone(), payloads.clone());
             let durability = settings.durability;
-            spawn("store-files", move || write_files(&queue, &payloads, durability))?
+            spawn("store-files", move || write_files(&queue, &payloads, &reserve, durability))?
         };
         others.push(files);
-        let writer = spawn("store-writer", move || writer.run(&connection))?;
+        let ending = Ending { queue: queue.clone(), trouble: trouble.clone() };
+        let writer = spawn("store-writer", move || {
+            let _ending = ending;
+            writer.run(&connection)
+        })?;
         Ok(Self {
             queue,
             readers,

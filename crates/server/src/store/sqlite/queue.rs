@@ -167,6 +167,12 @@ impl Queue {
         self.wake_writer(&mut waiting);
     }
 
+    /// Whether it is still to tidy.
+    #[cfg(test)]
+    pub(super) fn has_tick(&self) -> bool {
+        self.lock().tidy.is_some()
+    }
+
     /// Asks the writer for a copy.
     pub(super) fn backup(&self, folder: PathBuf) -> oneshot::Receiver<Result<u64, StoreError>> {
         let (answer, receiver) = oneshot::channel();
@@ -183,6 +189,20 @@ impl Queue {
         self.lock().is_closed = true;
         self.for_files.notify_all();
         self.for_writer.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
+    /// Takes nothing more, and lets go of what waits: there is no writer any more.
+    pub(super) fn abandon(&self) {
+        let mut waiting = self.lock();
+        waiting.is_closed = true;
+        waiting.jobs.clear();
+        waiting.beside.clear();
+        waiting.backups.clear();
+        self.for_files.notify_all();
     }
 
     /// The writer has written these.
@@ -244,7 +264,9 @@ impl Queue {
     pub(super) fn forward(&self, job: Job, written: Result<Option<Box<Encoded>>, StoreError>) {
         let mut waiting = self.lock();
         // They come in order.
-        waiting.detained.remove(0);
+        if !waiting.detained.is_empty() {
+            waiting.detained.remove(0);
+        }
         match written {
             Ok(encoded) => waiting.jobs.push_back(job.with(encoded)),
             Err(error) => {

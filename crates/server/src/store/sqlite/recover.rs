@@ -1,6 +1,6 @@
 //! What a store that comes back knows: read once, before anything is written.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
@@ -171,8 +171,7 @@ fn undelivered(connection: &Connection) -> rusqlite::Result<Vec<Undelivered>> {
 /// Those of the last day, which the index holds whole, and the older ones that are still needed.
 fn requests(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KnownRequest>> {
     let since = now.checked_sub(REQUESTS_KEPT).unwrap_or(Timestamp::MIN).as_microsecond();
-    let mut requests = Vec::new();
-    let mut seen = HashSet::new();
+    let mut requests: Vec<KnownRequest> = Vec::new();
     for which in [
         "INDEXED BY requests WHERE request_id IS NOT NULL AND created_at >= ?1",
         "INDEXED BY open_tasks WHERE ended_at IS NULL AND request_id IS NOT NULL AND created_at < ?1",
@@ -183,20 +182,23 @@ fn requests(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Kno
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query(params![since])?;
         while let Some(row) = rows.next()? {
-            let request = request(row)?;
-            requests.extend(request.filter(|request| seen.insert(request.task)));
+            // There can be a million of them, mostly with few keys.
+            let key = row.get_ref(2)?.as_str()?;
+            let before = requests.last().map(|before| &before.key).filter(|before| ***before == *key);
+            let key = before.cloned().unwrap_or_else(|| key.into());
+            requests.extend(request(row, key)?);
         }
     }
     Ok(requests)
 }
 
-fn request(row: &Row<'_>) -> rusqlite::Result<Option<KnownRequest>> {
-    let Ok(request_id) = row.get::<_, String>(3)?.parse() else { return Ok(None) };
+fn request(row: &Row<'_>, key: Arc<str>) -> rusqlite::Result<Option<KnownRequest>> {
+    let Ok(request_id) = row.get_ref(3)?.as_str()?.parse() else { return Ok(None) };
     Ok(Some(KnownRequest {
         owner: row.get::<_, Option<i64>>(1)?.map(incarnation),
-        key: row.get(2)?,
+        key,
         request_id,
-        hash: row.get::<_, Option<_>>(4)?.unwrap_or_else(|| "".into()),
+        hash: row.get_ref(4)?.as_str_or_null()?.unwrap_or_default().into(),
         task: TaskId::from_bytes(row.get(0)?),
         created_at: time(row.get(5)?),
     }))

@@ -2,25 +2,28 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::folder::room;
 
 /// What is written at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// The file that keeps the room.
+/// The file that keeps the room. Cheap to clone; all clones are the same.
+#[derive(Clone)]
 pub(super) struct Reserve {
-    path: PathBuf,
+    path: Arc<Path>,
     bytes: usize,
     /// Whether the disk is full: no new tasks are taken until there is room for the reserve again.
-    is_given_up: bool,
+    is_given_up: Arc<AtomicBool>,
 }
 
 impl Reserve {
     /// Makes the reserve, unless it is there. A disk that has no room for it now may still take tasks.
-    pub(super) fn make(path: PathBuf, bytes: usize) -> Self {
-        let reserve = Self { path, bytes, is_given_up: false };
+    pub(super) fn make(path: &Path, bytes: usize) -> Self {
+        let reserve = Self { path: path.into(), bytes, is_given_up: Arc::default() };
         if let Err(error) = reserve.fill() {
             tracing::warn!(%error, bytes, "the disk has no room for the store's reserve");
             reserve.remove();
@@ -28,29 +31,35 @@ impl Reserve {
         reserve
     }
 
-    pub(super) const fn is_given_up(&self) -> bool {
-        self.is_given_up
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
     }
 
-    /// The disk is full. `true` if it was not before.
-    pub(super) fn give_up(&mut self) -> bool {
+    /// The disk is full. `true` if it was not before, so that there is room now.
+    pub(super) fn give_up(&self) -> bool {
         self.remove();
-        !std::mem::replace(&mut self.is_given_up, true)
+        let is_new = !self.is_given_up.swap(true, Ordering::AcqRel);
+        if is_new {
+            tracing::error!("the disk is full: no new tasks are taken until there is room");
+        }
+        is_new
     }
 
     /// Makes it again, if there is room. `true` if so.
-    pub(super) fn restore(&mut self) -> bool {
+    pub(super) fn restore(&self) -> bool {
         // A little more, so that what comes next fits beside it.
         let needed = self.bytes.saturating_add(self.bytes / 4);
         let is_room = self.path.parent().and_then(room).is_none_or(|room| room >= needed as u64);
         if !is_room {
             return false;
         }
-        match self.fill() {
-            Ok(()) => self.is_given_up = false,
-            Err(_) => self.remove(),
+        if self.fill().is_err() {
+            self.remove();
+            return false;
         }
-        !self.is_given_up
+        self.is_given_up.store(false, Ordering::Release);
+        tracing::info!("there is room on the disk: new tasks are taken again");
+        true
     }
 
     fn fill(&self) -> io::Result<()> {

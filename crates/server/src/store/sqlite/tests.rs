@@ -1,1 +1,205 @@
+//! What only a store on a disk can get wrong: full disks, lost commits, damage, copies.
 
+mod damage;
+mod full;
+mod history;
+mod loss;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::session::Incarnation;
+use crate::store::tests::{answered, append, created, decided, ended, id, now};
+
+/// The settings of these tests.
+fn settings(folder: &Path) -> SqliteSettings {
+    SqliteSettings { reserve_bytes: 1024 * 1024, ..SqliteSettings::new(folder.to_owned()) }
+}
+
+fn open(folder: &Path) -> SqliteStore {
+    SqliteStore::open(settings(folder)).unwrap()
+}
+
+fn refusal(settings: SqliteSettings) -> OpenError {
+    match SqliteStore::open(settings) {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error,
+    }
+}
+
+/// What would be on the disk if the server were killed now. Another process copies it: SQLite's locks go when this one
+/// closes a file of the database.
+fn killed(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let mut cp = Command::new("cp");
+    cp.arg("-r").arg(folder.join(".")).arg(copy.path());
+    assert!(cp.status().unwrap().success());
+    copy
+}
+
+/// Looks into a database, or changes it.
+fn sql<T: rusqlite::types::FromSql>(folder: &Path, sql: &str) -> T {
+    let connection = Connection::open(folder.join("flightdeck.db")).unwrap();
+    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+fn change(folder: &Path, sql: &str) {
+    let connection = Connection::open(folder.join("flightdeck.db")).unwrap();
+    assert!(connection.execute(sql, []).unwrap() > 0, "{sql}");
+}
+
+async fn whole_task(store: &SqliteStore, n: u128, text: &str) {
+    append(store, id(n), vec![created(id(n)), decided(1, Incarnation(3))]).await;
+    append(store, id(n), vec![answered(text), ended(None)]).await;
+}
+
+/// Ticks, and waits until the writer is done with it.
+async fn tidy(store: &SqliteStore, at: Timestamp) {
+    store.tidy(at);
+    // The writer takes what waits before it tidies, and this only after it.
+    tokio::task::yield_now().await;
+    while store.queue.has_tick() {
+        tokio::task::yield_now().await;
+    }
+    append(store, id(u128::from(u32::MAX)), vec![answered("nobody asked")]).await;
+}
+
+#[tokio::test]
+async fn a_task_of_one_command_takes_two_rows_and_no_task_of_one_more_than_four() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    whole_task(&store, 1, "one").await;
+    let rows = "SELECT (SELECT count(*) FROM tasks) + (SELECT count(*) FROM records)";
+    assert_eq!(sql::<i64>(folder.path(), rows), 2);
+    for record in [created(id(2)), decided(1, Incarnation(3)), answered("two"), ended(None)] {
+        append(&store, id(2), vec![record]).await;
+    }
+    assert_eq!(sql::<i64>(folder.path(), rows), 2 + 4);
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let error = refusal(settings(folder.path()));
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    assert!(error.to_string().starts_with("another server uses /"), "{error}");
+    drop(store);
+    open(folder.path());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn only_the_owner_may_look_into_the_folder() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("data");
+    let _store = open(&folder);
+    let mode = std::fs::metadata(folder).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn what_waits_to_be_written_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store =
+        SqliteStore::open(SqliteSettings { queue_bytes: 4096, ..settings(folder.path()) }).unwrap();
+    let batch = |n| Arc::new(Batch { task: id(n), records: vec![created(id(n)); 6] });
+    let commits: Vec<_> = (0..100).map(|n| store.append(&batch(n))).collect();
+    let (mut kept, mut refused) = (0, 0);
+    for commit in commits {
+        match commit.wait().await {
+            Ok(()) => kept += 1,
+            Err(StoreError::Full { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(kept > 0 && refused > 0, "{kept} {refused}");
+    append(&store, id(1000), vec![created(id(1000))]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_was_closed_refuses_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let waiting = store.append(&Arc::new(Batch { task: id(1), records: vec![created(id(1))] }));
+    store.close().unwrap();
+    assert_eq!(waiting.wait().await, Ok(()), "what waited is written");
+    let late = store.append(&Arc::new(Batch { task: id(2), records: vec![created(id(2))] }));
+    assert_eq!(late.wait().await, Err(StoreError::Closed));
+    assert_eq!(store.journal(id(1)).await, Err(StoreError::Closed));
+    assert_eq!(store.backup(&folder.path().join("copy")).await, Err(StoreError::Closed));
+    assert_eq!(store.close(), Ok(()));
+}
+
+#[tokio::test]
+async fn with_power_everything_works_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = SqliteSettings { durability: Durability::Power, ..settings(folder.path()) };
+    let store = SqliteStore::open(settings.clone()).unwrap();
+    let large = "x".repeat(300_000);
+    whole_task(&store, 1, &large).await;
+    drop(store);
+    let store = SqliteStore::open(settings).unwrap();
+    assert_eq!(store.journal(id(1)).await.unwrap().unwrap()[2], answered(&large));
+}
+
+#[test]
+fn a_reader_cannot_turn_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let _store = open(folder.path());
+    let reader = schema::open_reader(&folder.path().join("flightdeck.db")).unwrap();
+    assert!(reader.execute("DELETE FROM meta", []).is_err());
+}
+
+#[tokio::test]
+async fn the_database_gives_back_room_and_keeps_its_log_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    assert_eq!(sql::<i64>(folder.path(), "PRAGMA auto_vacuum"), 2);
+    let text = "x".repeat(200_000);
+    for n in 0..200 {
+        whole_task(&store, n, &text).await;
+    }
+    let log = std::fs::metadata(folder.path().join("flightdeck.db-wal")).unwrap().len();
+    assert!(log < 2 * 8 * 1024 * 1024, "{log}");
+}
+
+#[tokio::test]
+async fn a_copy_has_what_was_there_and_is_another_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let copy = copy.path().join("copy");
+    let store = open(folder.path());
+    let before = store.recover().unwrap().store;
+    let large = "x".repeat(300_000);
+    for n in 0..2000 {
+        let text = if n % 100 == 0 { &large } else { "small" };
+        whole_task(&store, n, text).await;
+    }
+    append(&store, id(5000), vec![created(id(5000))]).await;
+    let copying = store.backup(&copy);
+    // Commits go on meanwhile.
+    whole_task(&store, 6000, "late").await;
+    assert!(copying.await.unwrap() > 20 * 300_000);
+    let again = store.backup(&copy).await.unwrap_err();
+    assert!(again.to_string().ends_with("is not empty"), "{again}");
+    whole_task(&store, 6001, "later").await;
+
+    let restored = open(&copy);
+    let recovered = restored.recover().unwrap();
+    assert!(recovered.has_lost && recovered.store != before);
+    assert_eq!(recovered.former, [before]);
+    assert_eq!(recovered.open.len(), 1);
+    for n in 0..2000 {
+        let text = if n % 100 == 0 { &large } else { "small" };
+        let read = restored.journal(id(n)).await.unwrap().unwrap();
+        assert!(read[2] == answered(text), "{n}");
+    }
+    assert_eq!(restored.journal(id(6001)).await.unwrap(), None);
+}

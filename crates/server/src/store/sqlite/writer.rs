@@ -1,9 +1,12 @@
 //! The only writer: it takes all that waits, commits it together, notes how far it came, and only then answers.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -12,11 +15,12 @@ use super::folder::Payloads;
 use super::group::{Failure, Group, Ledger};
 use super::queue::{Job, Next, Queue, Work};
 use super::reserve::Reserve;
+use super::rows::{Encoded, encode, is_large};
 use super::schema::WAL_BYTES;
 use super::side::Side;
 use super::{Durability, Retention};
 use crate::session::TaskId;
-use crate::store::{Record, StoreError};
+use crate::store::{Batch, Record, StoreError};
 
 /// Bytes that are written before the database's log is copied into the database.
 const CHECKPOINT_BYTES: usize = 8 * 1024 * 1024;
@@ -26,6 +30,9 @@ const JOB_BYTES: usize = 4 * 1024;
 
 /// How long to wait before the side file is tried again.
 const RETRY_SIDE: Duration = Duration::from_millis(100);
+
+/// How often it is tried when the store is to close.
+const SIDE_TRIES: u32 = 50;
 
 /// Free pages that may stay in the database.
 const FREE_PAGES: i64 = 4096;
@@ -104,9 +111,7 @@ impl Writer {
                 Next::End => break,
             }
         }
-        // Everything is synced then.
-        checkpoint(connection, "TRUNCATE")
-            .map_err(|error| StoreError::Failed(error.to_string()))?;
+        sync(connection).map_err(|failure| StoreError::Failed(failure.to_string()))?;
         Ok(self.side)
     }
 
@@ -130,7 +135,7 @@ impl Writer {
         let bytes: usize = jobs.iter().chain(&refused).map(Job::bytes).sum();
         self.unchecked += bytes + JOB_BYTES * jobs.len();
         for job in refused {
-            job.answer(Err(full()));
+            self.answer(job, Err(full()));
         }
         match self.commit(connection, &jobs) {
             Ok(()) => jobs.into_iter().for_each(|job| job.answer(Ok(()))),
@@ -140,7 +145,8 @@ impl Writer {
             }
         }
         self.queue.done(bytes);
-        if self.unchecked >= CHECKPOINT_BYTES {
+        // On a full disk it would take the room that was given up for outcomes.
+        if self.unchecked >= CHECKPOINT_BYTES && !self.reserve.is_given_up() {
             self.checkpoint(connection);
         }
     }
@@ -168,8 +174,16 @@ impl Writer {
             if let (Err(error), Some(task)) = (&result, task) {
                 failed.push((task, error.clone()));
             }
-            job.answer(result);
+            self.answer(job, result);
         }
+    }
+
+    /// Answers a job. What it had in files goes if it is not in.
+    fn answer(&self, job: Job, result: Result<(), StoreError>) {
+        if let (Err(_), Work::Encoded(_, encoded)) = (&result, &job.work) {
+            encoded.files.iter().for_each(|(file, _)| self.payloads.delete(&file.name));
+        }
+        job.answer(result);
     }
 
     fn commit_one(&mut self, connection: &Connection, job: &Job) -> Result<(), StoreError> {
@@ -187,13 +201,9 @@ impl Writer {
     }
 
     /// The disk is full. `true` if it was not before, so that there is room now.
-    fn note_full(&mut self) -> bool {
-        let is_new = self.reserve.give_up();
-        if is_new {
-            tracing::error!("the disk is full: no new tasks are taken until there is room");
-        }
+    fn note_full(&self) -> bool {
         self.trouble.set(Some(full().to_string()));
-        is_new
+        self.reserve.give_up()
     }
 
     /// Commits jobs in one transaction, or none of them.
@@ -212,7 +222,7 @@ impl Writer {
         });
         match written {
             Ok((changed, sequence)) => {
-                self.note(sequence);
+                self.note(sequence)?;
                 if !self.reserve.is_given_up() {
                     self.trouble.set(None);
                 }
@@ -231,18 +241,25 @@ impl Writer {
         }
     }
 
-    /// Notes how far the store came, before anybody is told.
-    fn note(&mut self, sequence: i64) {
-        let mut has_failed = false;
+    /// Notes how far the store came, before anybody is told. Tries until it succeeds, or the store is to close.
+    fn note(&mut self, sequence: i64) -> Result<(), Failure> {
+        let mut tries = 0;
         while let Err(error) = self.side.note(sequence) {
-            if !std::mem::replace(&mut has_failed, true) {
-                tracing::error!(%error, "the store's side file cannot be written; commits wait for it");
+            let failure = Failure::Side(error);
+            if tries >= SIDE_TRIES && self.queue.is_closed() {
+                return Err(failure);
             }
+            if tries == 0 {
+                tracing::error!(%failure, "nobody is told of commits until it can be");
+                self.trouble.set(Some(failure.to_string()));
+            }
+            tries += 1;
             std::thread::sleep(RETRY_SIDE);
         }
+        Ok(())
     }
 
-    fn tidy(&mut self, connection: &Connection, now: Timestamp) {
+    pub(super) fn tidy(&mut self, connection: &Connection, now: Timestamp) {
         loop {
             let lazy = self.queue.lazy();
             if lazy.is_empty() {
@@ -258,13 +275,10 @@ impl Writer {
 
     /// Looks whether a store that could not write can again.
     fn recover_room(&mut self, connection: &Connection) {
-        if self.reserve.is_given_up() {
-            self.checkpoint(connection);
-            if self.reserve.restore() {
-                tracing::info!("there is room on the disk: new tasks are taken again");
-            }
+        if self.reserve.is_given_up() && !self.reserve.restore() {
+            return self.trouble.set(Some(full().to_string()));
         }
-        if self.trouble.why().is_some() && !self.reserve.is_given_up() {
+        if self.trouble.why().is_some() {
             let _it_is_still_in_trouble = self.commit(connection, &[]);
         }
     }
@@ -317,6 +331,20 @@ impl Writer {
     }
 }
 
+/// Sees to it that everything is on the disk.
+fn sync(connection: &Connection) -> Result<(), Failure> {
+    let Err(error) = checkpoint(connection, "TRUNCATE") else { return Ok(()) };
+    let failure = Failure::from(error);
+    if !failure.is_full() {
+        return Err(failure);
+    }
+    // The log cannot be copied into a database that cannot grow, so it stays. Nobody locks it, unlike the
+    // database.
+    let log = connection.path().map(|path| format!("{path}-wal"));
+    let synced = log.map_or(Ok(()), |log| File::open(log)?.sync_all());
+    synced.map_err(|_| failure)
+}
+
 /// Copies the log into the database. Returns how many pages it has.
 fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<u64> {
     let sql = format!("PRAGMA wal_checkpoint({how})");
@@ -348,30 +376,59 @@ fn full() -> StoreError {
 }
 
 /// Writes large payloads into their files, until the queue is closed.
-pub(super) fn write_files(queue: &Queue, payloads: &Payloads, durability: Durability) {
+pub(super) fn write_files(
+    queue: &Queue,
+    payloads: &Payloads,
+    reserve: &Reserve,
+    durability: Durability,
+) {
     while let Some(job) = queue.next_large() {
         let written = match &job.work {
-            Work::Append(batch) => write_beside(batch, payloads, durability),
+            Work::Append(batch) if is_large(batch) => {
+                let may_take_reserve = !accepts(&job);
+                write_beside(batch, payloads, durability, || may_take_reserve && reserve.give_up())
+            }
             _ => Ok(None),
         };
         queue.forward(job, written);
     }
 }
 
+/// Writes a batch's large payloads into files; once more, if the disk is full and `make_room` makes room.
 fn write_beside(
-    batch: &crate::store::Batch,
+    batch: &Batch,
     payloads: &Payloads,
     durability: Durability,
-) -> Result<Option<Box<super::rows::Encoded>>, StoreError> {
+    make_room: impl FnOnce() -> bool,
+) -> Result<Option<Box<Encoded>>, StoreError> {
     let failed = |error: &dyn std::fmt::Display| StoreError::Failed(error.to_string());
-    let mut encoded = super::rows::encode(batch).map_err(|error| failed(&error))?;
+    let mut encoded = encode(batch).map_err(|error| failed(&error))?;
     let synced = durability == Durability::Power;
-    if let Err(error) = payloads.write(&encoded.files, synced) {
+    let mut written = payloads.write(&encoded.files, synced);
+    if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) && make_room() {
+        written = payloads.write(&encoded.files, synced);
+    }
+    if let Err(error) = written {
         encoded.files.iter().for_each(|(file, _)| payloads.delete(&file.name));
         return Err(failed(&error));
     }
     for (_, content) in &mut encoded.files {
-        *content = bytes::Bytes::new();
+        *content = Bytes::new();
     }
     Ok(Some(Box::new(encoded)))
+}
+
+/// Sees to it that nobody waits for a writer that has ended, for whatever reason.
+pub(super) struct Ending {
+    pub(super) queue: Arc<Queue>,
+    pub(super) trouble: Trouble,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.trouble.set(Some("its writer panicked; see the log".to_owned()));
+        }
+        self.queue.abandon();
+    }
 }

@@ -1,0 +1,30 @@
+//! Copies of the store.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use crate::Failure;
+
+/// Longest wait for a copy of the store.
+const TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// A copy of the store that was made.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Backup {
+    pub(crate) folder: PathBuf,
+    pub(crate) bytes: u64,
+}
+
+impl Api<'_> {
+    /// Has the server copy its store into a folder of its machine.
+    pub(crate) async fn backup(&self, folder: &Path) -> Result<Backup, Failure> {
+        let wanted = serde_json::json!({ "folder": folder });
+        let request = self.request(Method::POST, "/api/v1/backup", &[])?.json(&wanted);
+        let answer = self.answer(request, TIMEOUT).await?;
+        self.read(&answer, "copy")
+    }
+}
