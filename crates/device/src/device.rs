@@ -301,7 +301,7 @@ impl Role for DeviceRole {
     }
 
     fn has_work(&self) -> bool {
-        self.executor.is_busy()
+        self.executor.is_busy() || !self.executor.list(self.identity.store()).1.is_empty()
     }
 
     fn handle_connected(&mut self, outbox: &Arc<Outbox>, granted: Option<&Confirmed>) {

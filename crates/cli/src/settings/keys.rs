@@ -88,6 +88,10 @@ fn tools() -> device::tools::ToolSettings {
     device::tools::ToolSettings::default()
 }
 
+fn journal() -> device::JournalSettings {
+    device::JournalSettings::default()
+}
+
 keys! {
     "server": ServerKeys => ServerValues {
         /// The address to listen on.
@@ -285,6 +289,18 @@ keys! {
         max_commands: usize = 256, "FLIGHTDECK_MAX_COMMANDS";
         /// Most bytes of the commands that run or wait, with the results that they have so far; further ones fail at once. A single one may have any size.
         max_commands_bytes: usize = 128 * 1024 * 1024, "FLIGHTDECK_MAX_COMMANDS_BYTES";
+        /// Silence after which a server counts as gone that lets the device resume its commands; it waits for a device only for a while.
+        resume_liveness_timeout: Seconds = Seconds(std::time::Duration::from_secs(40)), "FLIGHTDECK_RESUME_LIVENESS_TIMEOUT";
+        /// Commands that the device's journal may hold, with those whose results the server has not acknowledged; at most 4096. Further ones fail at once.
+        journal_commands: usize = journal().commands, "FLIGHTDECK_JOURNAL_COMMANDS";
+        /// Most bytes of results that the journal may hold, with the commands that are still to be done.
+        journal_bytes: usize = journal().bytes, "FLIGHTDECK_JOURNAL_BYTES";
+        /// Of how many commands that are over the journal still knows the ids: one that comes again is not run again. Older ones are told from new ones by their order.
+        journal_ids: usize = journal().forgotten, "FLIGHTDECK_JOURNAL_IDS";
+        /// Other servers' memories for which the device keeps a journal, the newest ones.
+        journal_stores: usize = journal().retention.stores, "FLIGHTDECK_JOURNAL_STORES";
+        /// How long it keeps them.
+        journal_time: Seconds = Seconds(journal().retention.time), "FLIGHTDECK_JOURNAL_TIME";
         /// When the device is told to stop, how long running commands may take to finish before they are stopped.
         finish_time: Seconds = Seconds(std::time::Duration::from_secs(2)), "FLIGHTDECK_FINISH_TIME";
     }

@@ -8,7 +8,7 @@ use aip::{ClientId, Payload, ToolInfo, ToolType};
 use constellation::Constellation;
 use device::progress::Progress;
 use device::tools::{EmbeddedTool, Running};
-use device::{Capacity, Device, DeviceSettings, Features};
+use device::{Capacity, Device, DeviceSettings, Features, JournalSettings};
 use jiff::Timestamp;
 use link::connection::Watch;
 use link::{Ambient, ClientSettings, Direction, ServerUrl};
@@ -119,6 +119,7 @@ impl World {
                 ..Default::default()
             },
             commands: Capacity { commands: 64, bytes: 1 << 20 },
+            journal: JournalSettings::default(),
             finish_time: Duration::from_secs(2),
             request: None,
             task_name: None,

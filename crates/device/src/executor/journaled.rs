@@ -61,16 +61,17 @@ impl Executor {
         line: &Line,
         answered: impl FnOnce() + Send + 'static,
     ) {
-        let receipt = |job: &Job| {
-            let (number, stop) = self.take(job, Some(ticket))?;
-            let written = self.desk().journals.receive(ticket, &command);
+        let receipt = command.encode();
+        let job = Job::of(command);
+        let taken = self.take(&job, Some(ticket)).and_then(|(number, stop)| {
+            let session_id = job.caller.session_id.as_ref();
+            let written = self.desk().journals.receive(ticket, session_id, &receipt);
             written.map(|()| (number, stop)).map_err(|error| {
                 self.jobs().remove(number);
                 all_failed(&job.actions, &error)
             })
-        };
-        let job = Job::of(command.clone());
-        match receipt(&job) {
+        });
+        match taken {
             Ok((number, stop)) => {
                 self.spawn(Run { number, job, stop, way: Way::Journaled(ticket) }, answered);
             }
@@ -83,16 +84,17 @@ impl Executor {
 
     /// Has held commands go on: what is done is sent, what runs runs on, and what was never started is started.
     pub(super) fn go_on(&self, tickets: Vec<Ticket>) {
-        let mut done = Vec::new();
+        let (mut done, mut received) = (Vec::new(), Vec::new());
         for ticket in tickets {
             let known = self.desk().journals.known(ticket);
             match known {
                 Known::Held(HeldState::Done) => done.push(ticket),
-                Known::Held(HeldState::Received) => self.start_held(ticket, None),
+                Known::Held(HeldState::Received) => received.push(ticket),
                 _ => {}
             }
         }
         self.send_held(done);
+        received.into_iter().for_each(|ticket| self.start_held(ticket, None));
     }
 
     /// Starts a command of which there is a receipt, unless it waits already; stopped at once if there is a reason.
@@ -131,8 +133,10 @@ impl Executor {
     pub(crate) fn handle_acknowledged(&self, response_id: &ResponseId) {
         let Some(id) = CommandId::of(response_id) else { return };
         let mut desk = self.desk();
-        if let Some(journal) = desk.line.as_ref().and_then(|line| line.journal) {
-            desk.journals.forget(Ticket { journal, id });
+        let Some(journal) = desk.line.as_ref().and_then(|line| line.journal) else { return };
+        let ticket = Ticket { journal, id };
+        if desk.journals.known(ticket) == Known::Held(HeldState::Done) {
+            desk.journals.forget(ticket);
         }
     }
 

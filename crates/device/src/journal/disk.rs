@@ -157,11 +157,10 @@ impl Log {
         match &mut self.medium {
             Medium::Memory(bytes) => bytes.extend(record),
             Medium::File { path, open } => {
-                let written = opened(path, open).and_then(|file| file.write_all(record));
-                if let Err(error) = written {
-                    // Some of it may be there.
-                    self.is_broken = true;
-                    let _tried_again_later = self.cut(self.len);
+                let file = opened(path, open, self.len)?;
+                if let Err(error) = file.write_all(record) {
+                    // Some of it may be there. When it cannot be cut off now, that is tried again.
+                    let _cut = self.cut(self.len);
                     return Err(error);
                 }
             }
@@ -170,13 +169,14 @@ impl Log {
         Ok(())
     }
 
-    /// Cuts off what stands behind this place.
+    /// Cuts off what stands behind this place; before something is appended, if that fails now.
     pub(super) fn cut(&mut self, len: u64) -> io::Result<()> {
+        (self.len, self.is_broken) = (len, true);
         match &mut self.medium {
             Medium::Memory(bytes) => bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX)),
-            Medium::File { path, open } => opened(path, open)?.set_len(len)?,
+            Medium::File { path, open } => opened(path, open, len)?.set_len(len)?,
         }
-        (self.len, self.is_broken) = (len, false);
+        self.is_broken = false;
         Ok(())
     }
 
@@ -188,7 +188,7 @@ impl Log {
                 found.map(Bytes::copy_from_slice).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             }
             Medium::File { path, open } => {
-                let file = opened(path, open)?;
+                let file = opened(path, open, self.len)?;
                 file.seek(SeekFrom::Start(span.at))?;
                 let mut bytes = vec![0; span.len];
                 file.read_exact(&mut bytes)?;
@@ -204,9 +204,10 @@ impl Log {
             Medium::Memory(bytes) => *bytes = with,
             Medium::File { path, open } => {
                 let draft = path.with_extension("new");
+                // Some systems replace no file that is open.
+                *open = None;
                 let replaced = create(&draft, &with).and_then(|()| fs::rename(&draft, &*path));
                 replaced.inspect_err(|_| drop(fs::remove_file(&draft)))?;
-                *open = None;
             }
         }
         (self.len, self.is_broken) = (len, false);
@@ -223,10 +224,12 @@ impl Log {
     }
 }
 
-/// The file of a journal, made if it is not there. What is written goes to its end.
-fn opened<'a>(path: &Path, open: &'a mut Option<File>) -> io::Result<&'a mut File> {
+/// The file of a journal of this length, which is made where there is nothing in it yet. What is written goes to its
+/// end.
+fn opened<'a>(path: &Path, open: &'a mut Option<File>, len: u64) -> io::Result<&'a mut File> {
     if open.is_none() {
-        *open = Some(private(OpenOptions::new().create(true).append(true).read(true)).open(path)?);
+        let mut options = OpenOptions::new();
+        *open = Some(private(options.create(len == 0).append(true).read(true)).open(path)?);
     }
     open.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
 }

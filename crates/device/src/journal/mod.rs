@@ -7,10 +7,12 @@
 //! - `record`: a line of a journal.
 //! - `ledger`: what a journal says; pure.
 //! - `disk`: the files, or their place in memory.
+//! - `start`: what a device that starts finds in them.
 
 mod disk;
 mod ledger;
 mod record;
+mod start;
 #[cfg(test)]
 mod tests;
 
@@ -27,11 +29,11 @@ use bytes::Bytes;
 use link::Retention;
 use uuid::Uuid;
 
+use self::disk::Log;
 pub(crate) use self::disk::Shelf;
-use self::disk::{Log, aside_name};
 pub(crate) use self::ledger::Known;
 use self::ledger::{Entry, Ledger, Results, Stage};
-use self::record::{Record, Unreadable};
+use self::record::Record;
 
 /// Results over this size, in bytes, are kept in a file of their own.
 pub(crate) const ASIDE_BYTES: usize = 64 * 1024;
@@ -47,7 +49,7 @@ pub struct JournalSettings {
     /// Most COMMANDs that they hold, at most 4096.
     pub commands: usize,
     /// Most bytes of results that they hold, with the COMMANDs that are still to be done.
-    pub bytes: u64,
+    pub bytes: usize,
     /// Of how many COMMANDs that are over each journal still knows the ids, the greatest ones.
     pub forgotten: usize,
     /// What is kept for other stores than the present one.
@@ -109,9 +111,6 @@ pub(crate) enum Kept {
     Aside { len: u64, crc: u32 },
 }
 
-/// Makes COMMAND_RESULTS of a COMMAND that was interrupted, with the results of the actions before.
-pub(crate) type Interrupt<'a> = &'a dyn Fn(ServerMessage, Vec<ActionResult>) -> Bytes;
-
 /// All journals of a device.
 pub(crate) struct Journals {
     shelf: Shelf,
@@ -130,25 +129,6 @@ struct Journal {
 }
 
 impl Journals {
-    /// Reads the journals of a device, whose client holds the lock of their folder. What was cut off is done now.
-    /// `true` when one has lost in this boot what its server may rely on.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub(crate) fn open(
-        bounds: JournalSettings,
-        boot: &str,
-        interrupt: Interrupt<'_>,
-    ) -> io::Result<(Self, bool)> {
-        let mut journals = Self::new(Shelf::new(bounds.folder.as_deref()), bounds, boot);
-        let (logs, mut is_damaged) = (journals.shelf.logs()?, false);
-        for (log, bytes) in logs {
-            is_damaged |= journals.load(log, &bytes, interrupt);
-        }
-        journals.sweep();
-        Ok((journals, is_damaged))
-    }
-
     /// Journals that end with the device.
     pub(crate) fn in_memory(bounds: &JournalSettings, boot: &str) -> Self {
         Self::new(Shelf::new(None), bounds.clone(), boot)
@@ -156,63 +136,6 @@ impl Journals {
 
     fn new(shelf: Shelf, bounds: JournalSettings, boot: &str) -> Self {
         Self { shelf, boot: boot.to_owned(), bounds, journals: Vec::new(), next: 0 }
-    }
-
-    fn load(&mut self, mut log: Log, bytes: &[u8], interrupt: Interrupt<'_>) -> bool {
-        let (mut ledger, read, why) = Ledger::read(bytes, self.bounds.forgotten);
-        if let Some(why) = why {
-            tracing::warn!(
-                store = ledger.store,
-                kept = read,
-                of = bytes.len(),
-                ?why,
-                "the end of a journal cannot be read and is cut off"
-            );
-            if let Err(error) = log.cut(read as u64) {
-                tracing::warn!(%error, "failed to cut the end of a journal off");
-            }
-        }
-        let is_damaged = why == Some(Unreadable::Damaged) && ledger.boot == self.boot;
-        if ledger.store.is_empty() {
-            log.remove();
-            return is_damaged;
-        }
-        for id in ledger.interrupted(&self.boot) {
-            self.interrupt(&mut ledger, id, bytes, interrupt);
-        }
-        ledger.boot.clone_from(&self.boot);
-        self.add(ledger, log, true);
-        is_damaged
-    }
-
-    /// Makes a command that was cut off one that is done.
-    fn interrupt(
-        &self,
-        ledger: &mut Ledger,
-        id: CommandId,
-        bytes: &[u8],
-        interrupt: Interrupt<'_>,
-    ) {
-        let part = |span: ledger::Span| {
-            let at = usize::try_from(span.at).ok()?;
-            bytes.get(at..at.checked_add(span.len)?).map(Bytes::copy_from_slice)
-        };
-        let Some(entry) = ledger.held.get(&id) else { return };
-        let command = part(entry.command).and_then(|text| ServerMessage::decode(&text).ok());
-        let results = entry
-            .actions
-            .iter()
-            .filter_map(|span| ClientMessage::decode(&part(*span)?).ok()?.action_results?.pop());
-        let Some(command) = command else {
-            return ledger.apply(&Record::Forgotten(id), 0);
-        };
-        let frame = interrupt(command, results.collect());
-        let aside = (frame.len() > ASIDE_BYTES).then(|| self.shelf.put(id, &frame));
-        let results = match aside {
-            Some(Ok(crc)) => Results::Aside { len: frame.len() as u64, crc },
-            _ => Results::Memory(frame),
-        };
-        ledger.note(id, Stage::Done { results, was_stopped: true });
     }
 
     fn add(&mut self, ledger: Ledger, log: Log, compact: bool) -> u32 {
@@ -224,17 +147,6 @@ impl Journals {
         }
         self.journals.push(journal);
         number
-    }
-
-    /// Removes the results that no journal knows of.
-    fn sweep(&self) {
-        let held: Vec<_> =
-            self.journals.iter().flat_map(|journal| journal.ledger.held.keys()).collect();
-        let names: std::collections::HashSet<_> =
-            held.into_iter().map(|id| aside_name(*id)).collect();
-        self.shelf.sweep(|path| {
-            path.file_name().is_some_and(|name| names.contains(&*name.to_string_lossy()))
-        });
     }
 
     /// The place of large results.
@@ -307,22 +219,23 @@ impl Journals {
         self.entry(ticket)?.session.clone()
     }
 
-    /// Writes the receipt of a COMMAND.
+    /// Writes the receipt of a COMMAND: its text, as a frame has it.
     ///
     /// # Errors
     /// Why there is none, for its caller to read.
     pub(crate) fn receive(
         &mut self,
         ticket: Ticket,
-        command: &ServerMessage,
+        session_id: Option<&SessionId>,
+        command: &[u8],
     ) -> Result<(), String> {
-        let frame = command.encode();
         let held = self.journals.iter().map(|journal| journal.ledger.held.len()).sum::<usize>();
-        if held >= self.bounds.commands || self.bytes() + frame.len() as u64 > self.bounds.bytes {
+        let bytes = self.bytes() + command.len() as u64;
+        if held >= self.bounds.commands || bytes > self.most_bytes() {
             return Err("journal full".to_owned());
         }
-        let session = command.session_id.as_ref().map_or("", SessionId::as_str);
-        let record = Record::Received { id: ticket.id, session, command: &frame };
+        let session = session_id.map_or("", SessionId::as_str);
+        let record = Record::Received { id: ticket.id, session, command };
         self.write(ticket.journal, &record).map_err(|error| unwritable(&error))
     }
 
@@ -342,7 +255,7 @@ impl Journals {
 
     /// Keeps the result of an action that others follow. Without it the action counts as interrupted after a crash.
     pub(crate) fn keep_action(&mut self, ticket: Ticket, result: &ActionResult) {
-        let room = self.bounds.bytes.saturating_sub(self.bytes());
+        let room = self.most_bytes().saturating_sub(self.bytes());
         if self.entry(ticket).is_none()
             || result.bytes() > ASIDE_BYTES
             || result.bytes() as u64 > room
@@ -362,7 +275,7 @@ impl Journals {
     /// Whether there is room for the results of a command.
     pub(crate) fn has_room(&self, ticket: Ticket, results: usize) -> bool {
         let own = self.entry(ticket).map_or(0, Entry::bytes);
-        (self.bytes() - own).saturating_add(results as u64) <= self.bounds.bytes
+        (self.bytes() - own).saturating_add(results as u64) <= self.most_bytes()
     }
 
     /// Notes the results of a command. They count also when they cannot be written. `false` when nobody wants them any
@@ -438,6 +351,10 @@ impl Journals {
             }
         };
         Ok(Some(kept))
+    }
+
+    const fn most_bytes(&self) -> u64 {
+        self.bounds.bytes as u64
     }
 
     /// Of all journals.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use aip::message::HeldState;
 use aip::{ServerMessageType, Status};
 
+use super::disk::aside_name;
 use super::*;
 
 struct Folder(tempfile::TempDir);
@@ -48,7 +49,7 @@ fn receive(journals: &mut Journals, ticket: Ticket) {
         response_id: ticket.id.to_response_id(),
         ..ServerMessage::new(ServerMessageType::Command, Status::Continue)
     };
-    journals.receive(ticket, &command).unwrap();
+    journals.receive(ticket, command.session_id.as_ref(), &command.encode()).unwrap();
 }
 
 fn execute(journals: &mut Journals, ticket: Ticket, results: &'static str) {
@@ -187,11 +188,10 @@ fn the_bounds_hold_over_all_stores() {
         assert_eq!(journal, number as u32);
         execute(&mut journals, Ticket { journal, ..ticket(1) }, "results");
     }
-    let command = ServerMessage::new(ServerMessageType::Command, Status::Continue);
     let one_more = Ticket { journal: 0, ..ticket(2) };
-    assert_eq!(journals.receive(one_more, &command), Err("journal full".to_owned()));
+    assert_eq!(journals.receive(one_more, None, b"{}"), Err("journal full".to_owned()));
     journals.retain(|store| store == "A");
-    assert_eq!(journals.receive(one_more, &command), Ok(()));
+    assert_eq!(journals.receive(one_more, None, b"{}"), Ok(()));
     drop(journals);
     assert_eq!(folder.open().find("B"), None);
 }

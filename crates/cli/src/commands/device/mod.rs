@@ -17,12 +17,14 @@ use device::policy::Ask;
 use device::tools::ToolSettings;
 use device::tools::mcp::{ServerEvent, ServerState};
 use device::watchdog::Watchdog;
-use device::{Capacity, Device, DeviceEvent, DeviceSettings, Exec, Features};
+use device::{
+    Capacity, Device, DeviceError, DeviceEvent, DeviceSettings, Exec, Features, JournalSettings,
+};
 use link::connection::Watch;
-use link::{ClientSettings, Exit, ServerUrl};
+use link::{ClientSettings, Exit, Retention, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
-use self::status_file::StatusFile;
+use self::status_file::{StatusFile, file_word};
 use crate::args::{Device as Args, DeviceCommand, Global};
 use crate::commands::dry_run;
 use crate::connect::{Target, trust_hint};
@@ -32,9 +34,12 @@ use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
 use crate::policy::PolicyFile;
 use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
-use crate::state::expand_home;
+use crate::state::{StateFolder, create_private_folder, expand_home};
 use crate::tls;
 use crate::{Code, Ended, Failure, Interrupts, block_on_two_threads};
+
+/// The most commands of a journal: a REGISTER lists no more.
+const MAX_JOURNAL_COMMANDS: usize = 4096;
 
 pub(crate) fn run(args: Args, global: Global) -> Ended {
     match args.command {
@@ -80,13 +85,15 @@ async fn run_device(args: Args, global: Global) -> Ended {
     settings.request = args.request;
     settings.task_name = args.task_name;
 
+    settings.journal.folder = journal_folder(&global, settings.id.as_str());
+
     let (id, exec) = (settings.id.clone(), settings.tools.exec);
     let server = target.server.clone();
     let status = StatusFile::open(&values.status_file, &global, &id, &server);
     let device = Device::new(settings, watchdog(), move |event| {
         show(&event, id.as_str(), exec, &server);
     })
-    .map_err(anyhow::Error::from)?;
+    .map_err(explain)?;
     let state = device.state();
     let keeping = status.as_ref().map(|status| tokio::spawn(status.clone().keep(state.clone())));
     // One for both signals: between two of them the second would be lost.
@@ -117,6 +124,34 @@ async fn run_device(args: Args, global: Global) -> Ended {
     }
 }
 
+/// The folder of a device's journal, in the state folder. Without one the device forgets its commands when it ends,
+/// which is said.
+fn journal_folder(global: &Global, id: &str) -> Option<PathBuf> {
+    let made = StateFolder::new(global.state_dir.clone()).and_then(|state| {
+        state.create()?;
+        let folder = state.path().join(format!("journal-{}", file_word(id)));
+        create_private_folder(&folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        Ok(folder)
+    });
+    made.inspect_err(|error| {
+        say!("warning: the device forgets its commands when it ends: {error:#}");
+    })
+    .ok()
+}
+
+fn explain(error: DeviceError) -> anyhow::Error {
+    let is_taken = matches!(error, DeviceError::Identity(_));
+    let error = anyhow::Error::from(error);
+    match is_taken {
+        true => error.context(
+            "a device with this id runs here already; name this one otherwise with --id, or give it a folder of \
+             its own with --state-dir",
+        ),
+        false => error,
+    }
+}
+
 /// The settings of a device of `server`.
 pub(crate) fn settings(
     values: &DeviceValues,
@@ -127,6 +162,7 @@ pub(crate) fn settings(
     at_least_one(&[
         ("parallel_commands", values.parallel_commands),
         ("max_commands", values.max_commands),
+        ("journal_commands", values.journal_commands),
         ("max_output_bytes", values.max_output_bytes),
     ])?;
     if values.heartbeat_interval.0.is_zero() {
@@ -149,6 +185,20 @@ pub(crate) fn settings(
             );
         }
     }
+    let resume_timeout = values.resume_liveness_timeout.0;
+    if ping_every >= resume_timeout {
+        return Err(anyhow::anyhow!(
+            "ping_interval must be less than resume_liveness_timeout: a server that is never pinged in time \
+             counts as gone"
+        )
+        .into());
+    }
+    if values.journal_commands > MAX_JOURNAL_COMMANDS {
+        return Err(anyhow::anyhow!(
+            "journal_commands must be at most {MAX_JOURNAL_COMMANDS}: more cannot be told to a server"
+        )
+        .into());
+    }
     let exec = match values.exec {
         ExecMode::Observe => Exec::Observe,
         ExecMode::Shell => Exec::Shell,
@@ -159,6 +209,7 @@ pub(crate) fn settings(
         client: ClientSettings {
             heartbeat_interval: values.heartbeat_interval.0,
             watch: Watch { ping_every, timeout },
+            resume_watch: Watch { ping_every, timeout: timeout.min(resume_timeout) },
             max_retries: values.max_retries.0,
             backoff_base: first_wait,
             backoff_cap: max_wait,
@@ -185,6 +236,13 @@ pub(crate) fn settings(
             ..ToolSettings::default()
         },
         commands: Capacity { commands: values.max_commands, bytes: values.max_commands_bytes },
+        journal: JournalSettings {
+            folder: None,
+            commands: values.journal_commands,
+            bytes: values.journal_bytes,
+            forgotten: values.journal_ids,
+            retention: Retention { stores: values.journal_stores, time: values.journal_time.0 },
+        },
         finish_time: values.finish_time.0,
         request: None,
         task_name: None,

@@ -210,6 +210,12 @@ impl Bench {
         self.work.0.lock().unwrap().clone()
     }
 
+    /// Lets time pass, in which nobody is there for the device.
+    pub(super) async fn ignore(&mut self, time: Duration) {
+        tokio::time::sleep(time).await;
+        while self.accepted.try_recv().is_ok() {}
+    }
+
     /// The next REGISTER.
     pub(super) async fn accept(&mut self) -> Wire {
         let (far, switch) =

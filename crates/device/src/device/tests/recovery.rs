@@ -175,10 +175,13 @@ async fn a_device_that_is_left_alone_stops_its_work_when_the_window_is_over() {
     wire.command(&r(1), "s", json!({"line": "runs", "seconds": 100_000}));
     wire.command(&r(2), "t", json!({"line": "waits"}));
     wire.cut().await;
-    let mut wire = bench.accept().await;
-    tokio::time::sleep(WINDOW + S).await;
+    let wire = bench.accept().await;
     assert_eq!(wire.listed(), [(r(1), HeldState::Running), (r(2), HeldState::Received)]);
-    wire.confirm(&[(&r(1), Instruction::Continue), (&r(2), Instruction::Continue)]);
+    // The server answers no more.
+    bench.ignore(WINDOW + S).await;
+    let mut wire = bench.accept().await;
+    assert_eq!(wire.listed(), [1, 2].map(|n| (r(n), HeldState::Done)));
+    wire.confirm(&[(&r(1), Instruction::Send), (&r(2), Instruction::Send)]);
     assert_eq!(wire.error(&r(1)).await, "stopped: no server for 120 s: stopped");
     assert_eq!(wire.error(&r(2)).await, "stopped: no server for 120 s: it did not run");
     assert_eq!(bench.lines(), ["runs"]);
