@@ -48,6 +48,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let store = open_store(&values, &config, &folder)?;
     let services = Services { audit, store: store.clone(), ..Services::in_memory(&config) };
     let server = Server::with(config, keys, services);
+    server.recover().await.context("taking over the tasks of before")?;
     let listener = server::listen(address).map_err(|error| {
         anyhow::anyhow!("{error}\n  is a server running already? Another port: --port N")
     })?;

@@ -205,7 +205,6 @@ pub(crate) fn settings(
         ExecMode::Off => Exec::Off,
     };
     Ok(DeviceSettings {
-        journal: device::JournalSettings::default(),
         client: ClientSettings {
             heartbeat_interval: values.heartbeat_interval.0,
             watch: Watch { ping_every, timeout },
