@@ -149,7 +149,7 @@ async fn a_real_disk_that_is_full_and_then_enlarged() {
     assert!(matches!(refused, StoreError::Failed(_)), "{refused}");
     assert!(store.health().trouble.is_some());
     // What was open still ends: the reserve was for that.
-    append(&store, id(0), vec![answered(&text), ended(None)]).await;
+    append(&store, id(0), vec![answered(&"x".repeat(300_000)), ended(None)]).await;
     tidy(&store, now()).await;
     assert!(store.health().trouble.is_some(), "there is no room for the reserve");
 
