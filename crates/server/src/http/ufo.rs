@@ -338,7 +338,8 @@ pub(super) async fn task_result(
         // A list leaves out what to do and what was returned.
         let journal = server.store().journal(newest.task.id).await?.unwrap_or_default();
         let found = Summary::of(&journal).and_then(|known| Some((known.task, known.ended?)));
-        let whole = |(task, ended): (_, Arc<Ended>)| (task, ended.finish.clone(), tasks::steps(&journal));
+        let whole =
+            |(task, ended): (_, Arc<Ended>)| (task, ended.finish.clone(), tasks::steps(&journal));
         Ok::<_, StoreError>(found.map(whole))
     };
     let (task, finish, steps) = match found.await {
