@@ -194,9 +194,10 @@ impl FromStr for Room {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
-            number => number.parse().map(Self::Bytes).map_err(|_| {
-                format!("'{text}' is no whole number, nor 'auto'")
-            }),
+            number => number
+                .parse()
+                .map(Self::Bytes)
+                .map_err(|_| format!("'{text}' is no whole number, nor 'auto'")),
         }
     }
 }

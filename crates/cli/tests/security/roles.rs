@@ -67,9 +67,10 @@ async fn a_refused_registration_leaves_nothing_behind_and_the_id_free() {
 }
 
 /// Who may use a route: the status for a device, a constellation, an operator, the shared key, nobody.
-const ROUTES: [(&str, &str, [u16; 5]); 15] = [
+const ROUTES: [(&str, &str, [u16; 5]); 16] = [
     ("GET", "/metrics", [403, 403, 200, 200, 401]),
     ("GET", "/api/v1/server", [403, 403, 200, 200, 401]),
+    ("POST", "/api/v1/backup", [403, 403, 422, 422, 401]),
     ("GET", "/api/v1/devices", [403, 200, 200, 200, 401]),
     ("GET", "/api/v1/devices/x", [403, 404, 404, 404, 401]),
     ("GET", "/api/v1/tasks", [403, 200, 200, 200, 401]),

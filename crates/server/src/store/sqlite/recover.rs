@@ -184,7 +184,8 @@ fn requests(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Kno
         while let Some(row) = rows.next()? {
             // There can be a million of them, mostly with few keys.
             let key = row.get_ref(2)?.as_str()?;
-            let before = requests.last().map(|before| &before.key).filter(|before| ***before == *key);
+            let before =
+                requests.last().map(|before| &before.key).filter(|before| ***before == *key);
             let key = before.cloned().unwrap_or_else(|| key.into());
             requests.extend(request(row, key)?);
         }

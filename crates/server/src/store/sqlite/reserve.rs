@@ -1,15 +1,12 @@
 //! Room on the disk that is given up when it is full, so that the outcomes of open tasks fit.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::folder::room;
-
-/// What is written at a time, in bytes.
-const CHUNK: usize = 64 * 1024;
 
 /// The file that keeps the room. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -68,15 +65,7 @@ impl Reserve {
         {
             return Ok(());
         }
-        let mut file = File::create(&self.path)?;
-        let zeros = [0; CHUNK];
-        let mut left = self.bytes;
-        while left > 0 {
-            let some = left.min(CHUNK);
-            file.write_all(zeros.get(..some).unwrap_or_default())?;
-            left -= some;
-        }
-        Ok(())
+        allocate(&mut File::create(&self.path)?, self.bytes)
     }
 
     fn remove(&self) {
@@ -86,4 +75,18 @@ impl Reserve {
             tracing::warn!(%error, "the store's reserve could not be given up");
         }
     }
+}
+
+/// Takes room for a file. A file system that cannot only reserve it gets zeros.
+fn allocate(file: &mut File, bytes: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match fallocate(&*file, FallocateFlags::empty(), 0, bytes as u64) {
+            Err(Errno::OPNOTSUPP) => {}
+            taken => return taken.map_err(io::Error::from),
+        }
+    }
+    io::copy(&mut io::repeat(0).take(bytes as u64), file).map(drop)
 }

@@ -76,7 +76,10 @@ impl Decoder<'_> {
     }
 
     /// Reads the records of a row.
-    pub(in crate::store::sqlite) fn records(&mut self, body: &[u8]) -> Result<Vec<Record>, Unreadable> {
+    pub(in crate::store::sqlite) fn records(
+        &mut self,
+        body: &[u8],
+    ) -> Result<Vec<Record>, Unreadable> {
         let rows: Vec<RecordRow<'_>> = serde_json::from_slice(body).map_err(|_| Unreadable)?;
         Ok(rows.into_iter().map(|row| self.record(row)).collect())
     }

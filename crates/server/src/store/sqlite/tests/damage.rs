@@ -148,7 +148,8 @@ async fn dumps_this_version() {
     let store = open(folder.path());
     crate::store::tests::fill_a_fixture(&store).await;
     store.close().unwrap();
-    let dump = Command::new("sqlite3").arg(folder.path().join("flightdeck.db")).arg(".dump").output();
+    let dump =
+        Command::new("sqlite3").arg(folder.path().join("flightdeck.db")).arg(".dump").output();
     let version: i64 = sql(folder.path(), "PRAGMA user_version");
     let dump = String::from_utf8(dump.unwrap().stdout).unwrap();
     let text = format!("{dump}PRAGMA user_version = {version};\n");

@@ -34,9 +34,7 @@ fn writer(folder: &Path, pages: i64) -> (Writer, Connection) {
 /// Lets the database grow by so many pages from here.
 fn limit(connection: &Connection, pages: i64) {
     let now: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-    connection
-        .pragma_update_and_check(None, "max_page_count", now + pages, |_| Ok(()))
-        .unwrap();
+    connection.pragma_update_and_check(None, "max_page_count", now + pages, |_| Ok(())).unwrap();
 }
 
 fn stored(connection: &Connection) -> BTreeSet<TaskId> {
@@ -51,7 +49,8 @@ async fn of_a_group_that_does_not_fit_what_is_told_is_stored_and_the_smallest_co
     let (mut writer, connection) = writer(folder.path(), 12);
     let text = |n| "x".repeat(if n == 3 { 100_000 } else { 100 });
     let batch = |n| Batch { task: id(n), records: vec![created(id(n)), answered(&text(n))] };
-    let commits: Vec<_> = (0..8).map(|n| (id(n), writer.queue.append(&Arc::new(batch(n))))).collect();
+    let commits: Vec<_> =
+        (0..8).map(|n| (id(n), writer.queue.append(&Arc::new(batch(n))))).collect();
     writer.serve(&connection);
     let mut told = BTreeSet::new();
     for (task, commit) in commits {
@@ -91,7 +90,8 @@ async fn on_a_full_disk_new_tasks_are_refused_and_open_ones_end() {
     let Next::Tidy(at) = writer.queue.next(true) else { panic!() };
     writer.tidy(&connection, at);
     assert_eq!(writer.trouble.why(), None);
-    let commit = writer.queue.append(&Arc::new(Batch { task: id(3), records: vec![created(id(3))] }));
+    let commit =
+        writer.queue.append(&Arc::new(Batch { task: id(3), records: vec![created(id(3))] }));
     writer.serve(&connection);
     commit.wait().await.unwrap();
     assert!(folder.path().join("reserve").exists());
@@ -149,7 +149,7 @@ async fn a_real_disk_that_is_full_and_then_enlarged() {
     assert!(matches!(refused, StoreError::Failed(_)), "{refused}");
     assert!(store.health().trouble.is_some());
     // What was open still ends: the reserve was for that.
-    append(&store, id(0), vec![answered(&text), ended(None)]).await;
+    append(&store, id(0), vec![answered(&"x".repeat(300_000)), ended(None)]).await;
     tidy(&store, now()).await;
     assert!(store.health().trouble.is_some(), "there is no room for the reserve");
 

@@ -140,7 +140,11 @@ async fn the_price_of_a_task() {
         }
         let tasks = u32::try_from(CLIENTS * TASKS).unwrap();
         let (took, cpu) = (begun.elapsed(), busy() - busy_before);
-        println!("{name}: {:?} of CPU a task, {:.0} tasks/s", cpu / tasks, f64::from(tasks) / took.as_secs_f64());
+        println!(
+            "{name}: {:?} of CPU a task, {:.0} tasks/s",
+            cpu / tasks,
+            f64::from(tasks) / took.as_secs_f64()
+        );
     }
 }
 
