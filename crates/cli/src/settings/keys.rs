@@ -247,6 +247,8 @@ keys! {
         heartbeat_interval: Seconds = Seconds(std::time::Duration::from_secs(120)), "FLIGHTDECK_HEARTBEAT_INTERVAL";
         /// Silence after which the server counts as gone.
         liveness_timeout: Seconds = Seconds(std::time::Duration::from_secs(180)), "FLIGHTDECK_DEVICE_LIVENESS_TIMEOUT";
+        /// The same for a server that lets the device resume its commands: it waits for its devices for a while only. It is pinged after half of this at the latest.
+        resume_liveness_timeout: Seconds = Seconds(std::time::Duration::from_secs(40)), "FLIGHTDECK_RESUME_LIVENESS_TIMEOUT";
         /// Time between pings.
         ping_interval: Seconds = Seconds(std::time::Duration::from_secs(20)), "FLIGHTDECK_DEVICE_PING_INTERVAL";
         /// What `execute_command` may run: `observe` (commands that only observe, without a shell), `shell` (everything) or `off`.
@@ -289,8 +291,6 @@ keys! {
         max_commands: usize = 256, "FLIGHTDECK_MAX_COMMANDS";
         /// Most bytes of the commands that run or wait, with the results that they have so far; further ones fail at once. A single one may have any size.
         max_commands_bytes: usize = 128 * 1024 * 1024, "FLIGHTDECK_MAX_COMMANDS_BYTES";
-        /// Silence after which a server counts as gone that lets the device resume its commands; it waits for a device only for a while.
-        resume_liveness_timeout: Seconds = Seconds(std::time::Duration::from_secs(40)), "FLIGHTDECK_RESUME_LIVENESS_TIMEOUT";
         /// Commands that the device's journal may hold, with those whose results the server has not acknowledged; at most 4096. Further ones fail at once.
         journal_commands: usize = journal().commands, "FLIGHTDECK_JOURNAL_COMMANDS";
         /// Most bytes of results that the journal may hold, with the commands that are still to be done.

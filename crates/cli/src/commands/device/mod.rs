@@ -186,12 +186,8 @@ pub(crate) fn settings(
         }
     }
     let resume_timeout = values.resume_liveness_timeout.0;
-    if ping_every >= resume_timeout {
-        return Err(anyhow::anyhow!(
-            "ping_interval must be less than resume_liveness_timeout: a server that is never pinged in time \
-             counts as gone"
-        )
-        .into());
+    if resume_timeout.is_zero() {
+        return Err(anyhow::anyhow!("resume_liveness_timeout must be more than 0").into());
     }
     if values.journal_commands > MAX_JOURNAL_COMMANDS {
         return Err(anyhow::anyhow!(
@@ -208,7 +204,10 @@ pub(crate) fn settings(
         client: ClientSettings {
             heartbeat_interval: values.heartbeat_interval.0,
             watch: Watch { ping_every, timeout },
-            resume_watch: Watch { ping_every, timeout: timeout.min(resume_timeout) },
+            resume_watch: Watch {
+                ping_every: ping_every.min(resume_timeout / 2),
+                timeout: timeout.min(resume_timeout),
+            },
             max_retries: values.max_retries.0,
             backoff_base: first_wait,
             backoff_cap: max_wait,
