@@ -141,7 +141,10 @@ async fn a_task_that_is_left_on_purpose_goes_on_and_its_id_is_printed() {
     for (args, expected) in [
         (&["run", "--detach", "--on", "box", "tidy up"][..], "T1\n"),
         (&["exec", "--detach", "--on", "box", "--", "x"], "T1\n"),
-        (&["run", "--detach", "--json", "--on", "box", "y"], "{\"event\":\"accepted\",\"task\":\"T1\"}\n"),
+        (
+            &["run", "--detach", "--json", "--on", "box", "y"],
+            "{\"event\":\"accepted\",\"task\":\"T1\"}\n",
+        ),
     ] {
         let (process, mut link, task) = script.accepted(args).await;
         assert_eq!(task["metadata"]["flightdeck"]["on_disconnect"], "continue");

@@ -25,7 +25,11 @@ fn accepted(id: &str) -> TaskEvent {
 }
 
 /// A task that is submitted and acknowledged.
-async fn running(client: &constellation::Constellation, link: &mut Link, id: &str) -> (Task, ClientMessage) {
+async fn running(
+    client: &constellation::Constellation,
+    link: &mut Link,
+    id: &str,
+) -> (Task, ClientMessage) {
     let mut submitted = client.submit(task()).unwrap();
     let said = link.task().await;
     link.accept(&said, id);
@@ -138,11 +142,19 @@ async fn a_store_that_lost_commits_says_what_it_has_lost_and_what_was_told_stand
     link.confirm("S2", true, true);
     link.question(&open, "T2").await;
     link.accept(&open, "T2");
-    link.end_session(open.session_id.as_ref(), "T2", Some("the store lost it; its outcome is unknown"));
+    link.end_session(
+        open.session_id.as_ref(),
+        "T2",
+        Some("the store lost it; its outcome is unknown"),
+    );
     link.question(&lost, "T3").await;
     link.refuse(&lost, Refused::Lost, "Task T3 is not known here: its outcome is unknown");
     assert_eq!(link.task().await, unacknowledged, "it says the store that it was first sent to");
-    link.refuse(&unacknowledged, Refused::Lost, "Request is not known here: its outcome is unknown");
+    link.refuse(
+        &unacknowledged,
+        Refused::Lost,
+        "Request is not known here: its outcome is unknown",
+    );
     link.acknowledgement("T2").await;
     assert!(outcome(told).await.completed);
     let unknown = outcome(known).await;
@@ -244,8 +256,8 @@ async fn many_tasks_are_said_again_a_few_at_a_time() {
         again.push(link.task().await);
     }
     link.nothing_follows().await;
-    for at in 0..TASKS {
-        link.accept(&said[at], &format!("T{at}"));
+    for (at, said) in said.iter().enumerate() {
+        link.accept(said, &format!("T{at}"));
         if again.len() < TASKS {
             again.push(link.task().await);
         }
@@ -264,7 +276,8 @@ async fn a_server_without_ack_is_not_come_back_to_and_its_tasks_are_lost() {
     let progress = Confirmed { features: vec![Feature::Progress], ..Confirmed::default() };
     for granted in [None, Some(&progress)] {
         let mut stage = Stage::new();
-        let connecting = constellation::Constellation::connect(stage.settings.clone(), "q".parse().unwrap());
+        let connecting =
+            constellation::Constellation::connect(stage.settings.clone(), "q".parse().unwrap());
         let confirming = async {
             let (link, _) = stage.arrival().await;
             link.confirm_as(granted);

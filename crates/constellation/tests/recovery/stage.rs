@@ -47,8 +47,7 @@ impl Stage {
             let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
             let (hear, heard) = mpsc::unbounded_channel();
             let watch = Watch { ping_every: PATIENCE, timeout: PATIENCE * 2 };
-            let mut connection =
-                Connection::<ClientMessage>::new(far, outbox.clone(), watch, None);
+            let mut connection = Connection::<ClientMessage>::new(far, outbox.clone(), watch, None);
             tokio::spawn(async move {
                 loop {
                     match connection.next_event(None).await {
@@ -236,10 +235,7 @@ impl Link {
     pub(crate) fn refuse(&self, task: &ClientMessage, refused: Refused, text: &str) {
         let refusal = TaskRefused { request_id: task.request_id.clone(), refused };
         let result = refusal.to_payload();
-        self.say(&ServerMessage {
-            result,
-            ..ServerMessage::error(text, task.session_id.clone())
-        });
+        self.say(&ServerMessage { result, ..ServerMessage::error(text, task.session_id.clone()) });
     }
 
     /// Both ends lose the connection; what was said and not read is lost too.
