@@ -18,7 +18,9 @@ pub(crate) enum How {
     /// A time limit was over.
     TimedOut,
     /// The server did not take it; perhaps it does later.
-    Refused { may_retry: bool },
+    Refused {
+        may_retry: bool,
+    },
     /// The server cannot be asked any more, or has forgotten it.
     Lost,
 }
@@ -76,7 +78,8 @@ impl Known {
         }
         let words = text.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let cancels = [Self::NotConfirmed, Self::Stopped, Self::Finished, Self::CouldNotStop];
-        let mut said = words.filter_map(|word| cancels.into_iter().find(|one| one.as_str() == word));
+        let mut said =
+            words.filter_map(|word| cancels.into_iter().find(|one| one.as_str() == word));
         said.next().filter(|_| is_cancelled)
     }
 }
@@ -227,28 +230,49 @@ mod tests {
 
     fn failed(error: &str, result: Option<&str>) -> Ending {
         let result = result.map(|error| {
-            serde_json::from_value(serde_json::json!({"status": "failure", "error": error})).unwrap()
+            serde_json::from_value(serde_json::json!({"status": "failure", "error": error}))
+                .unwrap()
         });
-        Ending::failed(Some(error.to_owned()), &result.map(|result| vec![result]).into_iter().collect::<Vec<_>>())
+        Ending::failed(
+            Some(error.to_owned()),
+            &result.map(|result| vec![result]).into_iter().collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn exec_says_by_its_code_what_is_known() {
         let gone = "Task was cancelled because target device disconnected ('d')";
         for (error, result, code, known) in [
-            (gone, Some("The device disconnected; its outcome is unknown"), 121, Some("outcome_unknown")),
+            (
+                gone,
+                Some("The device disconnected; its outcome is unknown"),
+                121,
+                Some("outcome_unknown"),
+            ),
             (gone, Some("The device disconnected; it was never sent"), 122, Some("never_sent")),
             (gone, None, 122, Some("never_sent")),
-            ("Step 1 failed: execute_command: interrupted, outcome unknown",
-                Some("interrupted, outcome unknown"), 121, Some("outcome_unknown")),
+            (
+                "Step 1 failed: execute_command: interrupted, outcome unknown",
+                Some("interrupted, outcome unknown"),
+                121,
+                Some("outcome_unknown"),
+            ),
             ("Task was cancelled by 'g': stopped", Some("stopped"), 120, Some("stopped")),
             ("Task was cancelled by 'g' (not_confirmed)", None, 120, Some("not_confirmed")),
             ("Task was cancelled by 'stopped'; it was never sent", None, 120, Some("never_sent")),
             ("Task was cancelled due to client disconnection", None, 120, Some("never_sent")),
-            ("Step 1 (execute_command) timed out after 5 s",
-                Some("No answer within 5 s; its outcome is unknown"), 124, Some("outcome_unknown")),
-            ("Step 1 failed: execute_command: Timed out after 1 s and was stopped",
-                Some("Timed out after 1 s and was stopped"), 124, None),
+            (
+                "Step 1 (execute_command) timed out after 5 s",
+                Some("No answer within 5 s; its outcome is unknown"),
+                124,
+                Some("outcome_unknown"),
+            ),
+            (
+                "Step 1 failed: execute_command: Timed out after 1 s and was stopped",
+                Some("Timed out after 1 s and was stopped"),
+                124,
+                None,
+            ),
             ("Task did not end within 600 s", None, 124, None),
             ("Task did not end within 50 steps", None, 125, None),
             ("Step 1 failed: execute_command: Blocked: rm", Some("Blocked: rm"), 125, None),

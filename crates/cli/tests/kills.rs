@@ -8,7 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::process::{AT_ONCE, until_gone, until_running};
-use common::{Process, Server, long_sleep, plan, within};
+use common::{Peer, Process, Server, long_sleep, plan, unique, within};
 use rustix::process::Signal;
 
 /// A device that runs any command, and stops it at once when it is told to stop itself.
@@ -143,15 +143,23 @@ async fn a_device_that_is_told_to_stop_stops_what_it_runs() {
     }
 }
 
+/// Somebody who leaves nothing running: a constellation without the extension, whose tasks end with its connection.
+async fn submitted(server: &Server, plan: &str) -> (Peer, String) {
+    let mut requester = server.raw_constellation(&unique("g")).await;
+    let session = requester.submit("box", plan).await;
+    requester.expect_ack(&session).await;
+    (requester, session)
+}
+
 #[tokio::test]
-async fn a_killed_orchestrator_frees_its_device() {
+async fn an_orchestrator_that_is_gone_frees_its_device() {
     let Working { server, mut device } = Working::start().await;
     for (command, running) in shapes() {
-        let mut waiting = server.start_command(&["run", "--on", "box", &plan(&settled(&command))]);
+        let (requester, _) = submitted(&server, &plan(&settled(&command))).await;
         for sleep in &running {
             until_running(sleep).await;
         }
-        waiting.kill().await;
+        drop(requester);
         for sleep in &running {
             until_gone(sleep).await;
         }
@@ -163,15 +171,13 @@ async fn a_killed_orchestrator_frees_its_device() {
 }
 
 #[tokio::test]
-async fn tasks_that_waited_behind_a_killed_orchestrator_get_their_turn() {
+async fn tasks_that_waited_behind_an_orchestrator_that_is_gone_get_their_turn() {
     let working = Working::start().await;
     let slow = long_sleep();
-    let mut first = working.server.start_command(&["run", "--on", "box", &plan(&settled(&slow))]);
+    let (first, _) = submitted(&working.server, &plan(&settled(&slow))).await;
     until_running(&slow).await;
-    let mut second = working.server.raw_constellation("second").await;
-    let session = second.submit("box", &plan("echo at last")).await;
-    second.expect_ack(&session).await;
-    first.kill().await;
+    let (mut second, session) = submitted(&working.server, &plan("echo at last")).await;
+    drop(first);
     let end = second.expect_end(&session, "completed").await;
     assert_eq!(end["result"][0]["result"][0][0]["result"]["stdout"], "at last\n");
 }

@@ -77,7 +77,8 @@ async fn tasks_are_listed_with_who_where_what_and_how_they_stand() {
         assert!(shown.stdout.contains(part), "{part}: {shown:?}");
     }
     let shown: Value =
-        serde_json::from_str(&server.run(&["task", "show", "--json", &ids[0]]).await.stdout).unwrap();
+        serde_json::from_str(&server.run(&["task", "show", "--json", &ids[0]]).await.stdout)
+            .unwrap();
     assert_eq!((&shown["id"], &shown["state"]), (&json!(ids[0]), &json!("completed")));
 
     let result = server.run(&["task", "result", &ids[0]]).await;
@@ -85,7 +86,10 @@ async fn tasks_are_listed_with_who_where_what_and_how_they_stand() {
     assert_eq!((result.code, &steps[1][0]["result"]["stdout"]), (0, &json!("two\n")));
     let failed = server.run(&["task", "result", "--json", &ids[1]]).await;
     let ended = &json_lines(&failed.stdout)[0];
-    assert_eq!((failed.code, &ended["status"], &ended["task"]), (1, &json!("failed"), &json!(ids[1])));
+    assert_eq!(
+        (failed.code, &ended["status"], &ended["task"]),
+        (1, &json!("failed"), &json!(ids[1]))
+    );
 }
 
 #[tokio::test]
@@ -128,7 +132,11 @@ async fn a_running_task_is_followed_to_its_end_and_cancelled_by_its_id() {
     let steps: Value = serde_json::from_str(&followed.stdout).unwrap();
     assert_eq!(steps[0][0]["result"]["stdout"], "first\n");
 
-    assert_eq!(server.run(&["task", "cancel", &id]).await.code, 0, "to do so again changes nothing");
+    assert_eq!(
+        server.run(&["task", "cancel", &id]).await.code,
+        0,
+        "to do so again changes nothing"
+    );
     let good = submit(&server, "good", &plan("echo good")).await;
     until_state(&server, "good", "completed").await;
     let late = server.run(&["task", "cancel", &good]).await;
@@ -142,8 +150,9 @@ async fn a_watched_list_tells_what_changes_until_it_is_stopped() {
     let mut command = server.command(&["tasks", "--watch", "--json"]);
     let mut watching = command.stdout(Stdio::piped()).spawn().unwrap();
     let name = unique("watched");
-    let mut lines =
-        tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(watching.stdout.take().unwrap()));
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(
+        watching.stdout.take().unwrap(),
+    ));
     submit(&server, &name, &plan("echo x")).await;
     let seen = async {
         loop {
@@ -155,7 +164,8 @@ async fn a_watched_list_tells_what_changes_until_it_is_stopped() {
         }
     };
     within("the end of the task", seen).await;
-    let id = rustix::process::Pid::from_raw(i32::try_from(watching.id().unwrap()).unwrap()).unwrap();
+    let id =
+        rustix::process::Pid::from_raw(i32::try_from(watching.id().unwrap()).unwrap()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
     assert_eq!(within("its end", watching.wait()).await.unwrap().code(), Some(0));
 }
@@ -189,7 +199,8 @@ async fn a_command_of_the_list_without_a_server_says_how_to_start_one() {
     let home = common::Home::new();
     for args in [&["tasks"][..], &["task", "show", "0"]] {
         let mut command = home.command(args);
-        let done = Process::start(command.env("FLIGHTDECK_SERVER", "ws://127.0.0.1:1")).done().await;
+        let done =
+            Process::start(command.env("FLIGHTDECK_SERVER", "ws://127.0.0.1:1")).done().await;
         assert!(done.code == 4 && done.stderr.contains("flightdeck serve"), "{done:?}");
     }
 }

@@ -186,7 +186,9 @@ mod tests {
             request_id: request.parse().unwrap(),
             session_id: "s".parse().unwrap(),
             store: "S".to_owned(),
-            frame: Some(Payload::from_text(r#"{"type":"task","x":1.0}"#.as_bytes().to_vec()).unwrap()),
+            frame: Some(
+                Payload::from_text(r#"{"type":"task","x":1.0}"#.as_bytes().to_vec()).unwrap(),
+            ),
         }
     }
 

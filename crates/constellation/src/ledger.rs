@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use aip::codec::Wire;
 use aip::message::{Accepted, Cancel, Refused, TaskRefused, TaskSettings, Word};
-use aip::{ClientMessage, ClientMessageType, RequestId, ResponseId, ServerMessage, SessionId, Status};
+use aip::{
+    ClientMessage, ClientMessageType, RequestId, ResponseId, ServerMessage, SessionId, Status,
+};
 use bytes::Bytes;
 
 use crate::keep::{Record, TaskFile};
@@ -134,9 +136,8 @@ impl Ledger {
             records.push(Record::Submitted { request_id: request_id(), session_id, store, frame });
             let accepted = |task| Record::Accepted { request_id: request_id(), task };
             records.extend(entry.task.clone().map(accepted));
-            records.extend(
-                entry.is_cancelled.then(|| Record::Cancelled { request_id: request_id() }),
-            );
+            records
+                .extend(entry.is_cancelled.then(|| Record::Cancelled { request_id: request_id() }));
             let ended = |outcome| Record::Ended { request_id: request_id(), outcome };
             records.extend(entry.outcome.clone().map(ended));
         }
@@ -307,7 +308,8 @@ impl Ledger {
             return self.is_known.contains(&task).then_some(delivered);
         };
         let session_id = self.entries.get(&request_id).map(|entry| entry.session_id.clone());
-        self.settle(&request_id, Outcome::of(message)).then_some(Delivered { session_id, ..delivered })
+        self.settle(&request_id, Outcome::of(message))
+            .then_some(Delivered { session_id, ..delivered })
     }
 
     /// The outcome of a task is known. The first one counts. `false` when it could not be written down.
@@ -316,10 +318,8 @@ impl Ledger {
         let outcome = entry.outcome.clone().unwrap_or(outcome);
         let must_be_kept = entry.store.is_some() && self.file.is_some() && !entry.is_kept;
         let is_kept = !must_be_kept
-            || self.write(&Record::Ended {
-                request_id: request_id.clone(),
-                outcome: outcome.clone(),
-            });
+            || self
+                .write(&Record::Ended { request_id: request_id.clone(), outcome: outcome.clone() });
         self.note_ended(request_id, outcome, is_kept);
         let has_submitter = |entry: &Entry| Arc::strong_count(&entry.inbox) > 1;
         let is_wanted = self.entries.get(request_id).is_some_and(has_submitter);

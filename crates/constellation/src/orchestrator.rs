@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aip::codec::About;
 use aip::message::{
-    Confirmed, ConstellationMetadata, Extension, Feature, Features, Refused, ResumeRefused, Resumed, Step,
-    VERSION,
+    Confirmed, ConstellationMetadata, Extension, Feature, Features, Refused, ResumeRefused,
+    Resumed, Step, VERSION,
 };
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, DecodeError, Payload, ServerMessage,

@@ -163,7 +163,10 @@ impl Range {
     /// Of digits as somebody typed them, with or without dashes.
     fn of(typed: &str) -> Option<Self> {
         let digits: String = typed.chars().filter(|c| *c != '-').collect();
-        if digits.is_empty() || digits.len() > DIGITS || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
+        if digits.is_empty()
+            || digits.len() > DIGITS
+            || !digits.chars().all(|c| c.is_ascii_hexdigit())
+        {
             return None;
         }
         let padded = |with: &str| {
@@ -227,7 +230,10 @@ impl Action {
 
 impl Api<'_> {
     /// A page of tasks, newest first, and where the next one begins.
-    pub(crate) async fn tasks(&self, query: &Query) -> Result<(Vec<Listed>, Option<String>), Failure> {
+    pub(crate) async fn tasks(
+        &self,
+        query: &Query,
+    ) -> Result<(Vec<Listed>, Option<String>), Failure> {
         let mut pairs = vec![("limit", query.limit.clamp(1, PAGE).to_string())];
         for (name, value) in [
             ("device", &query.device),

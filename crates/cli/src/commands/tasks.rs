@@ -148,7 +148,10 @@ async fn watch(api: &Api<'_>, args: &Tasks) -> Ended {
         } else {
             print_changed(&found, &seen, args.json)?;
         }
-        seen = found.into_iter().map(|listed| (listed.task.id.to_string(), stand(&listed.task))).collect();
+        seen = found
+            .into_iter()
+            .map(|listed| (listed.task.id.to_string(), stand(&listed.task)))
+            .collect();
         tokio::select! {
             () = tokio::time::sleep(PACE) => {}
             () = interrupts.next() => return Ok(Code::COMPLETED),

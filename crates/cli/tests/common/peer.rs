@@ -305,13 +305,18 @@ impl PythonServer {
 
     /// Waits for a client, takes its REGISTER and confirms it. Returns both.
     pub(crate) async fn accept(&self) -> (Peer, Value) {
+        self.accept_granting(json!({})).await
+    }
+
+    /// The same with more than a Python server says in its confirmation.
+    pub(crate) async fn accept_granting(&self, confirmation: Value) -> (Peer, Value) {
         let (stream, _) = within("a client", self.0.accept()).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let upgrade = ServerBuilder::new().limits(Limits::unlimited());
         let (_, socket) = within("an upgrade", upgrade.accept(stream)).await.unwrap();
         let mut peer = Peer { socket, id: "python server".to_owned(), role: "server" };
         let register = peer.expect("register").await;
-        peer.say_as_server("heartbeat", "ok", json!({})).await;
+        peer.say_as_server("heartbeat", "ok", confirmation).await;
         (peer, register)
     }
 }

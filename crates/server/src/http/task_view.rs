@@ -292,8 +292,14 @@ mod tests {
     #[test]
     fn a_summary_is_the_command_that_somebody_typed_or_the_beginning_of_a_text() {
         for (request, expected) in [
-            (r#"{"commands":[{"tool_name":"execute_command","parameters":{"command":"df -h"}}]}"#, "df -h"),
-            (r#"{"commands":[{"tool_name":"get_system_info"},{"tool_name":"x"}]}"#, "get_system_info (+1 more)"),
+            (
+                r#"{"commands":[{"tool_name":"execute_command","parameters":{"command":"df -h"}}]}"#,
+                "df -h",
+            ),
+            (
+                r#"{"commands":[{"tool_name":"get_system_info"},{"tool_name":"x"}]}"#,
+                "get_system_info (+1 more)",
+            ),
             (r#"{"commands":[{"tool_name":"t","parameters":{"a":1}}]}"#, r#"t {"a":1}"#),
             (" tidy up my desk ", "tidy up my desk"),
             (r#"{"commands":[]}"#, r#"{"commands":[]}"#),

@@ -39,7 +39,11 @@ pub(crate) async fn run(command: TaskCommand, global: Global) -> Ended {
             if task.is_over() {
                 return print_end(&task, args.json);
             }
-            say!("It is not over: {}. To wait for it: flightdeck task follow {}", task.state, task.id);
+            say!(
+                "It is not over: {}. To wait for it: flightdeck task follow {}",
+                task.state,
+                task.id
+            );
             Ok(Code::FAILED)
         }
     }
@@ -57,7 +61,8 @@ fn print_end(task: &Task, as_json: bool) -> Ended {
     let (ending, value) = (ending(task), task.value());
     if as_json {
         // As a TASK_END has it.
-        let (request, value) = (json!(task.request), value.as_ref().map_or("null", Payload::as_str));
+        let (request, value) =
+            (json!(task.request), value.as_ref().map_or("null", Payload::as_str));
         let result = format!(r#"[{{"request":{request},"result":{value}}}]"#);
         print_line(&ended_line(&ending, Some(&task.id.to_string()), &result))?;
     } else {

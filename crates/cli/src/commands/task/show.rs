@@ -31,7 +31,14 @@ fn shown(task: &Task, now: Timestamp) -> String {
         ("what", what(task)),
         ("device", task.device.clone()),
         ("requester", format!("{}, with the key '{}'", task.requester, task.key)),
-        ("state", format!("{}, {} after {took}", state(task), if task.is_over() { "over" } else { "open" })),
+        (
+            "state",
+            format!(
+                "{}, {} after {took}",
+                state(task),
+                if task.is_over() { "over" } else { "open" }
+            ),
+        ),
         ("since", format!("{} ({ago} ago)", task.created_at)),
     ];
     lines.extend(task.error.clone().map(|error| ("error", error)));
