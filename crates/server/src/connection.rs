@@ -224,12 +224,7 @@ impl Actor {
     }
 
     /// Answers for a task that was accepted before, or says that it is not known.
-    fn ask_after(
-        &self,
-        task: &str,
-        session_id: Option<SessionId>,
-        request_id: Option<RequestId>,
-    ) {
+    fn ask_after(&self, task: &str, session_id: Option<SessionId>, request_id: Option<RequestId>) {
         // What is no id of ours names no task of ours.
         let task = task.parse().unwrap_or(TaskId::NONE);
         let asked = Asked { via: self.via, task, session_id, request_id };
@@ -238,9 +233,8 @@ impl Actor {
 
     fn cancel(&self, task: Option<ResponseId>, request_id: Option<RequestId>) {
         let id = task.and_then(|task| task.as_str().parse::<TaskId>().ok());
-        let cancelled = self.server.act(|hub, moment| {
-            hub.cancel_of(moment, self.via, id, request_id.as_ref())
-        });
+        let cancelled =
+            self.server.act(|hub, moment| hub.cancel_of(moment, self.via, id, request_id.as_ref()));
         if let Some((task, origin)) = cancelled {
             self.server.audit().record(audit::Entry {
                 key: Some(self.client.holder.name()),

@@ -86,7 +86,8 @@ impl<'a> Api<'a> {
 
     /// What the server answers. `timeout` is for the whole of it.
     async fn answer(&self, request: RequestBuilder, timeout: Duration) -> Result<Answer, Failure> {
-        let response = request.timeout(timeout).send().await.map_err(|error| self.unreachable(error))?;
+        let response =
+            request.timeout(timeout).send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status().as_u16();
         if status == 401 {
             let text = format!("the server at {} refused the key (HTTP 401)", self.target.server);

@@ -104,7 +104,8 @@ async fn pages_have_neither_gaps_nor_repeats_while_new_tasks_come() {
 
 #[tokio::test]
 async fn so_many_ended_tasks_are_remembered_and_large_results_go_first() {
-    let limits = ["--memory", "--history-tasks", "3", "--history-bytes", "100000", "--unfetched-bytes", "0"];
+    let limits =
+        ["--memory", "--history-tasks", "3", "--history-bytes", "100000", "--unfetched-bytes", "0"];
     let server = Server::start_with(&limits).await;
     let (api, mut device) = (Api::of(&server), server.raw_device("d").await);
     let mut tasks = Vec::new();

@@ -7,7 +7,8 @@ use crate::common::{Server, plan};
 
 #[tokio::test]
 async fn a_result_can_be_had_long_after_until_its_task_is_forgotten() {
-    let server = Server::start_with(&["--memory", "--history-tasks", "20", "--unfetched-bytes", "0"]).await;
+    let server =
+        Server::start_with(&["--memory", "--history-tasks", "20", "--unfetched-bytes", "0"]).await;
     let (api, mut device) = (Api::of(&server), server.raw_device("d").await);
     let dispatch = json!({"client_id": "d", "request": plan("pwd"), "task_name": "first"});
     let dispatched = api.post("/api/dispatch", dispatch.to_string()).await.ok(200);

@@ -76,19 +76,13 @@ impl Hub {
             };
             cancel.is_told = true;
             let outcome = Outcome::stopped(&cancel.cause, &session.task);
-            let stamp =
-                Stamp { response_id: fresh_response_id(moment.ambient), at: moment.text() };
+            let stamp = Stamp { response_id: fresh_response_id(moment.ambient), at: moment.text() };
             queue(&handle, outcome.encode_without_result(&session.task, stamp));
         }
     }
 
     /// A device says what became of a command that it was told to stop.
-    pub(crate) fn handle_stopped(
-        &mut self,
-        via: Via,
-        response_id: &ResponseId,
-        word: Word,
-    ) {
+    pub(crate) fn handle_stopped(&mut self, via: Via, response_id: &ResponseId, word: Word) {
         if self.parties.current(via).is_none() {
             return;
         }
@@ -177,4 +171,3 @@ impl Hub {
         Some(known)
     }
 }
-

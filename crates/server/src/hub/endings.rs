@@ -11,7 +11,8 @@ use crate::session::{Cause, Incarnation, Outcome, TaskId};
 use crate::store::{Ended, Ending, Record};
 
 /// What is said of a task of which the store has lost something.
-const LOST: &str = "The server has lost what it had stored last; the outcome of this task is unknown";
+const LOST: &str =
+    "The server has lost what it had stored last; the outcome of this task is unknown";
 
 impl Hub {
     /// Ends a session early, wherever it stands.

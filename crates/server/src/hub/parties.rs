@@ -32,7 +32,10 @@ pub(super) enum Presence {
     Here(Arc<Handle>),
     /// On a connection that waits for its confirmation: nothing is sent to it, and nothing of it is read.
     Confirming(Arc<Handle>),
-    Away { since: Instant, at: Timestamp },
+    Away {
+        since: Instant,
+        at: Timestamp,
+    },
 }
 
 /// A client, whichever connection it has.
@@ -348,8 +351,7 @@ mod tests {
     #[test]
     fn an_id_belongs_to_one_identity_and_a_late_goodbye_evicts_none() {
         let (mut parties, ambient) = (Parties::default(), Ambient::system());
-        let moment =
-            Moment { now: Instant::now(), at: Timestamp::UNIX_EPOCH, ambient: &ambient };
+        let moment = Moment { now: Instant::now(), at: Timestamp::UNIX_EPOCH, ambient: &ambient };
         let enter = |parties: &mut Parties, handle: Arc<Handle>| {
             let identity = parties.enter(&handle);
             Via { identity, connection: handle.connection }

@@ -96,8 +96,7 @@ impl Hub {
     ) {
         let at = recall.as_ref().map_or(moment.at, |recall| recall.record.seen_at);
         let presence = Presence::Away { since: moment.now, at };
-        let identity =
-            Identity { client_id, presence, requested: BTreeSet::new(), seat, recall };
+        let identity = Identity { client_id, presence, requested: BTreeSet::new(), seat, recall };
         self.parties.put_back(id, identity);
     }
 
@@ -171,7 +170,8 @@ impl Hub {
                 Record::Answered { results, .. } => {
                     let phase = std::mem::replace(&mut session.phase, Phase::Resting);
                     let Phase::Running(sent) = phase else { continue };
-                    let bytes = results.iter().map(crate::session::CallResult::bytes).sum::<usize>();
+                    let bytes =
+                        results.iter().map(crate::session::CallResult::bytes).sum::<usize>();
                     session.bytes += bytes;
                     session.kept.grow(bytes);
                     if sent.is_discovery {
@@ -184,8 +184,7 @@ impl Hub {
                     let cause = by.clone().map_or(Cause::RequesterGone, Cause::Cancelled);
                     let (is_committed, is_told) = (true, false);
                     let (word, timer) = (None, None);
-                    session.cancel =
-                        Some(Cancelling { cause, is_committed, is_told, word, timer });
+                    session.cancel = Some(Cancelling { cause, is_committed, is_told, word, timer });
                 }
                 Record::Created(_) | Record::Noted { .. } | Record::Ended(_) => {}
             }

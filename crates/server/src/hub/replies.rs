@@ -49,8 +49,7 @@ impl Hub {
         results: Results,
         refusal: impl FnOnce(Unclaimed) -> Option<Bytes>,
     ) -> Result<(), Unclaimed> {
-        let wants_ack =
-            self.parties.current(via).is_some_and(|handle| handle.has(Feature::Ack));
+        let wants_ack = self.parties.current(via).is_some_and(|handle| handle.has(Feature::Ack));
         let (why, stopped) = match self.claim(via, ids) {
             Ok(command) if !command.is_stopping => {
                 let results = results.of(&command.call_ids);
@@ -157,9 +156,8 @@ impl Hub {
             Unclaimed::Unknown => Taken::Unknown,
         };
         let open = self.open_ids.get(session_id).and_then(|id| self.sessions.get_mut(id));
-        let unstored = open.filter(|session| {
-            session.device == via.identity && !session.journal.is_stored()
-        });
+        let unstored =
+            open.filter(|session| session.device == via.identity && !session.journal.is_stored());
         match unstored {
             Some(session) if taken == Taken::Late => session.late.push(response_id.clone()),
             _ => self.tell_taken(moment, via.identity, session_id, response_id, taken),
@@ -259,7 +257,12 @@ impl Hub {
     }
 
     /// Frees the place of a task that is over; one that is still ending frees it itself.
-    pub(super) fn free_place_of_ended(&mut self, moment: &Moment<'_>, device: Incarnation, task: TaskId) {
+    pub(super) fn free_place_of_ended(
+        &mut self,
+        moment: &Moment<'_>,
+        device: Incarnation,
+        task: TaskId,
+    ) {
         if !self.sessions.contains_key(&task) {
             self.free_place(moment, device, task);
         }

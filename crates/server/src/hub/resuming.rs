@@ -145,8 +145,7 @@ impl Hub {
             let lost = seat.commands.remove(&response_id);
             return lost.into_iter().for_each(|command| self.lose_other(moment, command.task));
         }
-        let is_cancelled =
-            self.sessions.get(&task).is_some_and(|session| session.cancel.is_some());
+        let is_cancelled = self.sessions.get(&task).is_some_and(|session| session.cancel.is_some());
         if is_cancelled {
             return self.take_back(moment, device, &response_id, task);
         }
@@ -195,7 +194,9 @@ impl Hub {
         let journal = self.journal_of(device);
         let Some(session) = self.sessions.get_mut(&task) else { return };
         let (response_id, calls, is_discovery) = match &session.phase {
-            Phase::Running(sent) => (sent.response_id.clone(), sent.calls.clone(), sent.is_discovery),
+            Phase::Running(sent) => {
+                (sent.response_id.clone(), sent.calls.clone(), sent.is_discovery)
+            }
             Phase::Prepared(own) => (own.response_id.clone(), own.calls.clone(), own.is_discovery),
             _ => return,
         };

@@ -115,8 +115,7 @@ impl Hub {
 
     /// Whether a key may have another client that is to be known again.
     fn check_quota(&self, newcomer: &Handle) -> Result<(), Refusal> {
-        let has_key =
-            |recall: &Recall| newcomer.holder.has_key_id(recall.record.key_id.as_deref());
+        let has_key = |recall: &Recall| newcomer.holder.has_key_id(recall.record.key_id.as_deref());
         let of_key = || self.parties.all().filter_map(|one| one.recall.as_deref());
         let of_key = || of_key().filter(|recall| has_key(recall));
         let most = self.config.identities_per_key;
@@ -318,7 +317,10 @@ impl Hub {
         // Who is gone is away from now on, which its connection says itself.
         let _gone = answer.send(resumed);
         let outcomes = self.recall(id).map(|own| own.undelivered.keys().copied().collect());
-        self.deliver(Via { identity: id, connection: handle.connection }, outcomes.unwrap_or_default());
+        self.deliver(
+            Via { identity: id, connection: handle.connection },
+            outcomes.unwrap_or_default(),
+        );
     }
 
     /// The connection is over, or is given up; `is_goodbye` says that the client closed it because it was done. Doing so
@@ -378,7 +380,9 @@ impl Hub {
             OnDisconnect::After(after) if is_known_again => {
                 std::time::Duration::from_secs(after.cancel_after_s.into())
             }
-            _ if session.is_own_task() && self.parties.get(device).is_some_and(|own| own.is_expected()) => {
+            _ if session.is_own_task()
+                && self.parties.get(device).is_some_and(|own| own.is_expected()) =>
+            {
                 return;
             }
             _ => return self.halt(moment, task, &Halt::Stopped(Cause::RequesterGone)),

@@ -72,7 +72,8 @@ impl Hub {
         let answered = answered.count();
         let Some(session) = self.sessions.get_mut(&batch.task) else { return };
         let (device, session_id) = (session.device, session.task.session_id.clone());
-        let settled: Vec<_> = session.settling.drain(..answered.min(session.settling.len())).collect();
+        let settled: Vec<_> =
+            session.settling.drain(..answered.min(session.settling.len())).collect();
         let is_stored = session.journal.is_stored();
         let late = if is_stored { std::mem::take(&mut session.late) } else { Vec::new() };
         let settled = settled.into_iter().flatten().map(|id| (id, Taken::Accepted));

@@ -83,14 +83,17 @@ impl Hub {
     /// The devices that are away and known again when they come back.
     pub(crate) fn away(&self) -> Vec<Away> {
         let away = |identity: &Identity| {
-            let (recall, Presence::Away { at, .. }) = (identity.recall.as_ref()?, &identity.presence)
+            let (recall, Presence::Away { at, .. }) =
+                (identity.recall.as_ref()?, &identity.presence)
             else {
                 return None;
             };
             identity.seat.as_ref()?;
             let record = &recall.record;
-            let has_successor =
-                self.parties.by_id(&identity.client_id).is_some_and(|one| one.connection().is_some());
+            let has_successor = self
+                .parties
+                .by_id(&identity.client_id)
+                .is_some_and(|one| one.connection().is_some());
             (!has_successor).then(|| Away {
                 id: identity.client_id.clone(),
                 since: *at,

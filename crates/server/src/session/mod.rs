@@ -9,9 +9,7 @@ mod task;
 use std::sync::Arc;
 
 use aip::codec::Wire;
-use aip::{
-    CallId, ResponseId, ServerMessage, ServerMessageType, SessionId, Status, TaskName,
-};
+use aip::{CallId, ResponseId, ServerMessage, ServerMessageType, SessionId, Status, TaskName};
 use bytes::Bytes;
 use link::Ambient;
 use uuid::Uuid;

@@ -195,7 +195,8 @@ impl Recovered {
             Record::Decided { response_id, .. } => response_id.as_str().parse().ok(),
             _ => None,
         });
-        let sent = self.identities.iter().filter_map(|one| one.newest.as_ref()?.as_str().parse().ok());
+        let sent =
+            self.identities.iter().filter_map(|one| one.newest.as_ref()?.as_str().parse().ok());
         let known = self.requests.iter().map(|one| one.task.uuid());
         of_open.chain(sent).chain(known).max().unwrap_or_default()
     }

@@ -207,10 +207,10 @@ async fn a_journal_is_read_as_it_was_written<K: Kept>() {
         ],
         vec![Record::Readdressed { response_id: r(2), device, journal }],
         vec![Record::Cancelling {
-                at: now(),
-                by: Some("somebody".into()),
-                why: "somebody wants it".into(),
-            }],
+            at: now(),
+            by: Some("somebody".into()),
+            why: "somebody wants it".into(),
+        }],
         vec![answered("two"), ended(Some(now()))],
     ];
     for batch in &batches {

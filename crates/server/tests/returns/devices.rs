@@ -7,8 +7,7 @@ use server::Config;
 
 use crate::party::Party;
 use crate::rig::{
-    Client, Rig, accepted, cancel, complete, say_stopped, send_results, settle, submit, task,
-    taken,
+    Client, Rig, accepted, cancel, complete, say_stopped, send_results, settle, submit, taken, task,
 };
 
 #[tokio::test(start_paused = true)]

@@ -3,10 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod party;
 #[path = "../common/peer.rs"]
 #[allow(dead_code, reason = "other tests need the rest")]
 mod peer;
-mod party;
 mod rig;
 
 mod devices;

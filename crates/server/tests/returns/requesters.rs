@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::rig::{
     Client, Rig, accepted, acknowledge, cancel, complete, say_stopped, send_results, settle,
-    submit, task, task_that, taken,
+    submit, taken, task, task_that,
 };
 
 #[tokio::test(start_paused = true)]
@@ -28,7 +28,10 @@ async fn an_outcome_is_delivered_until_it_is_acknowledged_and_never_again() {
         let (mut requester, granted) = q.come(&rig).await;
         assert_eq!(granted["resumed"], true);
         let end = requester.expect("task_end").await;
-        assert_eq!((end["response_id"].as_str(), &end["status"]), (Some(&*id), &json!("completed")));
+        assert_eq!(
+            (end["response_id"].as_str(), &end["status"]),
+            (Some(&*id), &json!("completed"))
+        );
         assert_eq!(end["result"][0]["result"][0][0]["result"], "done");
         requester.switch.cut();
         settle().await;

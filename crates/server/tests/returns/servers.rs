@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::party::Party;
 use crate::rig::{
-    Client, Mood, Rig, acknowledge, legacy_task, cancel, complete, say_stopped, send_results, settle,
-    submit, task, task_that, taken,
+    Client, Mood, Rig, acknowledge, cancel, complete, legacy_task, say_stopped, send_results,
+    settle, submit, taken, task, task_that,
 };
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +161,8 @@ async fn a_cancel_survives_the_server() {
 
 #[tokio::test(start_paused = true)]
 async fn a_time_limit_that_was_not_committed_is_forgotten() {
-    let config = server::Config { command_timeout: Duration::from_secs(10), ..server::Config::default() };
+    let config =
+        server::Config { command_timeout: Duration::from_secs(10), ..server::Config::default() };
     let mut rig = Rig::with(config).await;
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
