@@ -108,7 +108,7 @@ fn open_store(
         reserve_bytes: values.disk_reserve_bytes,
         ..defaults
     };
-    let store = SqliteStore::open(settings).map_err(|error| {
+    let store = SqliteStore::open(&settings).map_err(|error| {
         let hint = match error {
             OpenError::InUse { .. } => "\n  name another folder with --state-dir or --data",
             OpenError::Network { .. } => "\n  name one with --data, or keep nothing with --memory",

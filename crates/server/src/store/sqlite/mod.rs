@@ -189,7 +189,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(settings: SqliteSettings) -> Result<Self, OpenError> {
+    pub fn open(settings: &SqliteSettings) -> Result<Self, OpenError> {
         let folder = Folder::take(&settings.folder)?;
         let connection = schema::open_writer(&folder.database(), settings.durability)?;
         let (meta, is_new) = identify(&connection, &folder, settings.accept_loss)?;
@@ -222,10 +222,8 @@ impl SqliteStore {
             unchecked: 0,
         };
         if !unreadable.is_empty() {
-            let end = |num: i64| (num, now);
             let ended = writer.transact(&connection, |group| {
-                let mut all = unreadable.iter().map(|num| end(*num));
-                all.try_for_each(|(num, at)| group.end_unreadable(num, at))
+                unreadable.iter().try_for_each(|num| group.end_unreadable(*num, now))
             });
             ended.map_err(|failure| OpenError::Refused(failure.to_string()))?;
         }

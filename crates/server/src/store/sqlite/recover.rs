@@ -135,7 +135,8 @@ fn identities(connection: &Connection) -> rusqlite::Result<Vec<IdentityRecord>> 
         match identity(row)? {
             Some(identity) => identities.push(identity),
             None => {
-                tracing::error!(id = row.get::<_, i64>(0)?, "an identity is damaged, and forgotten")
+                let id = row.get::<_, i64>(0)?;
+                tracing::error!(id, "an identity is damaged, and forgotten");
             }
         }
     }

@@ -162,7 +162,7 @@ mod tests {
         let mut side = Side::begin(&path, before.clone()).unwrap();
         side.note(11).unwrap();
         let noted = Side::read(&path).unwrap().unwrap();
-        assert_eq!(noted, Mark { sequence: 11, ..before.clone() });
+        assert_eq!(noted, Mark { sequence: 11, ..before });
         side.close().unwrap();
         assert!(Side::read(&path).unwrap().unwrap().is_clean);
         let mut bytes = fs::read(&path).unwrap();

@@ -21,10 +21,10 @@ fn settings(folder: &Path) -> SqliteSettings {
 }
 
 fn open(folder: &Path) -> SqliteStore {
-    SqliteStore::open(settings(folder)).unwrap()
+    SqliteStore::open(&settings(folder)).unwrap()
 }
 
-fn refusal(settings: SqliteSettings) -> OpenError {
+fn refusal(settings: &SqliteSettings) -> OpenError {
     match SqliteStore::open(settings) {
         Ok(_) => panic!("it was opened"),
         Err(error) => error,
@@ -85,7 +85,7 @@ async fn a_task_of_one_command_takes_two_rows_and_no_task_of_one_more_than_four(
 async fn a_second_server_on_the_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    let error = refusal(settings(folder.path()));
+    let error = refusal(&settings(folder.path()));
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
     assert!(error.to_string().starts_with("another server uses /"), "{error}");
     drop(store);
@@ -107,8 +107,8 @@ fn only_the_owner_may_look_into_the_folder() {
 #[tokio::test]
 async fn what_waits_to_be_written_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
-    let store =
-        SqliteStore::open(SqliteSettings { queue_bytes: 4096, ..settings(folder.path()) }).unwrap();
+    let store = SqliteStore::open(&SqliteSettings { queue_bytes: 4096, ..settings(folder.path()) })
+        .unwrap();
     let batch = |n| Arc::new(Batch { task: id(n), records: vec![created(id(n)); 6] });
     let commits: Vec<_> = (0..100).map(|n| store.append(&batch(n))).collect();
     let (mut kept, mut refused) = (0, 0);
@@ -141,11 +141,11 @@ async fn a_store_that_was_closed_refuses_everything() {
 async fn with_power_everything_works_alike() {
     let folder = tempfile::tempdir().unwrap();
     let settings = SqliteSettings { durability: Durability::Power, ..settings(folder.path()) };
-    let store = SqliteStore::open(settings.clone()).unwrap();
+    let store = SqliteStore::open(&settings).unwrap();
     let large = "x".repeat(300_000);
     whole_task(&store, 1, &large).await;
     drop(store);
-    let store = SqliteStore::open(settings).unwrap();
+    let store = SqliteStore::open(&settings).unwrap();
     assert_eq!(store.journal(id(1)).await.unwrap().unwrap()[2], answered(&large));
 }
 

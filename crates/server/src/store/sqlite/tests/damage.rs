@@ -96,7 +96,7 @@ async fn a_database_that_calls_itself_damaged_refuses_the_start() {
         let mut bytes = whole.clone();
         bytes[at..at + 50].fill(0x55);
         fs::write(&path, bytes).unwrap();
-        let error = refusal(settings(folder.path()));
+        let error = refusal(&settings(folder.path()));
         assert!(matches!(error, OpenError::Damaged(_)), "{at} {error}");
     }
 }
@@ -108,7 +108,7 @@ async fn a_database_of_a_newer_version_is_left_alone() {
     let connection = Connection::open(folder.path().join("flightdeck.db")).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
-    let error = refusal(settings(folder.path()));
+    let error = refusal(&settings(folder.path()));
     assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
 }
 

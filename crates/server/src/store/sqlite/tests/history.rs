@@ -14,7 +14,7 @@ async fn left(store: &SqliteStore) -> Vec<u128> {
 }
 
 fn opened(folder: &Path, retention: Retention) -> SqliteStore {
-    SqliteStore::open(SqliteSettings { retention, ..settings(folder) }).unwrap()
+    SqliteStore::open(&SqliteSettings { retention, ..settings(folder) }).unwrap()
 }
 
 const MUCH: Retention =

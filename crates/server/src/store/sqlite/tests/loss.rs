@@ -46,11 +46,11 @@ async fn a_flipped_bit_in_the_log_is_noticed_on_the_same_boot() {
     bytes[middle] ^= 1;
     fs::write(&log, bytes).unwrap();
 
-    let error = refusal(settings(left.path()));
+    let error = refusal(&settings(left.path()));
     assert!(matches!(error, OpenError::Behind { .. }), "{error}");
     assert!(error.to_string().contains("--accept-loss"), "{error}");
     let accepting = SqliteSettings { accept_loss: true, ..settings(left.path()) };
-    let found = SqliteStore::open(accepting).unwrap();
+    let found = SqliteStore::open(&accepting).unwrap();
     let recovered = found.recover().unwrap();
     assert!(recovered.has_lost && found.health().has_lost);
     assert_eq!(recovered.former, [before]);
@@ -86,12 +86,12 @@ async fn after_a_power_loss_open_tasks_are_lost_until_they_are_settled() {
 async fn with_power_a_power_loss_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let settings = SqliteSettings { durability: Durability::Power, ..settings(folder.path()) };
-    let store = SqliteStore::open(settings.clone()).unwrap();
+    let store = SqliteStore::open(&settings).unwrap();
     let before = store.recover().unwrap().store;
     append(&store, id(1), vec![created(id(1))]).await;
     drop(store);
     forge(folder.path(), |mark| mark.boot = "another".to_owned());
-    let recovered = SqliteStore::open(settings).unwrap().recover().unwrap();
+    let recovered = SqliteStore::open(&settings).unwrap().recover().unwrap();
     assert_eq!((recovered.has_lost, recovered.store), (false, before));
 }
 
@@ -115,7 +115,7 @@ async fn what_was_closed_cleanly_survives_a_new_boot_and_not_a_copy_from_before(
         let _there_was_none = fs::remove_file(left.path().join(name));
         fs::copy(old.path().join(name), left.path().join(name)).unwrap();
     }
-    let error = refusal(settings(left.path()));
+    let error = refusal(&settings(left.path()));
     assert!(matches!(error, OpenError::Behind { .. }), "{error}");
 }
 
@@ -138,9 +138,9 @@ async fn a_side_file_without_its_database_refuses_the_start() {
     append(&store, id(1), vec![created(id(1))]).await;
     drop(store);
     fs::remove_file(folder.path().join("flightdeck.db")).unwrap();
-    let error = refusal(settings(folder.path()));
+    let error = refusal(&settings(folder.path()));
     assert!(matches!(error, OpenError::Behind { .. }), "{error}");
     let accepting = SqliteSettings { accept_loss: true, ..settings(folder.path()) };
-    let recovered = SqliteStore::open(accepting).unwrap().recover().unwrap();
+    let recovered = SqliteStore::open(&accepting).unwrap().recover().unwrap();
     assert_eq!((recovered.has_lost, recovered.former), (true, vec![before]));
 }
