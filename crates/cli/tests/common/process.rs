@@ -238,7 +238,11 @@ impl Server {
 
     /// Another one where this one was: the same port, home and key.
     pub(crate) async fn start_again(&self) -> Self {
-        Self::start_in(self.home.clone(), self.port, &[]).await
+        self.start_again_with(&[]).await
+    }
+
+    pub(crate) async fn start_again_with(&self, args: &[&str]) -> Self {
+        Self::start_in(self.home.clone(), self.port, args).await
     }
 
     /// One in a home that is prepared.
