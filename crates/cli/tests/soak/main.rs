@@ -34,7 +34,7 @@ const STRANGERS: usize = 16;
 ///
 /// What is remembered of ended tasks is full long before the first minute is over, so that it does not
 /// count as growth; and it is small beside the 10 % that memory may differ by.
-const SETTINGS: [&str; 26] = [
+const SETTINGS: [&str; 27] = [
     "--command-timeout",
     "2",
     "--session-timeout",
