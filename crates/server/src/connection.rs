@@ -97,7 +97,11 @@ impl Actor {
             Event::Unreadable(error, about) => {
                 let is_task = about.is("task");
                 let refused = self.unreadable(&error, about.session_id.clone());
-                if !(is_task && self.refuse_oddly_named(&refused, &about)) {
+                if is_task && self.acknowledges() {
+                    let (text, session_id) = (error.to_string(), about.session_id.clone());
+                    let rejection = Rejection { text, session_id, request_id: None, is_task };
+                    self.reject_task(rejection, Refused::Final, &mut reply);
+                } else if !(is_task && self.refuse_oddly_named(&refused, &about)) {
                     self.refuse(refused, is_task, &mut reply);
                 }
                 self.handle_unreadable(&error, &about);

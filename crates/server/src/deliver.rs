@@ -48,8 +48,13 @@ impl Server {
     /// Answers for a task that is over: with its ACK and its outcome, or that it is not known.
     pub(crate) async fn answer_again(&self, asked: Asked) {
         let Asked { via, task, session_id, request_id } = asked;
-        let Ok(journal) = self.store().journal(task).await else { return };
-        let records = journal.unwrap_or_default();
+        let records = match self.store().journal(task).await {
+            Ok(journal) => journal.unwrap_or_default(),
+            Err(error) => {
+                // Its requester asks again when it comes the next time.
+                return tracing::error!(%task, %error, "a task that is asked after could not be read");
+            }
+        };
         let is_own = |task: &Task| task.terms.requester == Some(via.identity);
         let known = Summary::of(&records).map(|known| known.task).filter(|task| is_own(task));
         let Some(handle) = self.hub().handle_of(via) else { return };

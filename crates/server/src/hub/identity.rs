@@ -50,7 +50,10 @@ impl Hub {
             of_file.filter(|id| self.recall(*id).is_some_and(|own| own.record.presented.is_none()));
         let bound = || {
             let is_bound = newcomer.holder.opens_for_one_client();
-            self.parties.known(newcomer.id()).last().filter(|_| is_bound)
+            let has_role = |id: &Incarnation| {
+                self.recall(*id).is_some_and(|own| own.record.role == newcomer.peer.client_type)
+            };
+            self.parties.known(newcomer.id()).filter(has_role).last().filter(|_| is_bound)
         };
         let identity = by_key.or(never_presented).or_else(bound);
         let highest = identity.or(of_file).and_then(|id| self.recall(id)).map(|own| own.n);

@@ -233,9 +233,8 @@ impl Parties {
         identity.recall.take().is_some()
     }
 
-    /// How many client ids have somebody who is to be known again.
-    pub(super) fn known_len(&self) -> usize {
-        self.known.len()
+    pub(super) fn len(&self) -> usize {
+        self.identities.len()
     }
 
     /// Who is to be known again under this client id, newest last.

@@ -20,6 +20,9 @@ use crate::auth::Principal;
 use crate::session::{Cause, Incarnation, Outcome, Requester, Step, Task, TaskId};
 use crate::store::{OpenJournal, Record, Recovered};
 
+/// How many newcomers are numbered before the clock has to go on by a millisecond, as a power of two.
+const NEWCOMERS_BITS: u32 = 10;
+
 /// What a store remembers, and whose keys still open.
 pub(crate) struct Found<'a> {
     pub(crate) recovered: Recovered,
@@ -51,6 +54,11 @@ impl Hub {
         self.store = StoreName { id: store, former };
         self.is_durable = is_durable;
         self.has_lost = has_lost;
+        // Above all that were, also those that are forgotten: what was theirs is nobody's.
+        let millis = u64::try_from(moment.at.as_millisecond()).unwrap_or(0);
+        self.parties.count_from(Incarnation(millis << NEWCOMERS_BITS));
+        let owners = requests.iter().filter_map(|one| one.owner);
+        owners.for_each(|owner| self.parties.count_from(owner));
         for record in identities {
             let id = record.id;
             let seat = (record.role == aip::ClientType::Device).then(Seat::default);

@@ -16,6 +16,9 @@ use crate::session::{CallResult, Cause, Incarnation, TaskId, forward_output};
 /// The most of a tool's name that an error repeats, in characters.
 const MAX_TOOL_CHARS: usize = 100;
 
+/// Results of one session that settled nothing and whose answer waits for the store, at most.
+const MAX_LATE: usize = 64;
+
 /// The results that a device sent, or what stands for them.
 pub(crate) enum Results {
     /// As they came.
@@ -159,7 +162,9 @@ impl Hub {
         let unstored =
             open.filter(|session| session.device == via.identity && !session.journal.is_stored());
         match unstored {
-            Some(session) if taken == Taken::Late => session.late.push(response_id.clone()),
+            Some(session) if session.late.len() < MAX_LATE => {
+                session.late.push((response_id.clone(), taken));
+            }
             _ => self.tell_taken(moment, via.identity, session_id, response_id, taken),
         }
     }

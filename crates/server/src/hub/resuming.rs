@@ -192,6 +192,16 @@ impl Hub {
     pub(super) fn readdress(&mut self, moment: &Moment<'_>, task: TaskId) {
         let Some(device) = self.sessions.get(&task).map(|session| session.device) else { return };
         let journal = self.journal_of(device);
+        let Some(session) = self.sessions.get(&task) else { return };
+        let sent_to_it = match &session.phase {
+            Phase::Running(sent) => Some(sent.response_id.clone()),
+            Phase::Prepared(own) => Some(own.response_id.clone()),
+            _ => None,
+        };
+        if let Some(recall) = self.recall_mut(device) {
+            let newest = recall.record.newest.take();
+            recall.record.newest = newest.max(sent_to_it);
+        }
         let Some(session) = self.sessions.get_mut(&task) else { return };
         let (response_id, calls, is_discovery) = match &session.phase {
             Phase::Running(sent) => {

@@ -124,7 +124,7 @@ impl Hub {
         let of_key = || self.parties.all().filter_map(|one| one.recall.as_deref());
         let of_key = || of_key().filter(|recall| has_key(recall));
         let most = self.config.identities_per_key;
-        if self.parties.known_len() >= most && of_key().count() >= most {
+        if self.parties.len() >= most && of_key().count() >= most {
             return Err(Refusal::TooMuch(format!("{most} clients")));
         }
         self.check_undelivered(&newcomer.holder).map_err(Refusal::TooMuch)

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use aip::message::JournalId;
+use aip::message::{JournalId, Taken};
 use aip::{ClientId, ClientType, Payload, ResponseId};
 use bytes::Bytes;
 use link::Kept;
@@ -193,8 +193,8 @@ pub(crate) struct Session {
     pub(super) leave: Option<TimerKey>,
     /// For each settlement that is not stored yet: the command whose results its device is told of then.
     pub(super) settling: VecDeque<Option<ResponseId>>,
-    /// Commands whose results came too late, of which their device is told once all is stored.
-    pub(super) late: Vec<ResponseId>,
+    /// Commands whose results settled nothing, of which their device is told once all is stored.
+    pub(super) late: Vec<(ResponseId, Taken)>,
     /// Where an HTTP request waits until it is stored.
     pub(super) stored: Vec<oneshot::Sender<Result<(), StoreError>>>,
     /// Where HTTP requests wait until it is over: dropping these ends the wait.

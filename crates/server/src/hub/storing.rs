@@ -77,7 +77,7 @@ impl Hub {
         let is_stored = session.journal.is_stored();
         let late = if is_stored { std::mem::take(&mut session.late) } else { Vec::new() };
         let settled = settled.into_iter().flatten().map(|id| (id, Taken::Accepted));
-        for (response_id, taken) in settled.chain(late.into_iter().map(|id| (id, Taken::Late))) {
+        for (response_id, taken) in settled.chain(late) {
             self.tell_taken(moment, device, &session_id, &response_id, taken);
         }
     }

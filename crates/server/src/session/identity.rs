@@ -27,7 +27,7 @@ impl fmt::Display for Incarnation {
 pub struct KeyHash(String);
 
 impl KeyHash {
-    /// Of a key. A key has 256 random bits, so that a slow hash would protect nothing that a fast one does not.
+    /// Of a key. A key has 244 random bits, so that a slow hash would protect nothing that a fast one does not.
     #[must_use]
     pub fn of(key: &str) -> Self {
         let digest = Sha256::digest(key.as_bytes());

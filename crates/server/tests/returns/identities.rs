@@ -125,6 +125,27 @@ async fn a_stranger_with_the_same_key_gets_the_seat_but_nothing_that_was_sent() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_client_left_that_is_forgotten_is_nobodys() {
+    let mut rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (mut device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    let id = submit(&mut requester, &task("1")).await;
+    let command = device.expect("command").await;
+    send_results(&mut device, &command, "success");
+    complete(&mut requester).await;
+    requester.leave().await;
+    rig.restart().await;
+    let mut other = Client { file: "another".to_owned(), ..Client::requester() };
+    let (mut stranger, granted) = other.come(&rig).await;
+    assert_eq!(granted["resumed"], false);
+    stranger.say(json!({"type": "task", "session_id": "S-1", "target_id": "d", "request_id": "1",
+        "metadata": {"flightdeck": {"task": id}}}));
+    let answer = stranger.expect("error").await;
+    assert_eq!(answer["result"]["flightdeck"]["refused"], "lost");
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_are_in_no_confirmation_of_those_who_did_not_ask() {
     let rig = Rig::new().await;
     let (_peer, answer) = crate::peer::Peer::come(&rig.server, "d", "device").await;
