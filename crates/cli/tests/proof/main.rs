@@ -50,8 +50,7 @@ impl Field {
         let server = Server::start_with(&SERVER).await;
         let folder = server.state_file("proof");
         fs::create_dir_all(&folder).unwrap();
-        let mut field =
-            Self { server, devices: Vec::new(), requesters: Vec::new(), folder, tasks };
+        let mut field = Self { server, devices: Vec::new(), requesters: Vec::new(), folder, tasks };
         for n in 0..DEVICES.len() {
             let device = field.start_device(n);
             field.devices.push(device);
@@ -195,7 +194,8 @@ fn check(
         match (known.map(String::as_str), outcome.map(Vec::as_slice)) {
             (Some(known), Some([outcome])) if known == outcome => {}
             (known, outcome) => {
-                wrong.push(format!("{task}: its requester knows {known:?}, the server {outcome:?}"));
+                wrong
+                    .push(format!("{task}: its requester knows {known:?}, the server {outcome:?}"));
             }
         }
         let is_right = match known.map(String::as_str) {

@@ -154,8 +154,8 @@ async fn requester() {
         open.spawn(follow(number, task));
     }
     // What ended in the moment in which it was killed is told by the server.
-    let unknown: Vec<u64> = log.about.iter().copied().collect();
-    for task in unknown.into_iter().filter(|task| !held.contains(task) && !log.ended.contains(task)) {
+    let unknown: BTreeSet<u64> = &(&log.about - &log.ended) - &held;
+    for task in unknown {
         if let Some(ending) = ask(task).await {
             log.note_ended(task, &ending);
         }

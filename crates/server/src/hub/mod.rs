@@ -99,6 +99,8 @@ pub(crate) struct Hub {
     effects: Vec<Effect>,
     /// Whether no more tasks and clients are taken.
     is_closed: bool,
+    /// When to look for identities that have had their time.
+    tidy_at: Option<Instant>,
     /// When the server looks for what is due, at the latest.
     armed: Option<Instant>,
 }
@@ -120,6 +122,7 @@ impl Hub {
             result_bytes: 0,
             effects: Vec::new(),
             is_closed: false,
+            tidy_at: None,
             armed: None,
         }
     }

@@ -56,13 +56,13 @@ pub(super) struct Known {
 /// The tasks that were accepted with a request's id, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    known: HashMap<(Owner, RequestId), Known>,
+    known: HashMap<Owner, HashMap<RequestId, Known>>,
     order: VecDeque<(Timestamp, Owner, RequestId)>,
 }
 
 impl Requests {
     pub(super) fn get(&self, owner: &Owner, request_id: &RequestId) -> Option<&Known> {
-        self.known.get(&(owner.clone(), request_id.clone()))
+        self.known.get(owner)?.get(request_id)
     }
 
     pub(super) fn insert(
@@ -73,11 +73,21 @@ impl Requests {
         known: Known,
     ) {
         self.order.push_back((at, owner.clone(), request_id.clone()));
-        self.known.insert((owner, request_id), known);
+        self.known.entry(owner).or_default().insert(request_id, known);
+    }
+
+    /// Those of an identity that nobody can come as any more.
+    pub(super) fn forget(&mut self, owner: &Owner) {
+        self.known.remove(owner);
     }
 
     pub(super) fn remove(&mut self, owner: &Owner, request_id: &RequestId) {
-        self.known.remove(&(owner.clone(), request_id.clone()));
+        if let Some(own) = self.known.get_mut(owner) {
+            own.remove(request_id);
+            if own.is_empty() {
+                self.known.remove(owner);
+            }
+        }
     }
 }
 

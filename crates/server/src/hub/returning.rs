@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aip::CloseCode;
 use aip::Payload;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::effect::Effect;
 use super::identity::Recognized;
+use super::outcomes::Owner;
 use super::parties::{Confirming, Presence, Recall, Via};
 use super::session::Halt;
 use super::timers::Due;
@@ -20,6 +22,9 @@ use crate::auth::Principal;
 use crate::handle::Handle;
 use crate::session::{Cause, IdentityRecord, Incarnation, KeyHash, TaskId};
 use crate::store::{Change, StoreError};
+
+/// How often to look for identities and outcomes that have had their time.
+const TIDY: Duration = Duration::from_secs(30);
 
 /// A client that wants to be taken in.
 pub(crate) struct Newcomer<'a> {
@@ -378,7 +383,7 @@ impl Hub {
         let wait = match session.task.terms.on_disconnect {
             OnDisconnect::Continue if is_known_again => return,
             OnDisconnect::After(after) if is_known_again => {
-                std::time::Duration::from_secs(after.cancel_after_s.into())
+                Duration::from_secs(after.cancel_after_s.into())
             }
             _ if session.is_own_task()
                 && self.parties.get(device).is_some_and(|own| own.is_expected()) =>
@@ -391,12 +396,7 @@ impl Hub {
     }
 
     /// Cancels a task after a while, unless its requester is back.
-    pub(super) fn leave_after(
-        &mut self,
-        moment: &Moment<'_>,
-        task: TaskId,
-        wait: std::time::Duration,
-    ) {
+    pub(super) fn leave_after(&mut self, moment: &Moment<'_>, task: TaskId, wait: Duration) {
         let timer = self.timers.set(moment.now + wait, Due::Leave(task));
         if let Some(session) = self.sessions.get_mut(&task) {
             session.leave = Some(timer);
@@ -406,12 +406,17 @@ impl Hub {
     /// Forgets who a client was.
     fn forget(&mut self, id: Incarnation) {
         if self.parties.give_up(id) {
+            self.requests.forget(&Owner::Client(id));
             self.effects.push(Effect::Keep(Change::Forget(id), None));
         }
     }
 
     /// Lets go of identities and outcomes that have had their time.
     pub(crate) fn tidy(&mut self, moment: &Moment<'_>) {
+        if self.tidy_at.is_some_and(|at| moment.now < at) {
+            return;
+        }
+        self.tidy_at = Some(moment.now + TIDY);
         for id in self.parties.ids() {
             let Some(identity) = self.parties.get_mut(id) else { continue };
             let is_here = identity.connection().is_some();

@@ -96,8 +96,8 @@ pub trait Store: Send + Sync + 'static {
     /// A task's journal, if it is still known.
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>>;
 
-    /// The tasks that a query asks for, newest first. Where a journal would have to be read for them, what to do and
-    /// what the agent returned are left out.
+    /// The tasks that a query asks for, newest first. Where a journal would have to be read for them, what the agent
+    /// returned is left out, and of a long request all but its beginning.
     fn tasks(&self, query: Query) -> Reading<Vec<Summary>>;
 
     /// Lets go of what has had its time; called every second or so.

@@ -206,7 +206,9 @@ pub(super) fn look(
 fn summary(connection: &Connection, row: &Row<'_>, open: &OpenTable) -> rusqlite::Result<Summary> {
     let id = TaskId::from_bytes(row.get("id")?);
     let mut decoder = Decoder { file: &|_| None, is_damaged: false, has_found_damage: false };
-    let task = decoder.task(id, bytes(row, "task")?, None).or_else(|_| placeholder(row, id))?;
+    // One that stands in a file is left out.
+    let head = row.get_ref("head")?.as_str().ok().filter(|head| !head.is_empty());
+    let task = decoder.task(id, bytes(row, "task")?, head).or_else(|_| placeholder(row, id))?;
     let task = Arc::new(task);
     let (mut ended, mut steps) = (ended(row)?, steps(row)?);
     if ended.is_none() {
@@ -254,7 +256,9 @@ const END_OF_STRETCH: &str =
     "SELECT id FROM tasks WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1";
 
 const PAGE: &str = "SELECT num, id, created_at, device, task_name, key, is_shared, steps, ended_at, ending, error, \
-    undelivered_until, task FROM tasks INDEXED BY tasks_by_id \
+    undelivered_until, task, \
+    CASE WHEN octet_length(request) <= 16384 THEN request ELSE substr(request, 1, 1000) END AS head \
+    FROM tasks INDEXED BY tasks_by_id \
     WHERE id < :before AND id >= :from \
     AND (:device IS NULL OR device = :device) AND (:name IS NULL OR task_name = :name) \
     AND (:key IS NULL OR (key = :key AND is_shared = 0)) \
@@ -262,7 +266,9 @@ const PAGE: &str = "SELECT num, id, created_at, device, task_name, key, is_share
     ORDER BY id DESC LIMIT :limit";
 
 const OPEN_PAGE: &str = "SELECT num, id, created_at, device, task_name, key, is_shared, steps, ended_at, ending, error, \
-    undelivered_until, task FROM tasks INDEXED BY open_tasks \
+    undelivered_until, task, \
+    CASE WHEN octet_length(request) <= 16384 THEN request ELSE substr(request, 1, 1000) END AS head \
+    FROM tasks INDEXED BY open_tasks \
     WHERE ended_at IS NULL AND id < :before AND id >= :from \
     AND (:device IS NULL OR device = :device) AND (:name IS NULL OR task_name = :name) \
     AND (:key IS NULL OR (key = :key AND is_shared = 0)) \
