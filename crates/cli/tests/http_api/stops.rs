@@ -153,5 +153,5 @@ async fn who_waits_for_a_task_that_the_stop_ends_is_told_so() {
     let (status, ended) = waiting.answer().await;
     let ended: Value = serde_json::from_str(&ended).unwrap();
     assert_eq!((status, &ended["state"]), (200, &json!("failed")));
-    assert_eq!(ended["error"], "Task was cancelled because the server is shutting down");
+    assert_eq!(ended["error"], "The server stopped; the outcome is unknown");
 }

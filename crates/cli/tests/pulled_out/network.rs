@@ -72,15 +72,16 @@ async fn a_black_hole_of_a_minute_costs_nothing() {
 #[tokio::test]
 async fn a_black_hole_that_lasts_is_noticed_and_the_device_comes_back_after_it() {
     let watch = ["--liveness-timeout", "3", "--ping-interval", "0.5"];
-    let mut remote =
-        Remote::start(&watch, &[&watch[..], &["--connect-timeout", "1"]].concat()).await;
+    let server = [&watch[..], &["--resume-window", "1"]].concat();
+    let device = [&watch[..], &["--connect-timeout", "1"]].concat();
+    let mut remote = Remote::start(&server, &device).await;
     let slow = long_sleep();
     let mut requester = remote.server.raw_constellation("g").await;
     let session = requester.submit("box", &plan(&slow)).await;
     requester.expect_ack(&session).await;
     until_running(&slow).await;
     remote.network.swallow();
-    // Both ends find out by themselves.
+    // Both ends find out by themselves, and wait for each other for a while.
     let end = requester.expect_end(&session, "failed").await;
     assert!(end["error"].as_str().unwrap().contains("disconnected ('box')"), "{end}");
     let noticing = async {
