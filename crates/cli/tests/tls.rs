@@ -246,7 +246,7 @@ async fn a_key_that_others_can_read_is_warned_of() {
     assert!(!server.process.stderr().contains("warning"), "{}", server.process.stderr());
     let key = server.home.path().join("key.pem");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    let mut process = server.home.start(&serve(&["--state-dir", "state"]));
+    let mut process = server.home.start(&serve(&["--state-dir", "other"]));
     process.says("chmod 600 key.pem").await;
     process.says("listens on").await;
 }

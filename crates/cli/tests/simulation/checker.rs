@@ -10,7 +10,7 @@ use server::store::{Ended, Record};
 use server::{CallResult, Task};
 
 use crate::history::{Event, Said, What, said, short};
-use crate::parties::WATCH;
+use crate::parties::SILENCE;
 
 /// A task, as the store has it.
 pub(crate) type Journal = Vec<Record>;
@@ -27,6 +27,9 @@ struct WireState {
     is_confirmed: bool,
     has_hung_up: bool,
     is_broken: bool,
+    /// Whose wire it is, by the file that its client keeps.
+    owner: String,
+    acknowledges: bool,
     /// When what is sent arrives, to the server and to its party.
     arrivals: BTreeMap<bool, Vec<Duration>>,
     /// Sessions that were submitted on it.
@@ -38,6 +41,8 @@ struct WireState {
 struct Submitted {
     /// How often.
     times: usize,
+    /// Whether it was submitted on an older wire of the same client, and is only asked after.
+    is_again: bool,
     /// What the server said of it, in order.
     heard: Vec<Said>,
 }
@@ -58,6 +63,10 @@ struct Checker {
     received: BTreeSet<String>,
     /// On which wire the results of each COMMAND were sent.
     answered: BTreeMap<String, BTreeSet<usize>>,
+    /// What each client submitted, on whichever wire.
+    owned: BTreeMap<String, BTreeSet<String>>,
+    /// How each task ended, as its requester was told first.
+    outcomes: BTreeMap<(String, String), String>,
     wrong: Vec<String>,
 }
 
@@ -100,7 +109,7 @@ impl Checker {
         if code == CloseCode::NO_LIFE && !state.is_broken {
             let arrivals = state.arrivals.get(&!to_server).into_iter().flatten();
             let heard = arrivals.filter(|arrival| **arrival <= at).max().copied();
-            if at.saturating_sub(heard.unwrap_or_default()) < WATCH.timeout {
+            if at.saturating_sub(heard.unwrap_or_default()) < SILENCE {
                 self.wrong.push(format!("w{wire} is given up, and was heard at {heard:?}"));
             }
             state.is_broken = true;
@@ -122,22 +131,42 @@ impl Checker {
             self.confirm(at, wire);
         }
         let Some(state) = self.wires.get_mut(&wire) else { return };
+        if to_server && said.kind == "register" {
+            state.acknowledges = said.journal.is_some();
+            // A client without the extension is another one on each wire.
+            state.owner = said.journal.clone().unwrap_or_else(|| format!("w{wire}"));
+        }
         if !to_server && state.replaced.is_some_and(|replaced| replaced < at) {
             self.wrong.push(format!("w{wire} was replaced, and is sent: {said}"));
         }
         let Some(session) = said.session.clone() else { return };
         match (to_server, said.kind.as_str()) {
             (true, "task") => {
-                state.sessions.entry(session).or_default().times += 1;
+                let owned = self.owned.entry(state.owner.clone()).or_default();
+                let is_again = !owned.insert(session.clone());
+                let submitted = state.sessions.entry(session).or_default();
+                submitted.times += 1;
+                submitted.is_again |= is_again && submitted.times == 1;
             }
             (true, _) => {}
             // What is about a task of somebody else is what devices are for.
-            (false, _) if !state.sessions.contains_key(&session) => {
-                if state.party.starts_with('g') {
+            (false, _) if !state.party.starts_with('g') => {}
+            (false, kind) => {
+                let owned = self.owned.get(&state.owner);
+                if !owned.is_some_and(|owned| owned.contains(&session)) {
                     self.wrong.push(format!("w{wire} never submitted it, and is sent: {said}"));
                 }
+                if let ("task_end", Some(task)) = (kind, &said.command) {
+                    let known = self.outcomes.entry((session.clone(), task.clone()));
+                    let first = known.or_insert_with(|| said.status.clone());
+                    if *first != said.status {
+                        self.wrong.push(format!("w{wire} is told another outcome: {said}"));
+                    }
+                }
+                if let Some(submitted) = state.sessions.get_mut(&session) {
+                    submitted.heard.push(said);
+                }
             }
-            (false, _) => state.sessions.entry(session).or_default().heard.push(said),
         }
     }
 
@@ -233,6 +262,9 @@ impl Checker {
 impl WireState {
     /// What is wrong with what a requester heard of one of its sessions.
     fn wrong_with(&self, submitted: &Submitted) -> Option<String> {
+        if submitted.is_again {
+            return None;
+        }
         let mut heard = submitted.heard.as_slice();
         let mut answers = 0;
         while let Some(first) = heard.first() {
@@ -240,7 +272,9 @@ impl WireState {
             if !is_refusal && !is_ack(first) {
                 return Some(format!("the first word is no ACK: {first}"));
             }
-            let end = heard.iter().position(|said| said.kind == "task_end");
+            // To a client that acknowledges outcomes a refusal is the ERROR alone.
+            let is_all = is_refusal && self.acknowledges;
+            let end = heard.iter().position(|said| is_all || said.kind == "task_end");
             let (answer, rest) = heard.split_at(end.map_or(heard.len(), |end| end + 1));
             if answer[1..].iter().any(is_ack) {
                 return Some(format!("the ACK comes after: {first}"));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aip::codec::Wire;
+use aip::message::Extension;
 use aip::{ClientMessage, ServerMessage};
 use link::Frame;
 use tokio::time::Instant;
@@ -69,6 +70,8 @@ pub(crate) struct Said {
     /// R: of a COMMAND its id, of results the command that they answer.
     pub(crate) command: Option<String>,
     pub(crate) error: Option<String>,
+    /// Of REGISTER, which journal or file its client keeps.
+    pub(crate) journal: Option<String>,
 }
 
 /// Reads a frame.
@@ -82,6 +85,9 @@ pub(crate) fn said(to_server: bool, frame: &Frame) -> Option<Said> {
             status: message.status.to_string(),
             session: text_of(message.session_id.as_ref().map(|id| id.as_str())),
             command: text_of(message.prev_response_id.as_ref().map(|id| id.as_str())),
+            journal: Extension::of(message.metadata.as_ref())
+                .and_then(|asked| asked.resume)
+                .map(|resume| resume.journal.file().to_owned()),
             error: message.error,
         });
     }
@@ -92,6 +98,7 @@ pub(crate) fn said(to_server: bool, frame: &Frame) -> Option<Said> {
         session: text_of(message.session_id.as_ref().map(|id| id.as_str())),
         command: text_of(message.response_id.as_ref().map(|id| id.as_str())),
         error: message.error,
+        journal: None,
     })
 }
 

@@ -24,6 +24,9 @@ use crate::network::Network;
 pub(crate) const WATCH: Watch =
     Watch { ping_every: Duration::from_secs(7), timeout: Duration::from_secs(20) };
 
+/// The least silence after which a wire is given up: of devices that resume it is two pings.
+pub(crate) const SILENCE: Duration = Duration::from_secs(14);
+
 /// A tool that takes a while, and fails if it is told to.
 struct Work;
 
@@ -88,6 +91,7 @@ impl World {
     fn settings(&self, party: &str, ambient: &Ambient, base: ClientSettings) -> ClientSettings {
         ClientSettings {
             watch: WATCH,
+            resume_watch: WATCH,
             heartbeat_interval: Duration::from_secs(11),
             connector: Some(self.network.connector(party, &self.server)),
             ambient: ambient.clone(),

@@ -53,8 +53,10 @@ pub(crate) async fn run(world: &World, seed: u64) -> Result<(), String> {
     let there = DEVICES.len();
     quiet(world, "devices are there", |left| left.clients == there).await?;
     workers.iter().for_each(|worker| worker.leave(world));
+    // Who may come back is known for a while.
     let nothing = |left: &server::Snapshot| {
-        *left == server::Snapshot { dropped_results: left.dropped_results, ..Default::default() }
+        let (dropped_results, identities) = (left.dropped_results, left.identities);
+        *left == server::Snapshot { dropped_results, identities, ..Default::default() }
     };
     quiet(world, "tables are empty", nothing).await
 }
