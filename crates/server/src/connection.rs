@@ -172,7 +172,9 @@ impl Actor {
             Request::Acknowledge { task } => {
                 self.server.act(|hub, _| hub.handle_acknowledged(self.via, &task));
             }
-            Request::Cancel { task, request_id, .. } => self.cancel(task, request_id),
+            Request::Cancel { task, request_id, .. } => {
+                self.cancel(task.as_ref(), request_id.as_ref());
+            }
             Request::Stopped { response_id, word } => {
                 self.server.act(|hub, _| hub.handle_stopped(self.via, &response_id, word));
             }
@@ -235,10 +237,10 @@ impl Actor {
         self.server.act(|hub, moment| hub.handle_asked(moment, asked));
     }
 
-    fn cancel(&self, task: Option<ResponseId>, request_id: Option<RequestId>) {
+    fn cancel(&self, task: Option<&ResponseId>, request_id: Option<&RequestId>) {
         let id = task.and_then(|task| task.as_str().parse::<TaskId>().ok());
         let cancelled =
-            self.server.act(|hub, moment| hub.cancel_of(moment, self.via, id, request_id.as_ref()));
+            self.server.act(|hub, moment| hub.cancel_of(moment, self.via, id, request_id));
         if let Some((task, origin)) = cancelled {
             self.server.audit().record(audit::Entry {
                 key: Some(self.client.holder.name()),

@@ -228,12 +228,12 @@ impl Server {
         let kept = kept.unwrap_or_else(|_| Commit::Known(Err(panicked())));
         let Some(via) = via else { return Vec::new() };
         match kept {
-            Commit::Known(kept) => self.decide(|hub| hub.handle_kept(moment, via, kept)).1,
+            Commit::Known(kept) => self.decide(|hub| hub.handle_kept(moment, via, &kept)).1,
             pending @ Commit::Pending(_) => {
                 let server = self.clone();
                 self.ambient().spawn(async move {
                     let kept = pending.wait().await;
-                    server.act(|hub, moment| hub.handle_kept(moment, via, kept));
+                    server.act(|hub, moment| hub.handle_kept(moment, via, &kept));
                 });
                 Vec::new()
             }

@@ -85,7 +85,7 @@ impl Hub {
         // Those with a command on its way keep their place.
         open.sort_by_key(|journal| !has_open_command(&journal.records));
         for journal in open {
-            self.recover_task(moment, journal, has_lost, &holder, &nobody);
+            self.recover_task(moment, &journal, has_lost, &holder, &nobody);
         }
         for id in self.parties.ids() {
             if self.parties.seat(id).is_some_and(|seat| !seat.is_empty()) {
@@ -111,7 +111,7 @@ impl Hub {
     fn recover_task(
         &mut self,
         moment: &Moment<'_>,
-        journal: OpenJournal,
+        journal: &OpenJournal,
         has_lost: bool,
         holder: &dyn Fn(&Task) -> Option<Arc<Principal>>,
         nobody: &Arc<Principal>,

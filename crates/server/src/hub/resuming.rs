@@ -91,7 +91,7 @@ impl Hub {
                     };
                     told.insert(response_id, instruction);
                 }
-                None => self.resume_command(moment, device, response_id),
+                None => self.resume_command(moment, device, &response_id),
             }
         }
         self.tell_cancels(moment, device);
@@ -127,32 +127,32 @@ impl Hub {
         &mut self,
         moment: &Moment<'_>,
         device: Incarnation,
-        response_id: ResponseId,
+        response_id: &ResponseId,
     ) {
         let own = self.journal_of(device);
         let Some(seat) = self.parties.seat_mut(device) else { return };
-        let Some(command) = seat.commands.get(&response_id) else { return };
+        let Some(command) = seat.commands.get(response_id) else { return };
         let task = command.task;
         let is_of_journal = own.is_some() && command.journal == own;
         if command.is_stopping {
-            if let Some(timer) = seat.commands.remove(&response_id).and_then(|own| own.timer) {
+            if let Some(timer) = seat.commands.remove(response_id).and_then(|own| own.timer) {
                 self.timers.clear(timer);
             }
             return self.free_place_of_ended(moment, device, task);
         }
         let was_sent = command.place != Place::Known(Reach::NeverSent);
         if was_sent && !is_of_journal {
-            let lost = seat.commands.remove(&response_id);
+            let lost = seat.commands.remove(response_id);
             return lost.into_iter().for_each(|command| self.lose_other(moment, command.task));
         }
         let is_cancelled = self.sessions.get(&task).is_some_and(|session| session.cancel.is_some());
         if is_cancelled {
-            return self.take_back(moment, device, &response_id, task);
+            return self.take_back(moment, device, response_id, task);
         }
         if is_of_journal {
-            return self.send_again(moment, device, &response_id, task);
+            return self.send_again(moment, device, response_id, task);
         }
-        seat_remove(self, device, &response_id);
+        seat_remove(self, device, response_id);
         self.readdress(moment, task);
     }
 

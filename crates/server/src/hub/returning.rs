@@ -266,7 +266,7 @@ impl Hub {
         &mut self,
         moment: &Moment<'_>,
         via: Via,
-        kept: Result<(), StoreError>,
+        kept: &Result<(), StoreError>,
     ) {
         let identity = self.parties.get(via.identity);
         let connection = identity.and_then(|own| own.connection()).map(|own| own.connection);

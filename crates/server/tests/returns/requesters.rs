@@ -17,7 +17,7 @@ async fn an_outcome_is_delivered_until_it_is_acknowledged_and_never_again() {
     let (mut requester, granted) = q.come(&rig).await;
     assert_eq!(granted["features"], json!(["ack", "request_id", "cancel", "detach"]));
     assert_eq!(granted["resumed"], false);
-    let id = submit(&mut requester, &task_that("1", json!("continue"))).await;
+    let id = submit(&mut requester, &task_that("1", &json!("continue"))).await;
     let command = device.expect("command").await;
     requester.switch.cut();
     settle().await;
@@ -53,7 +53,7 @@ async fn a_requester_that_lost_its_connection_asks_after_its_task_and_gets_it_on
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
     let (mut requester, _) = q.come(&rig).await;
-    let id = submit(&mut requester, &task_that("1", json!("continue"))).await;
+    let id = submit(&mut requester, &task_that("1", &json!("continue"))).await;
     let command = device.expect("command").await;
     requester.switch.cut();
     settle().await;
@@ -102,7 +102,7 @@ async fn a_task_whose_requester_stays_away_goes_on_or_is_cancelled_as_it_said() 
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
     let (mut requester, _) = q.come(&rig).await;
-    submit(&mut requester, &task_that("1", json!({"cancel_after_s": 60}))).await;
+    submit(&mut requester, &task_that("1", &json!({"cancel_after_s": 60}))).await;
     let command = device.expect("command").await;
     requester.switch.cut();
     device.expect_silence(Duration::from_secs(59)).await;
@@ -116,7 +116,7 @@ async fn a_task_whose_requester_stays_away_goes_on_or_is_cancelled_as_it_said() 
     assert_eq!(end["error"], "Task was cancelled due to client disconnection: stopped");
     acknowledge(&mut requester, &end);
 
-    submit(&mut requester, &task_that("2", json!({"cancel_after_s": 60}))).await;
+    submit(&mut requester, &task_that("2", &json!({"cancel_after_s": 60}))).await;
     let command = device.expect("command").await;
     requester.switch.cut();
     device.expect_silence(Duration::from_secs(50)).await;
@@ -169,14 +169,14 @@ async fn a_stranger_with_the_requesters_id_gets_nothing_of_its_tasks() {
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
     let (mut requester, _) = q.come(&rig).await;
-    let id = submit(&mut requester, &task_that("1", json!("continue"))).await;
+    let id = submit(&mut requester, &task_that("1", &json!("continue"))).await;
     let command = device.expect("command").await;
     requester.switch.cut();
     settle().await;
     let mut other = Client { file: "another".to_owned(), ..Client::requester() };
     let (mut stranger, granted) = other.come(&rig).await;
     assert_eq!(granted["resumed"], false);
-    stranger.say(task_that("1", json!("continue")));
+    stranger.say(task_that("1", &json!("continue")));
     let refused = stranger.expect("error").await;
     assert_eq!(refused["error"], "session_id 'S-1' is owned by another client");
     cancel(&mut stranger, "S-1", &id);
@@ -197,7 +197,7 @@ async fn who_has_outcomes_to_fetch_may_come_although_its_target_is_away() {
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
     let (mut requester, _) = q.come(&rig).await;
-    submit(&mut requester, &task_that("1", json!("continue"))).await;
+    submit(&mut requester, &task_that("1", &json!("continue"))).await;
     let command = device.expect("command").await;
     requester.switch.cut();
     settle().await;

@@ -29,13 +29,16 @@ pub(crate) enum Mood {
     Full,
 }
 
+/// Where a store says whether something is in.
+type Answer = oneshot::Sender<Result<(), StoreError>>;
+
 /// A store that outlives the server. It keeps in memory what a real one would have on its disk.
 #[derive(Clone)]
 pub(crate) struct Disk {
     inner: MemoryStore,
     mood: Arc<Mutex<Mood>>,
     /// Those whose answer never comes.
-    unanswered: Arc<Mutex<Vec<oneshot::Sender<Result<(), StoreError>>>>>,
+    unanswered: Arc<Mutex<Vec<Answer>>>,
 }
 
 impl Disk {
@@ -278,7 +281,7 @@ pub(crate) fn task(request_id: &str) -> Value {
 }
 
 /// The same with what becomes of it when its requester is gone.
-pub(crate) fn task_that(request_id: &str, on_disconnect: Value) -> Value {
+pub(crate) fn task_that(request_id: &str, on_disconnect: &Value) -> Value {
     let mut task = task(request_id);
     task["metadata"] = json!({"flightdeck": {"on_disconnect": on_disconnect}});
     task

@@ -90,7 +90,7 @@ async fn a_queue_keeps_its_order_over_a_restart() {
     let (mut device, _) = d.come(&rig).await;
     let (mut requester, _) = q.come(&rig).await;
     for n in ["1", "2", "3", "4"] {
-        submit(&mut requester, &task_that(n, json!("continue"))).await;
+        submit(&mut requester, &task_that(n, &json!("continue"))).await;
     }
     let first = device.expect("command").await;
     d.note(&first, "running");
@@ -230,7 +230,7 @@ async fn a_legacy_device_has_nothing_sent_twice_and_what_waits_waits_for_it() {
     let mut device = Party::join(&rig.server, "d", "device").await;
     let (mut requester, _) = q.come(&rig).await;
     for n in ["1", "2"] {
-        submit(&mut requester, &task_that(n, json!("continue"))).await;
+        submit(&mut requester, &task_that(n, &json!("continue"))).await;
     }
     device.expect("command").await;
     rig.restart().await;
@@ -255,7 +255,7 @@ async fn a_stop_suspends_what_goes_on_and_ends_the_rest() {
     let (mut requester, _) = q.come(&rig).await;
     let mut legacy = Party::join(&rig.server, "g", "constellation").await;
     for n in ["1", "2", "3"] {
-        submit(&mut requester, &task_that(n, json!("continue"))).await;
+        submit(&mut requester, &task_that(n, &json!("continue"))).await;
     }
     legacy.say(legacy_task("L"));
     legacy.expect("heartbeat").await;
@@ -270,7 +270,7 @@ async fn a_stop_suspends_what_goes_on_and_ends_the_rest() {
     requester.say(task("4"));
     let refused = requester.expect("error").await;
     assert_eq!(refused["result"]["flightdeck"]["refused"], "retry");
-    assert_eq!(submit(&mut requester, &task_that("1", json!("continue"))).await.len(), 36);
+    assert_eq!(submit(&mut requester, &task_that("1", &json!("continue"))).await.len(), 36);
     assert_eq!(device.closed().await.code.0, 1001);
     assert_eq!(requester.closed().await.code.0, 1001);
     drop((device, requester, legacy));
@@ -300,7 +300,7 @@ async fn a_command_that_ends_while_the_server_stops_counts() {
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
     let (mut requester, _) = q.come(&rig).await;
-    submit(&mut requester, &task_that("1", json!("continue"))).await;
+    submit(&mut requester, &task_that("1", &json!("continue"))).await;
     let command = device.expect("command").await;
     let stopping = rig.server.clone();
     let stop = tokio::spawn(async move { stopping.shut_down().await });
