@@ -2,7 +2,7 @@
 //!
 //! Each store (a server's memory) has one. A record is written, not synced, before the next thing happens, so that a
 //! device that is killed knows what it did; after a loss of power it does not, which the machine's boot shows. Results
-//! over [`ASIDE_BYTES`] lie in files of their own, so that nobody waits for them.
+//! over 64 KiB lie in files of their own, so that nobody waits for them.
 //!
 //! - `record`: a line of a journal.
 //! - `ledger`: what a journal says; pure.

@@ -38,10 +38,13 @@ impl Folder {
         if let Some(kind) = network(path)? {
             return Err(OpenError::Network { folder: path.to_owned(), kind });
         }
-        let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK))?;
+        let lock = open_private(&path.join(LOCK))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => {
+                // The database's other files get what it has. It is not open yet: to close it later would drop its locks.
+                drop(open_private(&path.join(DATABASE))?);
+                Ok(Self { path: path.to_owned(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse { folder: path.to_owned() }),
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
@@ -64,6 +67,15 @@ impl Folder {
     }
 }
 
+/// Opens a file for writing, or makes it, so that nobody else can read it.
+pub(super) fn open_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
 /// The files beside the database.
 #[derive(Debug, Clone)]
 pub(super) struct Payloads {
@@ -81,7 +93,8 @@ impl Payloads {
     /// Writes files, and if asked for sees to it that they survive a power loss.
     pub(super) fn write(&self, files: &[(FileRef, Bytes)], synced: bool) -> io::Result<()> {
         for (file, content) in files {
-            let mut out = File::create(self.folder.join(&file.name))?;
+            let mut out = open_private(&self.folder.join(&file.name))?;
+            out.set_len(0)?;
             out.write_all(content)?;
             if synced {
                 out.sync_data()?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::folder::room;
+use super::folder::{open_private, room};
 
 /// The file that keeps the room. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -65,7 +65,9 @@ impl Reserve {
         {
             return Ok(());
         }
-        allocate(&mut File::create(&self.path)?, self.bytes)
+        let mut file = open_private(&self.path)?;
+        file.set_len(0)?;
+        allocate(&mut file, self.bytes)
     }
 
     fn remove(&self) {

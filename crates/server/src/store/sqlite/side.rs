@@ -1,14 +1,14 @@
 //! The side file: how far the store came, beside the database, which does not notice when it comes back behind that.
 
 use std::cmp::Ordering;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::Durability;
-use super::folder::sync_folder;
+use super::folder::{open_private, sync_folder};
 
 /// Every state of the file has this size, so that each one covers the one before, in bytes.
 const SIZE: usize = 512;
@@ -79,7 +79,7 @@ impl Side {
 
     /// Begins to write, without a clean mark; synced.
     pub(super) fn begin(path: &Path, mark: Mark) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = open_private(path)?;
         let mut side = Self { file, mark };
         side.write()?;
         side.file.sync_all()?;

@@ -195,7 +195,12 @@ async fn a_copy_has_what_was_there_and_is_another_store() {
     let recovered = restored.recover().unwrap();
     assert!(recovered.has_lost && recovered.store != before);
     assert_eq!(recovered.former, [before]);
-    assert_eq!(recovered.open.len(), 1);
+    // The late one may have been open when its rows were copied.
+    let open = recovered
+        .open
+        .iter()
+        .map(|journal| crate::store::Summary::of(&journal.records).unwrap().task.id);
+    assert!(open.filter(|open| *open != id(6000)).eq([id(5000)]));
     for n in 0..2000 {
         let text = if n % 100 == 0 { &large } else { "small" };
         let read = restored.journal(id(n)).await.unwrap().unwrap();
