@@ -144,7 +144,7 @@ impl Constellation {
     }
 
     /// Submits a task. While the connection is being made again, it is refused. A task that the server
-    /// [refuses](crate::Outcome::refused) for now is the caller's to submit again.
+    /// refuses for now (`refused` of its outcome) is the caller's to submit again.
     ///
     /// # Errors
     /// When there is no connection, or the task cannot be sent.
