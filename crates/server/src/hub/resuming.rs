@@ -135,15 +135,13 @@ impl Hub {
         let task = command.task;
         let is_of_journal = own.is_some() && command.journal == own;
         if command.is_stopping {
-            if let Some(timer) = seat.commands.remove(response_id).and_then(|own| own.timer) {
-                self.timers.clear(timer);
-            }
+            seat_remove(self, device, response_id);
             return self.free_place_of_ended(moment, device, task);
         }
         let was_sent = command.place != Place::Known(Reach::NeverSent);
         if was_sent && !is_of_journal {
-            let lost = seat.commands.remove(response_id);
-            return lost.into_iter().for_each(|command| self.lose_other(moment, command.task));
+            seat_remove(self, device, response_id);
+            return self.lose_other(moment, task);
         }
         let is_cancelled = self.sessions.get(&task).is_some_and(|session| session.cancel.is_some());
         if is_cancelled {
@@ -193,16 +191,6 @@ impl Hub {
         let Some(device) = self.sessions.get(&task).map(|session| session.device) else { return };
         let journal = self.journal_of(device);
         let Some(session) = self.sessions.get(&task) else { return };
-        let sent_to_it = match &session.phase {
-            Phase::Running(sent) => Some(sent.response_id.clone()),
-            Phase::Prepared(own) => Some(own.response_id.clone()),
-            _ => None,
-        };
-        if let Some(recall) = self.recall_mut(device) {
-            let newest = recall.record.newest.take();
-            recall.record.newest = newest.max(sent_to_it);
-        }
-        let Some(session) = self.sessions.get_mut(&task) else { return };
         let (response_id, calls, is_discovery) = match &session.phase {
             Phase::Running(sent) => {
                 (sent.response_id.clone(), sent.calls.clone(), sent.is_discovery)
@@ -210,6 +198,10 @@ impl Hub {
             Phase::Prepared(own) => (own.response_id.clone(), own.calls.clone(), own.is_discovery),
             _ => return,
         };
+        if let Some(recall) = self.recall_mut(device) {
+            recall.record.newest = recall.record.newest.take().max(Some(response_id.clone()));
+        }
+        let Some(session) = self.sessions.get_mut(&task) else { return };
         let frame = encode_command(&session.task, &calls, &response_id, moment.text());
         session.journal.push(Record::Readdressed {
             response_id: response_id.clone(),
