@@ -108,6 +108,11 @@ impl McpClient {
         self.told.0.lost.notified().await;
     }
 
+    /// Waits until nothing more comes from the server.
+    pub(super) async fn over(&self) {
+        self.told.0.over.notified().await;
+    }
+
     /// Waits until none of its calls is under way. It takes no more of them.
     pub(super) async fn idle(&self) {
         self.told.0.calls.close();
@@ -249,6 +254,8 @@ struct Unasked {
     calls: TaskTracker,
     /// Told by our own calls: this connection is of no use any more.
     lost: Notify,
+    /// Nothing more is read from the server.
+    over: Notify,
     /// Why we ended it.
     broken: OnceLock<String>,
     /// Whether the server, a child process, ended it.
@@ -269,6 +276,7 @@ impl Told {
     /// Notes what the server did that the connection cannot go on after; the first such thing counts.
     pub(super) fn break_off(&self, why: &str) {
         self.0.broken.get_or_init(|| why.to_owned());
+        self.0.over.notify_one();
     }
 
     /// What that was, if there was such a thing.
@@ -279,6 +287,7 @@ impl Told {
     /// Notes that the server reads or writes no more.
     pub(super) fn end(&self) {
         self.0.ended.store(true, Ordering::Relaxed);
+        self.0.over.notify_one();
     }
 
     /// Whether that is so.

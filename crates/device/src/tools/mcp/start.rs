@@ -195,11 +195,13 @@ impl Started {
     ) -> (Option<T>, Option<String>) {
         let cancel = self.service.cancellation_token();
         let mut closed = pin!(self.service.waiting());
-        let came = tokio::select! {
-            came = end => Some(came),
-            _closed = &mut closed => None,
+        let (came, is_closed) = tokio::select! {
+            came = end => (Some(came), false),
+            _closed = &mut closed => (None, true),
+            // The library still waits until its answers are taken, and a server may take none any more.
+            () = self.client.over() => (None, false),
         };
-        if came.is_some() {
+        if !is_closed {
             // It ends the server's standard input, or says goodbye to it over HTTP.
             cancel.cancel();
             let _closed = timeout(CLOSE_TIME, closed).await;
