@@ -7,6 +7,7 @@
 //! flipped bit in its log. The side file does: see `side`.
 
 mod backup;
+mod courier;
 mod folder;
 mod group;
 mod queue;
@@ -31,6 +32,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 use serde::{Deserialize, Serialize};
 
+use self::courier::Courier;
 use self::folder::{Folder, Payloads};
 use self::group::OpenTable;
 use self::queue::Queue;
@@ -166,6 +168,7 @@ impl From<rusqlite::Error> for OpenError {
 /// is missing.
 pub struct SqliteStore {
     queue: Arc<Queue>,
+    courier: Option<tokio::task::JoinHandle<()>>,
     readers: Readers,
     payloads: Payloads,
     open: OpenTable,
@@ -207,7 +210,8 @@ impl SqliteStore {
         let Loaded { ledger, mut recovered, unreadable } = loaded;
         recovered.has_lost |= is_new && meta.stores.len() > 1;
         delete_orphans(&connection, &payloads)?;
-        let queue = Arc::new(Queue::new(settings.queue_bytes));
+        let courier = Courier::here();
+        let queue = Arc::new(Queue::new(settings.queue_bytes, courier.clone()));
         let (open, trouble) = (ledger.open.clone(), Trouble::default());
         let reserve = Reserve::make(&folder.reserve(), settings.reserve_bytes);
         let mut writer = Writer {
@@ -241,8 +245,10 @@ impl SqliteStore {
             let _ending = ending;
             writer.run(&connection)
         })?;
+        let courier = courier.start(&queue);
         Ok(Self {
             queue,
+            courier,
             readers,
             payloads,
             open,
@@ -263,7 +269,9 @@ impl SqliteStore {
             // It says so itself when it panics.
             let _has_panicked = thread.join();
         }
-        match threads.writer.take().map(JoinHandle::join) {
+        let ended = threads.writer.take().map(JoinHandle::join);
+        self.queue.flush_answers();
+        match ended {
             None => Ok(None),
             Some(Ok(ended)) => ended.map(Some),
             Some(Err(_)) => Err(StoreError::Failed("its writer panicked; see the log".to_owned())),
@@ -390,6 +398,9 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             tracing::error!(%error, "the store did not end well");
+        }
+        if let Some(courier) = &self.courier {
+            courier.abort();
         }
     }
 }

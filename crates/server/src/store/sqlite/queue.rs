@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::courier::{Answered, Courier};
 use super::rows::{Encoded, is_large};
 use crate::session::TaskId;
 use crate::store::{Batch, Change, Commit, StoreError};
@@ -65,11 +66,9 @@ impl Job {
         self.bytes
     }
 
-    pub(super) fn answer(self, result: Result<(), StoreError>) {
-        if let Some(answer) = self.answer {
-            // Whoever waited may be gone.
-            let _is_gone = answer.send(result);
-        }
+    /// Its answer, if anybody waits for one.
+    pub(super) fn answered(self, result: Result<(), StoreError>) -> Option<Answered> {
+        Some((self.answer?, result))
     }
 }
 
@@ -106,15 +105,17 @@ pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     for_writer: Condvar,
     for_files: Condvar,
+    courier: Courier,
     max_bytes: usize,
 }
 
 impl Queue {
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize, courier: Courier) -> Self {
         Self {
             waiting: Mutex::default(),
             for_writer: Condvar::new(),
             for_files: Condvar::new(),
+            courier,
             max_bytes,
         }
     }
@@ -173,6 +174,12 @@ impl Queue {
         self.lock().tidy.is_some()
     }
 
+    /// Whether the writer waits for something to do.
+    #[cfg(test)]
+    pub(super) fn has_idle_writer(&self) -> bool {
+        self.lock().is_writer_idle
+    }
+
     /// Asks the writer for a copy.
     pub(super) fn backup(&self, folder: PathBuf) -> oneshot::Receiver<Result<u64, StoreError>> {
         let (answer, receiver) = oneshot::channel();
@@ -205,9 +212,15 @@ impl Queue {
         self.for_files.notify_all();
     }
 
-    /// The writer has written these.
-    pub(super) fn done(&self, bytes: usize) {
+    /// The writer has written so much, and these wait to know it.
+    pub(super) fn done(&self, bytes: usize, answers: Vec<Answered>) {
         self.lock().bytes -= bytes;
+        self.courier.tell(answers);
+    }
+
+    /// Tells now what there is to tell.
+    pub(super) fn flush_answers(&self) {
+        self.courier.flush();
     }
 
     /// What the writer does next; waits for it if there is `patience`.
@@ -271,16 +284,20 @@ impl Queue {
             Ok(encoded) => waiting.jobs.push_back(job.with(encoded)),
             Err(error) => {
                 waiting.bytes -= job.bytes;
-                job.answer(Err(error));
+                self.courier.tell(job.answered(Err(error)).into_iter().collect());
             }
         }
         self.wake_writer(&mut waiting);
     }
 
     fn wake_writer(&self, waiting: &mut Waiting) {
-        if std::mem::take(&mut waiting.is_writer_idle) {
+        if std::mem::take(&mut waiting.is_writer_idle) && !self.courier.wake_writer_soon() {
             self.for_writer.notify_one();
         }
+    }
+
+    pub(super) fn wake_writer_now(&self) {
+        self.for_writer.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -82,6 +82,22 @@ async fn a_task_of_one_command_takes_two_rows_and_no_task_of_one_more_than_four(
 }
 
 #[tokio::test]
+async fn what_is_ready_at_once_is_committed_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    while !store.queue.has_idle_writer() {
+        tokio::task::yield_now().await;
+    }
+    let before: i64 = sql(folder.path(), "SELECT sequence FROM meta");
+    let batch = |n| Arc::new(Batch { task: id(n), records: vec![created(id(n))] });
+    let commits: Vec<_> = (0..100).map(|n| store.append(&batch(n))).collect();
+    for commit in commits {
+        commit.wait().await.unwrap();
+    }
+    assert_eq!(sql::<i64>(folder.path(), "SELECT sequence FROM meta"), before + 1);
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::backup;
+use super::courier::Answered;
 use super::folder::Payloads;
 use super::group::{Failure, Group, Ledger};
 use super::queue::{Job, Next, Queue, Work};
@@ -25,8 +26,11 @@ use crate::store::{Batch, Record, StoreError};
 /// Bytes that are written before the database's log is copied into the database.
 const CHECKPOINT_BYTES: usize = 8 * 1024 * 1024;
 
-/// About what a job adds to the log beside its own bytes: whole pages are written.
-const JOB_BYTES: usize = 4 * 1024;
+/// About what a group adds to the log beside its jobs: whole pages are written, of each table and index one at least.
+const GROUP_BYTES: usize = 24 * 1024;
+
+/// About what a job adds to the log beside its own bytes.
+const JOB_BYTES: usize = 1024;
 
 /// How long to wait before the side file is tried again.
 const RETRY_SIDE: Duration = Duration::from_millis(100);
@@ -133,25 +137,24 @@ impl Writer {
             false => (jobs, Vec::new()),
         };
         let bytes: usize = jobs.iter().chain(&refused).map(Job::bytes).sum();
-        self.unchecked += bytes + JOB_BYTES * jobs.len();
-        for job in refused {
-            self.answer(job, Err(full()));
-        }
+        self.unchecked += GROUP_BYTES + bytes + JOB_BYTES * jobs.len();
+        let refused = refused.into_iter().map(|job| self.answered(job, Err(full())));
+        let mut answers: Vec<_> = refused.flatten().collect();
         match self.commit(connection, &jobs) {
-            Ok(()) => jobs.into_iter().for_each(|job| job.answer(Ok(()))),
+            Ok(()) => answers.extend(jobs.into_iter().filter_map(|job| job.answered(Ok(())))),
             Err(failure) => {
                 tracing::debug!(%failure, jobs = jobs.len(), "a group of commits failed");
-                self.commit_singly(connection, jobs);
+                answers.extend(self.commit_singly(connection, jobs));
             }
         }
-        self.queue.done(bytes);
+        self.queue.done(bytes, answers);
         // On a full disk it would take the room that was given up for outcomes.
         if self.unchecked >= CHECKPOINT_BYTES && !self.reserve.is_given_up() {
             self.checkpoint(connection);
         }
     }
 
-    fn commit_singly(&mut self, connection: &Connection, mut jobs: Vec<Job>) {
+    fn commit_singly(&mut self, connection: &Connection, mut jobs: Vec<Job>) -> Vec<Answered> {
         // Batches of one task have the same place, and so stay in order; changes come after all batches.
         let mut sizes: HashMap<TaskId, usize> = HashMap::new();
         for job in &jobs {
@@ -164,6 +167,7 @@ impl Writer {
             None => (usize::MAX, TaskId::from_bytes([0xff; 16])),
         });
         let mut failed: Vec<(TaskId, StoreError)> = Vec::new();
+        let mut answers = Vec::new();
         for job in jobs {
             let task = job.work.task();
             let before = failed.iter().find(|(other, _)| Some(*other) == task);
@@ -174,16 +178,17 @@ impl Writer {
             if let (Err(error), Some(task)) = (&result, task) {
                 failed.push((task, error.clone()));
             }
-            self.answer(job, result);
+            answers.extend(self.answered(job, result));
         }
+        answers
     }
 
-    /// Answers a job. What it had in files goes if it is not in.
-    fn answer(&self, job: Job, result: Result<(), StoreError>) {
+    /// What a job's waiter is told. What it had in files goes if it is not in.
+    fn answered(&self, job: Job, result: Result<(), StoreError>) -> Option<Answered> {
         if let (Err(_), Work::Encoded(_, encoded)) = (&result, &job.work) {
             encoded.files.iter().for_each(|(file, _)| self.payloads.delete(&file.name));
         }
-        job.answer(result);
+        job.answered(result)
     }
 
     fn commit_one(&mut self, connection: &Connection, job: &Job) -> Result<(), StoreError> {

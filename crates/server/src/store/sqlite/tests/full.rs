@@ -17,7 +17,7 @@ fn writer(folder: &Path, pages: i64) -> (Writer, Connection) {
     let payloads = held.payloads();
     let loaded = recover::load(&connection, &payloads, &meta, now()).unwrap();
     let writer = Writer {
-        queue: Arc::new(Queue::new(settings.queue_bytes)),
+        queue: Arc::new(Queue::new(settings.queue_bytes, Courier::default())),
         ledger: loaded.ledger,
         side: Side::begin(&held.side(), mark).unwrap(),
         payloads,
