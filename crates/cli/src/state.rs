@@ -312,6 +312,11 @@ fn write_draft(path: &Path, text: &str, sync: Sync) -> io::Result<PathBuf> {
     }
 }
 
+/// The audit log of a server with this state folder.
+pub(crate) fn audit_log(folder: &Path) -> PathBuf {
+    folder.join("audit.jsonl")
+}
+
 /// What root makes in a service's folder must stay readable to the service.
 pub(crate) fn give_to_owner_of_folder(path: &Path) {
     #[cfg(unix)]

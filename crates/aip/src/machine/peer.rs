@@ -1,5 +1,6 @@
 //! A registered peer, as the server sees it: who it is, and what it may say.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
@@ -109,6 +110,18 @@ pub struct TaskRequest {
     pub store: Option<String>,
     /// What becomes of it when its requester's connection is lost.
     pub on_disconnect: OnDisconnect,
+    /// What else tells it from another one with the same `request_id`.
+    pub as_sent: AsSent,
+}
+
+/// What a requester wrote into a TASK where something else is made of it: an absent part differs from an empty one, and
+/// from its default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AsSent {
+    /// The label.
+    pub task_name: Option<String>,
+    /// See [`TaskSettings::as_sent`].
+    pub settings: Option<BTreeMap<String, Payload>>,
 }
 
 /// What a device says became of a COMMAND.
@@ -248,23 +261,45 @@ impl Peer {
         {
             return Ok(Request::AskAfter { session_id, request_id, task });
         }
-        let on_disconnect = settings.on_disconnect.unwrap_or_default();
-        if on_disconnect != OnDisconnect::Cancel && !self.features.has(Feature::Detach) {
-            return Err("on_disconnect was not granted: only \"cancel\" is possible".to_owned());
-        }
         let target_id = self.task_target(message.target_id)?;
         let request = message.request.filter(|request| !request.trim().is_empty());
         let command_timeout = settings.command_timeout()?;
-        Ok(Request::Task(TaskRequest {
+        let as_sent = AsSent {
+            settings: request_id
+                .as_ref()
+                .and_then(|_| TaskSettings::as_sent(message.metadata.as_ref())),
+            task_name: message.task_name,
+        };
+        let task = TaskRequest {
             session_id: message.session_id,
-            task_name: message.task_name.as_deref().and_then(TaskName::sanitize),
+            task_name: as_sent.task_name.as_deref().and_then(TaskName::sanitize),
             target_id,
             request: request.ok_or("Empty task content")?,
             command_timeout,
             request_id,
             store: settings.store.filter(|_| may_repeat),
-            on_disconnect,
-        }))
+            on_disconnect: settings.on_disconnect.unwrap_or_default(),
+            as_sent,
+        };
+        if task.request_id.is_none() {
+            self.may_submit(&task)?;
+        }
+        Ok(Request::Task(task))
+    }
+
+    /// Whether it may have a task run. [`Self::admit`] asks this of a TASK without a `request_id`; of any other its
+    /// server has to, once it knows that it is a new one: what was accepted before is not refused.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_submit(&self, task: &TaskRequest) -> Result<(), &'static str> {
+        if task.on_disconnect != OnDisconnect::Cancel && !self.features.has(Feature::Detach) {
+            return Err("on_disconnect was not granted: only \"cancel\" is possible");
+        }
+        if self.client_type == ClientType::Constellation && !self.may_reach(&task.target_id) {
+            return Err("Not authorized to run tasks on this device");
+        }
+        Ok(())
     }
 
     fn task_target(&self, target_id: Option<ClientId>) -> Result<ClientId, String> {
@@ -276,11 +311,7 @@ impl Peer {
                 _ => Ok(self.client_id.clone()),
             },
             ClientType::Constellation => {
-                let target = target_id.ok_or("Constellation task requests require target_id")?;
-                if self.may_reach(&target) {
-                    return Ok(target);
-                }
-                Err("Not authorized to run tasks on this device".to_owned())
+                target_id.ok_or_else(|| "Constellation task requests require target_id".to_owned())
             }
         }
     }
@@ -396,6 +427,14 @@ mod tests {
         assert!(says(&bound, &task(r#","target_id":"d""#)).is_ok());
         let other = says(&bound, &task(r#","target_id":"e""#)).unwrap_err();
         assert_eq!(other, "Not authorized to run tasks on this device");
+        let features = Features::granted(
+            &[Feature::Ack, Feature::RequestId],
+            ClientType::Constellation,
+        );
+        let may_repeat = Peer { features, ..bound };
+        let repeated = task(r#","target_id":"e","request_id":"q""#);
+        let Ok(Request::Task(task)) = says(&may_repeat, &repeated) else { panic!() };
+        assert_eq!(may_repeat.may_submit(&task), Err(&*other), "its server asks when it is new");
     }
 
     #[test]
@@ -464,7 +503,8 @@ mod tests {
         let text = r#"{"type":"task","client_type":"constellation","session_id":"S","request_id":"q",
             "target_id":"d","metadata":{"flightdeck":{"task":"T","on_disconnect":"continue"}}}"#;
         let legacy = peer(ClientType::Constellation, None);
-        assert!(says(&legacy, text).unwrap_err().contains("on_disconnect was not granted"));
+        let whole = text.replace(r#""target_id""#, r#""request":"r","target_id""#);
+        assert!(says(&legacy, &whole).unwrap_err().contains("on_disconnect was not granted"));
         let asked = [Feature::Ack, Feature::RequestId, Feature::Detach];
         let features = Features::granted(&asked, ClientType::Constellation);
         let peer = Peer { features, ..legacy };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use link::Ambient;
-use server::TaskId;
+use server::{Audit, TaskId};
 use server::store::{
     Batch, Change, Commit, HistoryLimits, MemoryStore, Query, Reading, Record, Recovered, Store,
     StoreError, Summary,
@@ -60,6 +60,10 @@ impl Store for UnsteadyStore {
 
     fn keep(&self, change: Change) -> Commit {
         self.inner.keep(change)
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        self.inner.set_audit(audit);
     }
 
     fn recover(&self) -> Result<Recovered, StoreError> {

@@ -24,6 +24,7 @@ fn writer(folder: &Path, pages: i64) -> (Writer, Connection) {
         reserve: Reserve::make(&held.reserve(), settings.reserve_bytes),
         retention: settings.retention,
         trouble: Trouble::default(),
+        audit: Arc::default(),
         deletions: Deletions::default(),
         unchecked: 0,
     };
