@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
+use link::private;
 use serde::{Deserialize, Serialize};
 use server::{KeyChange, KeyRecord, Server, append_key_change};
 
 use crate::state::{
-    StateFolder, audit_log, check_private_keys, give_to_owner_of_folder, private,
-    replace_private_file,
+    StateFolder, audit_log, check_private_keys, give_to_owner_of_folder, replace_private_file,
 };
 
 /// The name of the file in the state folder.

@@ -427,10 +427,8 @@ mod tests {
         assert!(says(&bound, &task(r#","target_id":"d""#)).is_ok());
         let other = says(&bound, &task(r#","target_id":"e""#)).unwrap_err();
         assert_eq!(other, "Not authorized to run tasks on this device");
-        let features = Features::granted(
-            &[Feature::Ack, Feature::RequestId],
-            ClientType::Constellation,
-        );
+        let features =
+            Features::granted(&[Feature::Ack, Feature::RequestId], ClientType::Constellation);
         let may_repeat = Peer { features, ..bound };
         let repeated = task(r#","target_id":"e","request_id":"q""#);
         let Ok(Request::Task(task)) = says(&may_repeat, &repeated) else { panic!() };

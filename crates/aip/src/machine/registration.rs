@@ -153,8 +153,7 @@ impl Registration {
         if message.kind != ClientMessageType::Register {
             return Err(Refusal::NotRegistration);
         }
-        let extension =
-            Extension::of(message.metadata.as_ref()).map_err(Refusal::BadExtension)?;
+        let extension = Extension::of(message.metadata.as_ref()).map_err(Refusal::BadExtension)?;
         let metadata = match message.metadata {
             Some(metadata) => metadata.parse::<Metadata>().map_err(|error| {
                 Refusal::Metadata(error.to_string().chars().take(200).collect())
@@ -267,11 +266,17 @@ mod tests {
             (resume(r#"{"journal":"f.b","n":1,"store":7}"#), ".resume.store"),
             (resume(&long), ".resume.key"),
             (resume(r#"{"journal":"f.b","n":1,"newest":""}"#), ".resume.newest"),
-            (resume(r#"{"journal":"f.b","n":1,"commands":[{"R":"r","state":"?"}]}"#), ".resume.commands"),
+            (
+                resume(r#"{"journal":"f.b","n":1,"commands":[{"R":"r","state":"?"}]}"#),
+                ".resume.commands",
+            ),
         ] {
             let refused = refused.unwrap_err();
             let text = refused.to_string();
-            assert!(text.starts_with(&format!("Invalid message: metadata.flightdeck{part}")), "{text}");
+            assert!(
+                text.starts_with(&format!("Invalid message: metadata.flightdeck{part}")),
+                "{text}"
+            );
             assert_eq!(refused.close_code(), CloseCode::POLICY);
             assert!(!text.contains("kkk"), "a key is a secret: {text}");
         }

@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use link::private;
+
 use super::{AuditSettings, Entry, Event, Line};
 use crate::auth::KeyRecord;
 
@@ -129,10 +131,7 @@ impl Open {
     /// Opens a file at its end. A line that a crash cut short is ended first.
     fn at(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
+        let mut file = private(options.read(true).append(true).create(true)).open(path)?;
         let bytes = file.seek(SeekFrom::End(0))?;
         let mut open = Self { file, bytes, start: 0, max_bytes };
         if bytes > 0 {

@@ -152,13 +152,11 @@ impl Shared {
 
     /// Waits until there is something to write, and gathers. `false` when nothing more will come.
     fn wait(&self) -> bool {
-        let has_nothing = |queue: &mut Queue| {
-            queue.lines.is_empty() && !queue.is_behind && !queue.is_pressing()
-        };
+        let has_nothing =
+            |queue: &mut Queue| queue.lines.is_empty() && !queue.is_behind && !queue.is_pressing();
         let queue = self.bell.wait_while(self.queue(), has_nothing);
         let queue = queue.unwrap_or_else(PoisonError::into_inner);
-        let gathering =
-            self.bell.wait_timeout_while(queue, GATHER, |queue| !queue.is_pressing());
+        let gathering = self.bell.wait_timeout_while(queue, GATHER, |queue| !queue.is_pressing());
         let (queue, _) = gathering.unwrap_or_else(PoisonError::into_inner);
         !queue.is_closing
     }

@@ -46,9 +46,7 @@ impl Effect {
         match self {
             Self::Ask(question) => Some(&question.task),
             Self::Write(writing) => Some(&writing.task),
-            Self::Commit(task, _) | Self::Accepted(task) | Self::StoreFails(task, _) => {
-                Some(task)
-            }
+            Self::Commit(task, _) | Self::Accepted(task) | Self::StoreFails(task, _) => Some(task),
             Self::Over(over) => Some(&over.session.task),
             Self::NotStored(session, _) => Some(&session.task),
             Self::Settled(..)

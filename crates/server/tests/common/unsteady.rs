@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use link::Ambient;
-use server::{Audit, TaskId};
 use server::store::{
     Batch, Change, Commit, HistoryLimits, MemoryStore, Query, Reading, Record, Recovered, Store,
     StoreError, Summary,
 };
+use server::{Audit, TaskId};
 
 /// How a store behaves.
 #[derive(Debug, Clone, Copy)]

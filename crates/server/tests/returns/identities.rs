@@ -166,8 +166,7 @@ async fn a_register_of_the_wrong_shape_is_refused_and_is_no_legacy_peers() {
     let mut client = Client::device();
     let mut metadata = client.metadata();
     metadata["flightdeck"]["resume"]["n"] = json!("seven");
-    let (peer, refused) =
-        crate::peer::Peer::come_with(&rig.server, "d", "device", metadata).await;
+    let (peer, refused) = crate::peer::Peer::come_with(&rig.server, "d", "device", metadata).await;
     let text = refused["error"].as_str().unwrap();
     assert!(text.starts_with("Invalid message: metadata.flightdeck.resume.n: "), "{refused}");
     assert_eq!(Party::from(peer).closed().await.code.0, 1008);

@@ -259,9 +259,8 @@ mod tests {
 
     #[test]
     fn what_a_task_sets_is_told_apart_as_it_was_written() {
-        let sent = |text: &'static str| {
-            TaskSettings::as_sent(Some(&Payload::from_text(text).unwrap()))
-        };
+        let sent =
+            |text: &'static str| TaskSettings::as_sent(Some(&Payload::from_text(text).unwrap()));
         let with = r#"{"flightdeck":{"on_disconnect":"cancel","x":{"b":1,"a":2},"store":"s"}}"#;
         let again = r#"{"flightdeck": {"task":"t","x":{"b":1,"a":2}, "on_disconnect":"cancel"}}"#;
         assert_eq!(sent(with), sent(again));
