@@ -181,6 +181,7 @@ impl Server {
         let server = self.clone();
         let reading = tokio::task::spawn_blocking(move || server.0.store.recover());
         let recovered = reading.await.map_err(|_| StoreError::Closed)??;
+        self.complete_audit().await?;
         let newest = recovered.newest_id();
         self.0.ambient.go_on_after(newest);
         let open = recovered.open.len();
@@ -196,7 +197,6 @@ impl Server {
             nobody: self.0.keyring.holder_of_shared().clone(),
         };
         self.act(|hub, moment| hub.recover(moment, found));
-        self.complete_audit().await?;
         self.start_upkeep();
         self.wait_for(Hub::is_recovered).await;
         if open > 0 {

@@ -8,6 +8,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::*;
 use crate::agent::Usage;
+use crate::audit::{Audit, AuditSettings};
 use crate::session::tests::task;
 use crate::session::{
     Call, CallResult, CallStatus, Finish, IdentityRecord, Incarnation, KeyHash, KeyName, Terms,
@@ -111,6 +112,7 @@ suite! {
     what_is_about_an_unknown_task_is_dropped
     a_change_comes_after_everything_before_it
     large_payloads_come_back_whole
+    a_task_is_in_the_audit_log_when_it_is_known_that_it_was_accepted
 }
 
 /// A clock that stands, close to the real one: request ids are known for a day.
@@ -464,6 +466,27 @@ async fn large_payloads_come_back_whole<K: Kept>() {
     append(kept.store(), id(1), written.clone()).await;
     let kept = kept.restarted();
     assert!(kept.store().journal(id(1)).await.unwrap().unwrap() == written);
+}
+
+/// The tasks of which an audit log says that they were accepted, in its order.
+pub(super) fn audited(log: &Path) -> Vec<TaskId> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let accepted = lines.filter(|line| line["event"] == "submitted");
+    accepted.map(|line| line["task"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+async fn a_task_is_in_the_audit_log_when_it_is_known_that_it_was_accepted<K: Kept>() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let settings = AuditSettings { path: path.clone(), max_bytes: 1 << 20, files: 1 };
+    let kept = K::new();
+    kept.store().set_audit(Audit::open(settings).unwrap());
+    append(kept.store(), id(1), vec![created(id(1)), decided(1, Incarnation(3))]).await;
+    assert_eq!(audited(&path), [id(1)]);
+    append(kept.store(), id(1), vec![answered("one"), ended(None)]).await;
+    append(kept.store(), id(2), vec![created(id(2)), answered(&"x".repeat(300_000))]).await;
+    assert_eq!(audited(&path), [id(1), id(2)]);
 }
 
 /// What a database of an older version is tried with: an open task, one that ended, one whose outcome nobody
