@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
+use link::private;
 use serde::{Deserialize, Serialize};
-use server::{KeyRecord, Server};
+use server::{KeyChange, KeyRecord, Server, append_key_change};
 
 use crate::state::{
-    StateFolder, check_private_keys, give_to_owner_of_folder, private, replace_private_file,
+    StateFolder, audit_log, check_private_keys, give_to_owner_of_folder, replace_private_file,
 };
 
 /// The name of the file in the state folder.
@@ -69,11 +70,16 @@ impl KeyFile {
         Ok(content.keys)
     }
 
-    /// Changes the created keys; nobody else changes them meanwhile.
-    pub(crate) fn change<T>(
+    /// Adds a key, or takes one away, and writes that into the audit log; nobody else changes them meanwhile. What is
+    /// returned is whether the log has it: the change counts all the same.
+    ///
+    /// # Errors
+    /// When `change` has one, or a file cannot be used.
+    pub(crate) fn change(
         &self,
-        change: impl FnOnce(&mut Vec<KeyRecord>) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
+        what: KeyChange,
+        change: impl FnOnce(&mut Vec<KeyRecord>) -> anyhow::Result<KeyRecord>,
+    ) -> anyhow::Result<io::Result<()>> {
         let lock = self.folder.join("keys.lock");
         let cannot = || format!("cannot lock {}", lock.display());
         let file = private(File::options().write(true).create(true).truncate(false)).open(&lock);
@@ -86,7 +92,10 @@ impl KeyFile {
         let path = self.path();
         replace_private_file(&path, &text)
             .with_context(|| format!("cannot write the keys to {}", path.display()))?;
-        Ok(changed)
+        let log = audit_log(&self.folder);
+        let written = append_key_change(&log, &changed, what);
+        give_to_owner_of_folder(&log);
+        Ok(written)
     }
 
     /// Puts each change into force on a server, for ever. A file that cannot be read changes nothing. A disk

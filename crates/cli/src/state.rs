@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use link::private;
 use secrecy::{ExposeSecret, SecretString};
 use server::generate_key;
 
@@ -312,6 +313,11 @@ fn write_draft(path: &Path, text: &str, sync: Sync) -> io::Result<PathBuf> {
     }
 }
 
+/// The audit log of a server with this state folder.
+pub(crate) fn audit_log(folder: &Path) -> PathBuf {
+    folder.join("audit.jsonl")
+}
+
 /// What root makes in a service's folder must stay readable to the service.
 pub(crate) fn give_to_owner_of_folder(path: &Path) {
     #[cfg(unix)]
@@ -328,13 +334,6 @@ pub(crate) fn give_to_owner_of_folder(path: &Path) {
     }
     #[cfg(not(unix))]
     let _no_owners_here = path;
-}
-
-/// What is made with these options can be read by its owner only.
-pub(crate) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
 }
 
 #[cfg(test)]

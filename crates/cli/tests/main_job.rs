@@ -260,6 +260,10 @@ async fn the_demo_shows_its_frames_as_json() {
     let demo = home.start(&["demo", "--json"]).done().await;
     assert_eq!(demo.code, 0, "{demo:?}");
     let frames = json_lines(&demo.stdout);
+    let keys = frames.iter().filter_map(|one| {
+        one["frame"]["result"]["flightdeck"]["resume_key"].as_str().map(str::to_owned)
+    });
+    assert_eq!(keys.collect::<Vec<_>>(), ["…", "…"], "they are secrets: {}", demo.stdout);
     let kinds = |link: &str, dir: &str| -> Vec<String> {
         let on = frames.iter().filter(|frame| frame["link"] == link && frame["dir"] == dir);
         on.map(|frame| frame["frame"]["type"].as_str().unwrap().to_owned()).collect()

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use aip::{Payload, RequestId, ResponseId, SessionId};
-use link::{Ambient, Identity, IdentityError, Retention};
+use link::{Ambient, Identity, IdentityError, Retention, private};
 use serde::{Deserialize, Serialize};
 
 use crate::task::Outcome;
@@ -168,13 +168,6 @@ fn line(record: &Record) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(record)?;
     line.push(b'\n');
     Ok(line)
-}
-
-/// What is made with these options can be read by its owner only.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
 }
 
 #[cfg(test)]

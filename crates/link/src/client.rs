@@ -1,30 +1,32 @@
 //! The loop of every client: connect, register, run, and when the connection ends, back off and come
 //! back, or stop with a reason.
 
-use std::pin::Pin;
+mod end;
+mod settings;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aip::codec::About;
-use aip::machine::{LONGEST_WAIT, Reconnect, read_confirmation};
+use aip::machine::{Reconnect, read_confirmation};
 use aip::message::{Confirmed, Feature};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage,
 };
-use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::ambient::Ambient;
-use crate::connection::{Connection, Event, Tap, Watch, now};
-use crate::dial::{DialError, ServerUrl, Way, dial};
-use crate::outbox::{Alive, Outbox, OutboxLimits};
-use crate::proxy::Proxy;
+pub use self::end::Exit;
+pub use self::settings::{ClientSettings, Connector, TokenSource};
+
+use self::end::End;
+use crate::connection::{Connection, Event, now};
+use crate::dial::{Way, dial};
+use crate::outbox::{Alive, Outbox};
 use crate::sleep::{LOOK_EVERY, PROOF_TIME, SleepWatch};
 use crate::socket::{Closed, Socket};
 use crate::spans;
-use crate::tls::Trust;
 
 /// After a refusal, how long to wait for the close frame that says whether it is final.
 const REFUSAL_CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -37,102 +39,6 @@ const MAX_AMENDMENTS: u32 = 3;
 
 /// The longest wait before it does: many clients may be told the same thing at once.
 const AMENDED_WAIT: Duration = Duration::from_millis(250);
-
-/// Makes a connection to the server in another way than over the network.
-pub type Connector =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Socket, DialError>> + Send>> + Send + Sync>;
-
-/// Gives a key, if there is one.
-pub type TokenSource = Arc<dyn Fn() -> Option<SecretString> + Send + Sync>;
-
-/// How a client connects, stays connected and comes back.
-#[derive(Clone)]
-pub struct ClientSettings {
-    /// Where the server is.
-    pub server: ServerUrl,
-    /// The key, if the server wants one.
-    pub token: Option<SecretString>,
-    /// Gives the key as it is now, at each try: one that lies in a file may come later than the client, or
-    /// change. Where it gives none, [`Self::token`] counts. Must not take long.
-    pub token_source: Option<TokenSource>,
-    /// Whose certificates are trusted; a server behind TLS needs it.
-    pub trust: Option<Trust>,
-    /// The HTTP proxy to go through, if any.
-    pub proxy: Option<Proxy>,
-    /// Time between heartbeats.
-    pub heartbeat_interval: Duration,
-    /// Pings, and how long silence is borne.
-    pub watch: Watch,
-    /// The same once the server has granted `resume`: its device's window goes by how soon a loss is noticed.
-    pub resume_watch: Watch,
-    /// Longest wait for the connection, and then for the confirmation.
-    pub connect_timeout: Duration,
-    /// How many times in a row to try again before giving up; `None` means for ever.
-    pub max_retries: Option<u32>,
-    /// First wait before trying again, at most; it doubles up to [`Self::backoff_cap`]. When waits are
-    /// longer or shorter is said at [`Reconnect`].
-    pub backoff_base: Duration,
-    /// Longest wait before trying again.
-    pub backoff_cap: Duration,
-    /// Bounds of the outgoing queue.
-    pub outbox: OutboxLimits,
-    /// Sees every frame.
-    pub tap: Option<Tap>,
-    /// Takes the place of the network.
-    pub connector: Option<Connector>,
-    /// The time of day, chance, ids and tasks.
-    pub ambient: Ambient,
-}
-
-impl ClientSettings {
-    /// A device's: pings every 20 s and waits 180 s for the pong, 20 s where it was granted `resume`; heartbeats every
-    /// 120 s, comes back for ever.
-    #[must_use]
-    pub fn device(server: ServerUrl) -> Self {
-        Self {
-            server,
-            token: None,
-            token_source: None,
-            trust: None,
-            proxy: None,
-            heartbeat_interval: Duration::from_secs(120),
-            watch: Watch { ping_every: Duration::from_secs(20), timeout: Duration::from_secs(180) },
-            resume_watch: Watch {
-                ping_every: Duration::from_secs(20),
-                timeout: Duration::from_secs(40),
-            },
-            connect_timeout: Duration::from_secs(10),
-            max_retries: None,
-            backoff_base: Duration::from_secs(1),
-            backoff_cap: Duration::from_secs(60),
-            outbox: OutboxLimits::default(),
-            tap: None,
-            connector: None,
-            ambient: Ambient::system(),
-        }
-    }
-
-    /// A constellation's: pings and heartbeats every 30 s. It comes back for ever where its tasks wait for it, with waits
-    /// of at most 15 s; elsewhere never.
-    #[must_use]
-    pub fn constellation(server: ServerUrl) -> Self {
-        Self {
-            heartbeat_interval: Duration::from_secs(30),
-            watch: Watch { ping_every: Duration::from_secs(30), timeout: Duration::from_secs(90) },
-            backoff_cap: Duration::from_secs(15),
-            ..Self::device(server)
-        }
-    }
-
-    /// The same with no wait beyond [`LONGEST_WAIT`].
-    fn sound(mut self) -> Self {
-        self.heartbeat_interval = self.heartbeat_interval.min(LONGEST_WAIT);
-        self.connect_timeout = self.connect_timeout.min(LONGEST_WAIT);
-        self.backoff_base = self.backoff_base.min(LONGEST_WAIT);
-        self.backoff_cap = self.backoff_cap.min(LONGEST_WAIT);
-        self
-    }
-}
 
 /// What a client is, beyond being connected: a device or a constellation. The methods decide and
 /// return at once; what takes longer runs in tasks of its own.
@@ -177,71 +83,6 @@ pub trait Role: Send {
 
     /// The connection is gone, or could not be made; `retry` is when the next try comes, if any.
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>);
-}
-
-/// Why the loop ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Exit {
-    /// Its caller stopped it.
-    #[error("stopped")]
-    Stopped,
-    /// The server will not take us as we are.
-    #[error("{0}")]
-    Refused(String),
-    /// It tried as often as it was allowed to.
-    #[error("{last} (after {tries} {})", if *.tries == 1 { "try" } else { "tries" })]
-    GaveUp {
-        /// How often it tried.
-        tries: u32,
-        /// What went wrong the last time.
-        last: String,
-    },
-}
-
-/// How one connection, or the attempt at one, ended.
-enum End {
-    Stopped,
-    Dial(DialError),
-    Refused {
-        text: String,
-        code: CloseCode,
-        /// Whether the next REGISTER will differ by what the refusal said.
-        is_amended: bool,
-    },
-    Closed(Closed),
-    /// It was found dead after the machine had slept: there is no reason to wait for the next try.
-    Slept(Closed),
-}
-
-impl End {
-    fn is_final(&self) -> bool {
-        match self {
-            Self::Stopped => true,
-            Self::Dial(error) => error.is_final(),
-            Self::Refused { code, is_amended, .. } => code.is_final() && !is_amended,
-            Self::Closed(closed) => closed.code.is_final() && !closed.by_us,
-            Self::Slept(_) => false,
-        }
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::Stopped => "stopped".to_owned(),
-            Self::Dial(error) => error.to_string(),
-            Self::Refused { text, .. } => format!("the server refused: {text}"),
-            Self::Closed(closed) | Self::Slept(closed) => {
-                format!("the connection ended: {closed}")
-            }
-        }
-    }
-
-    /// How the connection ended, if there was one.
-    const fn closed(&self) -> Option<&Closed> {
-        match self {
-            Self::Closed(closed) | Self::Slept(closed) => Some(closed),
-            _ => None,
-        }
-    }
 }
 
 /// What a client does beside reading and answering.

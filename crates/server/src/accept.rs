@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aip::codec::{MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
 use aip::machine::{Refusal, Registration, confirm};
-use aip::message::{Confirmed, Feature, ResumeRefused, Resumed, VERSION};
+use aip::message::{Confirmed, Feature, Refused, ResumeRefused, Resumed, TaskRefused, VERSION};
 use aip::{ClientId, ClientMessage, CloseCode, DecodeError, ServerMessage};
 use axum::http::{Method, Request, Response, StatusCode, Version, header};
 use base64::Engine;
@@ -157,8 +157,12 @@ async fn take_in(
         ..audit::Entry::new(audit::Event::Refused)
     });
     let mismatch = refusal.mismatch().map(|resume| ResumeRefused { resume });
+    let retry = || TaskRefused { request_id: None, refused: Refused::Retry }.to_payload();
     let error = ServerMessage {
-        result: mismatch.and_then(|mismatch| mismatch.to_result()),
+        result: match mismatch {
+            Some(mismatch) => mismatch.to_result(),
+            None => refusal.may_retry().then(retry).flatten(),
+        },
         ..stamped(&server, ServerMessage::error(text.clone(), None))
     };
     if refusal.close_code() == CloseCode::TOO_BIG {

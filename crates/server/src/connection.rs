@@ -241,10 +241,10 @@ impl Actor {
         let id = task.and_then(|task| task.as_str().parse::<TaskId>().ok());
         let cancelled =
             self.server.act(|hub, moment| hub.cancel_of(moment, self.via, id, request_id));
-        if let Some((task, origin)) = cancelled {
+        if let Some(task) = cancelled {
             self.server.audit().record(audit::Entry {
                 key: Some(self.client.holder.name()),
-                ..drive::entry(&task, &origin, audit::Event::Cancelled)
+                ..audit::Entry::of(&task, audit::Event::Cancelled)
             });
         }
     }

@@ -17,7 +17,7 @@ use tracing::{Instrument, Span};
 use crate::agent::{Answer, Decision, Question, Thinking};
 use crate::audit::{self, Event};
 use crate::hub::{
-    Advice, DeviceGoodbye, Effect, Goodbyes, Hub, Moment, Next, Origin, Over, Prepared, Session,
+    Advice, DeviceGoodbye, Effect, Goodbyes, Hub, Moment, Next, Over, Prepared, Session,
     Submission, SubmitError, Submitted, Via, Writing,
 };
 use crate::server::{Inner, Server};
@@ -91,9 +91,8 @@ impl Server {
                 self.ambient().spawn(async move { server.answer_again(*asked).await });
                 Vec::new()
             }
-            Effect::Accepted(task, origin) => {
+            Effect::Accepted(task) => {
                 tracing::debug!(device = %task.device, requester = %task.requester, "task accepted");
-                self.audit().record(entry(&task, &origin, Event::Submitted));
                 Vec::new()
             }
             Effect::Over(over) => {
@@ -274,7 +273,7 @@ impl Server {
         self.audit().record(audit::Entry {
             outcome: Some(outcome.status().as_str()),
             reason: outcome.reason(),
-            ..entry(session.task(), session.origin(), Event::Ended)
+            ..audit::Entry::of(session.task(), Event::Ended)
         });
         let task = session.task();
         tracing::info!(
@@ -289,10 +288,10 @@ impl Server {
     }
 
     fn note_not_stored(&self, session: &Session, error: &StoreError) {
-        let (task, why) = (session.task(), error.to_string());
+        let why = error.to_string();
         self.audit().record(audit::Entry {
             reason: Some(&why),
-            ..entry(task, session.origin(), Event::Refused)
+            ..audit::Entry::of(session.task(), Event::Refused)
         });
         tracing::error!(%error, "a task was refused");
     }
@@ -372,20 +371,6 @@ pub(crate) fn submit(server: &Server, submission: Submission) -> Result<Submitte
 pub(crate) fn end_id(task: &Task) -> Option<ResponseId> {
     let id = task.terms.is_acknowledged().then(|| task.id.to_string())?;
     ResponseId::new(&id).ok()
-}
-
-/// What the audit log says of a task.
-pub(crate) fn entry<'a>(task: &'a Task, origin: &'a Origin, event: Event) -> audit::Entry<'a> {
-    audit::Entry {
-        client: origin.client.as_ref().map(|(id, _)| id.as_str()),
-        role: origin.client.as_ref().map(|(_, role)| role.as_str()),
-        key: Some(&task.key.name),
-        address: origin.address,
-        task: Some(task.id),
-        session: Some(task.session_id.as_str()),
-        device: Some(task.device.as_str()),
-        ..audit::Entry::new(event)
-    }
 }
 
 fn note_store(error: Option<&StoreError>) {

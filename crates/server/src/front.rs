@@ -127,6 +127,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     server.audit().record(Entry::new(Event::Started));
+    server.flush_audit().await;
     let gate = Arc::new(gate(server, &listener, tls.clone()));
     let told = Arc::new(RateLimiter::direct(Quota::per_minute(TOLD_PER_MINUTE)));
     let router = server.router();

@@ -28,7 +28,7 @@ use crate::hub::{Found, Hub, Session, StoreName};
 use crate::limits::{Addresses, FailedKeys, MAX_FAILED_ADDRESSES};
 use crate::metrics::Metrics;
 use crate::session::{Cause, Requester, Task};
-use crate::store::{MemoryStore, Recovered, Store, StoreError};
+use crate::store::{MAX_GROUP, MemoryStore, Query, Recovered, Store, StoreError};
 use crate::tls::Tls;
 
 /// At shutdown, how long each group of peers may take to read what is queued for it.
@@ -140,6 +140,7 @@ impl Server {
         let budget = Budget::new(config.max_bytes_in_flight);
         let per_minute = config.failed_keys_per_minute;
         let mut hub = Hub::new(config.clone(), budget.clone());
+        store.set_audit(audit.clone());
         // What is durable is taken in by `recover`; a store that begins with its process has but a name.
         if !store.is_durable()
             && let Ok(Recovered { store: id, former, .. }) = store.recover()
@@ -180,6 +181,7 @@ impl Server {
         let server = self.clone();
         let reading = tokio::task::spawn_blocking(move || server.0.store.recover());
         let recovered = reading.await.map_err(|_| StoreError::Closed)??;
+        self.complete_audit().await?;
         let newest = recovered.newest_id();
         self.0.ambient.go_on_after(newest);
         let open = recovered.open.len();
@@ -202,6 +204,29 @@ impl Server {
             tracing::info!(open, go_on = left, "tasks of before the restart were taken over");
         }
         Ok(())
+    }
+
+    /// Writes down which tasks a server that was killed had accepted, as far as it did not come to that.
+    async fn complete_audit(&self) -> Result<(), StoreError> {
+        let audit = self.0.audit.clone();
+        let end = tokio::task::spawn_blocking(move || audit.end()).await;
+        let Some(end) = end.map_err(|_| StoreError::Closed)? else { return Ok(()) };
+        // Those that are open may be older than others that were accepted and ended meanwhile.
+        let query = Query { limit: 2 * MAX_GROUP, ..Query::default() };
+        let mut newest = self.0.store.tasks(query).await?;
+        newest.retain(|known| end.misses(&known.task));
+        let audit = self.0.audit.clone();
+        let writing = move || audit.write_missing(newest.iter().rev().map(|known| &*known.task));
+        // It says so itself when it panics.
+        let _written = tokio::task::spawn_blocking(writing).await;
+        Ok(())
+    }
+
+    /// Waits until what was recorded is in the audit log.
+    pub(crate) async fn flush_audit(&self) {
+        let audit = self.0.audit.clone();
+        // It says so itself when it panics.
+        let _flushed = tokio::task::spawn_blocking(move || audit.flush()).await;
     }
 
     /// The routes: `/ws` and the HTTP API, to be served or merged into another program's. Host and
@@ -308,9 +333,9 @@ impl Server {
         self.0.connections.close();
         let _read_it = tokio::time::timeout(GOODBYE, self.0.connections.wait()).await;
         self.0.audit.record(Entry::new(Event::Stopped));
-        let server = self.clone();
+        let audit = self.0.audit.clone();
         // It waits for the disk. A thread of its own that fails has lost nothing but its answer.
-        let _closed = tokio::task::spawn_blocking(move || server.0.audit.close()).await;
+        let _closed = tokio::task::spawn_blocking(move || audit.close()).await;
     }
 
     /// How much of everything there is right now.

@@ -21,7 +21,7 @@ use server::store::{
     Batch, Change, Commit, MemoryStore, Query, Reading, Record, Recovered, Store, StoreError,
     Summary,
 };
-use server::{Config, Finish, Keys, Server, Services, TaskId};
+use server::{Audit, Config, Finish, Keys, Server, Services, TaskId};
 
 const PLAN: &str = r#"{"commands":[{"tool_name":"t"}]}"#;
 
@@ -41,6 +41,10 @@ impl Store for Switched {
 
     fn keep(&self, change: Change) -> Commit {
         self.inner.keep(change)
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        self.inner.set_audit(audit);
     }
 
     fn recover(&self) -> Result<Recovered, StoreError> {
@@ -272,6 +276,10 @@ impl Store for Tidied {
 
     fn keep(&self, change: Change) -> Commit {
         self.0.keep(change)
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        self.0.set_audit(audit);
     }
 
     fn recover(&self) -> Result<Recovered, StoreError> {

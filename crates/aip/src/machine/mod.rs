@@ -9,6 +9,6 @@ mod registration;
 
 pub use backoff::{Backoff, Reconnect};
 pub use liveness::{LONGEST_WAIT, Liveness, Sign};
-pub use peer::{CommandResults, Peer, Rejection, Request, TaskRequest};
+pub use peer::{AsSent, CommandResults, Peer, Rejection, Request, TaskRequest};
 pub use pending::{CannotWait, Pending};
 pub use registration::{Refusal, Registration, confirm, read_confirmation};

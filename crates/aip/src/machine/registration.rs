@@ -67,9 +67,9 @@ pub enum Refusal {
     /// The server is going away.
     #[error("The server is shutting down")]
     ShuttingDown,
-    /// What it says of its identity has the wrong shape.
-    #[error("Invalid message: metadata.flightdeck.{0}")]
-    BadResume(String),
+    /// What it asks for of the extension, or says of its identity, has the wrong shape.
+    #[error("Invalid message: metadata.flightdeck{0}")]
+    BadExtension(String),
     /// It names another server's memory, or one that is no more.
     #[error("This server's store is '{0}': come with what you hold for that one, or without")]
     OtherStore(String),
@@ -115,6 +115,12 @@ impl Refusal {
         }
     }
 
+    /// Whether the same may be taken later, as the ERROR to a client with *ack* says.
+    #[must_use]
+    pub const fn may_retry(&self) -> bool {
+        matches!(self, Self::TooMuch(_) | Self::NotStored)
+    }
+
     /// What the client shall come with instead, if that would help.
     #[must_use]
     pub fn mismatch(&self) -> Option<Mismatch> {
@@ -147,10 +153,7 @@ impl Registration {
         if message.kind != ClientMessageType::Register {
             return Err(Refusal::NotRegistration);
         }
-        let extension = Extension::of(message.metadata.as_ref());
-        if let Some(resume) = extension.as_ref().and_then(|extension| extension.resume.as_ref()) {
-            resume.check().map_err(Refusal::BadResume)?;
-        }
+        let extension = Extension::of(message.metadata.as_ref()).map_err(Refusal::BadExtension)?;
         let metadata = match message.metadata {
             Some(metadata) => metadata.parse::<Metadata>().map_err(|error| {
                 Refusal::Metadata(error.to_string().chars().take(200).collect())
@@ -238,6 +241,51 @@ mod tests {
         assert_eq!(features, [Feature::Progress, Feature::Unknown]);
         assert_eq!(registration.platform, "linux");
         assert_eq!(registration.target_id, None, "a device has no target");
+    }
+
+    #[test]
+    fn an_extension_of_the_wrong_shape_is_refused_by_the_name_of_the_part() {
+        let metadata = |flightdeck: &str| {
+            let text = format!(
+                r#"{{"type":"register","client_id":"d","metadata":{{"flightdeck":{flightdeck}}}}}"#
+            );
+            Registration::read(ClientMessage::decode(&Bytes::from(text)).unwrap())
+        };
+        let resume = |resume: &str| metadata(&format!(r#"{{"version":1,"resume":{resume}}}"#));
+        let long = format!(r#"{{"journal":"f.b","n":1,"key":"{}"}}"#, "k".repeat(129));
+        for (refused, part) in [
+            (metadata("5"), ""),
+            (metadata("{}"), ".version is missing"),
+            (metadata(r#"{"version":"1"}"#), ".version"),
+            (metadata(r#"{"version":1,"features":"ack"}"#), ".features"),
+            (resume("[]"), ".resume"),
+            (resume(r#"{"n":1}"#), ".resume.journal is missing"),
+            (resume(r#"{"journal":"f","n":1}"#), ".resume.journal"),
+            (resume(r#"{"journal":"f.b"}"#), ".resume.n is missing"),
+            (resume(r#"{"journal":"f.b","n":-1}"#), ".resume.n"),
+            (resume(r#"{"journal":"f.b","n":1,"store":7}"#), ".resume.store"),
+            (resume(&long), ".resume.key"),
+            (resume(r#"{"journal":"f.b","n":1,"newest":""}"#), ".resume.newest"),
+            (
+                resume(r#"{"journal":"f.b","n":1,"commands":[{"R":"r","state":"?"}]}"#),
+                ".resume.commands",
+            ),
+        ] {
+            let refused = refused.unwrap_err();
+            let text = refused.to_string();
+            assert!(
+                text.starts_with(&format!("Invalid message: metadata.flightdeck{part}")),
+                "{text}"
+            );
+            assert_eq!(refused.close_code(), CloseCode::POLICY);
+            assert!(!text.contains("kkk"), "a key is a secret: {text}");
+        }
+        for legacy in ["null", r#"{"version":1,"features":null,"resume":null}"#] {
+            assert!(metadata(legacy).unwrap().extension.is_none_or(|one| one.resume.is_none()));
+        }
+        let full = r#"{"journal":"f.b","n":7,"store":"s","key":null,"commands":[{"R":"r","state":"done"}],"x":1}"#;
+        let read = resume(full).unwrap().extension.unwrap().resume.unwrap();
+        assert_eq!((read.n, read.commands.len(), read.key), (7, 1, None));
     }
 
     #[test]

@@ -7,7 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use aip::codec::Wire;
+use aip::message::{Confirmed, Extension};
+use aip::{ClientMessage, ServerMessage};
 use anyhow::Context;
+use bytes::Bytes;
 use constellation::{Constellation, NewTask, Outcome, TaskEvent};
 use device::{Device, DeviceEvent};
 use link::{ClientSettings, Direction, ServerUrl, Tap};
@@ -204,6 +208,23 @@ Staying up until Ctrl-C. In another terminal:",
     folder.remove()
 }
 
+/// A frame without the key by which its client is known again, which is a secret also of a server that lives for
+/// seconds.
+fn without_keys(frame: &[u8]) -> String {
+    let text = String::from_utf8_lossy(frame).into_owned();
+    let frame = Bytes::copy_from_slice(frame);
+    let shown = ClientMessage::decode(&frame).ok().and_then(|message| {
+        let asked = Extension::of(message.metadata.as_ref()).ok().flatten();
+        asked?.resume?.key
+    });
+    let issued = ServerMessage::decode(&frame).ok().and_then(|message| {
+        let granted = Confirmed::of(message.result.as_ref());
+        Some(granted?.resumed?.resume_key)
+    });
+    let keys = [shown, issued].into_iter().flatten().filter(|key| !key.is_empty());
+    keys.fold(text, |text, key| text.replace(&key, "…"))
+}
+
 /// Prints the frames of both links, one a line, in their order.
 struct Frames {
     start: Instant,
@@ -220,7 +241,7 @@ impl Frames {
         Arc::new(move |direction, frame| {
             let direction = if direction == Direction::Out { "c2s" } else { "s2c" };
             let at = frames.start.elapsed().as_secs_f64();
-            let frame = String::from_utf8_lossy(frame);
+            let frame = without_keys(frame);
             let mut out = frames.out.lock().unwrap_or_else(PoisonError::into_inner);
             // Whoever closed our standard output wants no more of it.
             let _closed = writeln!(

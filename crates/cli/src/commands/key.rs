@@ -1,10 +1,12 @@
 //! `flightdeck key`: the generated key, and the created ones.
 
+use std::io;
+
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::json;
-use server::{KeyRecord, NewKey, Role};
+use server::{KeyChange, KeyRecord, NewKey, Role};
 
 use crate::args::{CreateKey, Global, Key, KeyRole};
 use crate::key_file::KeyFile;
@@ -48,18 +50,19 @@ fn create(args: CreateKey, folder: &StateFolder) -> anyhow::Result<()> {
         expires_at: expires_at.transpose().context("--expires is too far away")?,
     };
     let (record, key) = KeyRecord::create(new).map_err(anyhow::Error::msg)?;
-    KeyFile::new(folder).change(|keys| {
+    let written = KeyFile::new(folder).change(KeyChange::Created, |keys| {
         if keys.iter().any(|known| known.name == record.name) {
             bail!(
                 "there is a key '{}' already; revoke it first, or take another --name",
                 safe_line(&record.name)
             );
         }
-        keys.push(record);
-        Ok(())
+        keys.push(record.clone());
+        Ok(record)
     })?;
     print_line(key.expose_secret())?;
     say!("Keep it now: it is not shown again. Its holder gives it as FLIGHTDECK_TOKEN.");
+    warn_unless(written);
     Ok(())
 }
 
@@ -102,14 +105,21 @@ fn row(key: &KeyRecord) -> [String; 6] {
 
 fn revoke(name: &str, folder: &StateFolder) -> anyhow::Result<()> {
     folder.create()?;
-    KeyFile::new(folder).change(|keys| {
-        let before = keys.len();
-        keys.retain(|key| key.name != name && key.id != name);
-        if keys.len() == before {
+    let written = KeyFile::new(folder).change(KeyChange::Revoked, |keys| {
+        let found = keys.iter().position(|key| key.name == name || key.id == name);
+        let Some(found) = found else {
             bail!("there is no key '{}'; `flightdeck key list` shows all", safe_line(name));
-        }
-        Ok(())
+        };
+        Ok(keys.remove(found))
     })?;
     say!("Revoked. A running server closes its connections within a second.");
+    warn_unless(written);
     Ok(())
+}
+
+/// Says that the audit log has not got what was done.
+fn warn_unless(written: io::Result<()>) {
+    if let Err(error) = written {
+        say!("warning: the audit log could not be written: {error}");
+    }
 }

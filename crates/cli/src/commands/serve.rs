@@ -17,7 +17,7 @@ use crate::key_file::KeyFile;
 use crate::memory;
 use crate::output::{BOLD, CYAN, DIM, RED};
 use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
-use crate::state::{StateFolder, expand_home};
+use crate::state::{StateFolder, audit_log, expand_home};
 use crate::tls::Files;
 use crate::{Code, Ended, Interrupts};
 
@@ -194,7 +194,7 @@ fn check_bind(address: SocketAddr, has_tls: bool, is_insecure: bool) -> anyhow::
 /// The audit log, beside the keys in the state folder.
 fn open_audit(values: &ServerValues, folder: &StateFolder) -> anyhow::Result<Audit> {
     folder.create()?;
-    let path = folder.path().join("audit.jsonl");
+    let path = audit_log(folder.path());
     let settings = AuditSettings {
         path: path.clone(),
         max_bytes: values.audit_max_bytes as u64,

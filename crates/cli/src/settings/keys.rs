@@ -197,7 +197,7 @@ keys! {
         history_tasks: Room = Room::Auto, "FLIGHTDECK_HISTORY_TASKS";
         /// Most bytes of ended tasks that are remembered, beside those whose requesters have not acknowledged the outcome. Beyond it the oldest go, in memory their payloads first. `auto` is 4 GiB, in memory 16 MiB.
         history_bytes: Room = Room::Auto, "FLIGHTDECK_HISTORY_BYTES";
-        /// In memory: most bytes of outcomes that nobody acknowledged, and of results that are kept whole for whoever has still to fetch them over HTTP: those of tasks that came in over HTTP, and those that were too large for one message.
+        /// In memory: most bytes of results that are kept whole for whoever has still to fetch them over HTTP: those of tasks that came in over HTTP, and those that were too large for one message.
         unfetched_bytes: usize = server().unfetched_bytes, "FLIGHTDECK_UNFETCHED_BYTES";
         /// In memory: how long such results are kept whole.
         unfetched_time: Seconds = Seconds(server().unfetched_time), "FLIGHTDECK_UNFETCHED_TIME";

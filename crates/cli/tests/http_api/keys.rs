@@ -49,7 +49,7 @@ async fn each_key_sees_its_own_tasks_and_devices_and_an_operator_sees_all() {
         assert_eq!(operator.get(path).await.status, 200, "{path}");
     }
     operator.cancel(&yours).await.ok(202);
-    assert_eq!(two.end_of(&yours).await["error"], "Task was cancelled by 'ops'");
+    assert_eq!(two.end_of(&yours).await["error"], "Task was cancelled by 'ops': not_confirmed");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::{Peer, http_client, plan, until};
-use crate::fleet::{Fleet, answer, has, http_task};
+use crate::fleet::{Fleet, SHARED, answer, has, http_task};
 
 /// A word in every payload.
 const PAYLOAD: &str = "s3cret-payload";
@@ -56,6 +56,12 @@ async fn who_did_what_from_where_and_how_it_ended_is_written_down() {
     let wrong = http_client().get(fleet.http("/api/clients")).bearer_auth("wr0ng");
     assert_eq!(answer(wrong).await.0, 401);
     assert_eq!(Peer::connect(fleet.server.port, "wr0ng").await.err(), Some(403));
+    // A copy of the store, and one that cannot be made: its folder is not empty any more.
+    let copy = fleet.server.state_file("copy").to_str().unwrap().to_owned();
+    for status in [200, 503] {
+        let (answer, said) = fleet.post("boss", "/api/v1/backup", &json!({"folder": copy})).await;
+        assert_eq!(answer, status, "{said}");
+    }
     // Goodbyes: its own, and the server's.
     galaxy.close().await;
     fleet.audited(json!({"event": "disconnected", "client": "g"})).await;
@@ -74,6 +80,26 @@ async fn who_did_what_from_where_and_how_it_ended_is_written_down() {
     let task_id = &task["id"];
     for (wanted, names, times) in [
         (json!({"event": "started"}), vec!["at", "event"], 1),
+        (
+            json!({"event": "key_created", "key": "boss", "role": "operator"}),
+            vec!["at", "event", "key", "role"],
+            1,
+        ),
+        (
+            json!({"event": "key_revoked", "key": "lab", "role": "device"}),
+            vec!["at", "event", "key", "role"],
+            1,
+        ),
+        (
+            json!({"event": "backup", "key": "boss", "outcome": "completed", "folder": copy}),
+            [&http[..], &["folder", "outcome"]].concat(),
+            1,
+        ),
+        (
+            json!({"event": "backup", "key": "boss", "outcome": "failed"}),
+            [&http[..], &["folder", "outcome", "reason"]].concat(),
+            1,
+        ),
         (
             json!({"event": "registered", "client": "lab-1", "role": "device", "key": "lab"}),
             who.to_vec(),
@@ -105,7 +131,7 @@ async fn who_did_what_from_where_and_how_it_ended_is_written_down() {
             1,
         ),
         (
-            json!({"event": "ended", "task": task_id, "outcome": "failed", "reason": "Task was cancelled by 'boss'"}),
+            json!({"event": "ended", "task": task_id, "outcome": "failed", "reason": "Task was cancelled by 'boss': not_confirmed"}),
             [&http[..], &of_task(&["outcome", "reason"])].concat(),
             1,
         ),
@@ -151,6 +177,56 @@ async fn who_did_what_from_where_and_how_it_ended_is_written_down() {
     let text = std::fs::read_to_string(path).unwrap();
     for secret in [PAYLOAD, "execute_command", "wr0ng", fleet.key("lab"), fleet.key("galaxy")] {
         assert!(!text.contains(secret), "{secret} is in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_has_a_line_for_each_task_that_somebody_was_told_of() {
+    for flags in [&[][..], &["--memory"]] {
+        let mut fleet = Fleet::start_with(&[], flags).await;
+        let mut told = Vec::new();
+        for n in 0..10 {
+            let _device = fleet.device(SHARED, "lab-1").await;
+            let mut galaxy = fleet.constellation(SHARED, "g", Value::Null).await;
+            let session = galaxy.submit("lab-1", &plan("pwd")).await;
+            galaxy.expect_ack(&session).await;
+            told.push(json!({"event": "submitted", "session": session}));
+            if n % 2 == 0 {
+                let task = http_task("lab-1", &format!("t{n}"));
+                let (status, task) = fleet.post(SHARED, "/api/v1/tasks", &task).await;
+                assert_eq!(status, 201, "{task}");
+                told.push(json!({"event": "submitted", "task": task["id"]}));
+            }
+            fleet.server.process.kill().await;
+            let lines = fleet.audit();
+            for one in &told {
+                let times = lines.iter().filter(|line| has(line, one)).count();
+                assert_eq!(times, 1, "{one} in {lines:#?}");
+            }
+            fleet.server = fleet.server.start_again_with(flags).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_task_whose_line_was_lost_with_its_server_gets_it_at_the_next_start() {
+    let mut fleet = Fleet::start(&[]).await;
+    let _device = fleet.device(SHARED, "lab-1").await;
+    let (_, task) = fleet.post(SHARED, "/api/v1/tasks", &http_task("lab-1", "t")).await;
+    fleet.server.process.kill().await;
+    // As if the server had been killed right behind the commit.
+    let log = fleet.server.state_file("audit.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let kept = text.split_inclusive('\n').filter(|line| !line.contains("submitted"));
+    std::fs::write(&log, kept.collect::<String>()).unwrap();
+    for _ in 0..2 {
+        fleet.server = fleet.server.start_again().await;
+        let submitted = json!({"event": "submitted", "task": task["id"], "device": "lab-1"});
+        let lines = fleet.audit();
+        let found: Vec<_> = lines.iter().filter(|line| has(line, &submitted)).collect();
+        assert_eq!(found.len(), 1, "{lines:#?}");
+        assert!(found[0]["reason"].as_str().unwrap().contains("killed"), "{found:?}");
+        fleet.server.process.kill().await;
     }
 }
 

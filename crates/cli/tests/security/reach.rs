@@ -170,7 +170,7 @@ async fn over_http_everybody_sees_and_cancels_their_own_tasks_and_an_operator_al
     let cancel = format!("/api/v1/tasks/{}/cancel", task["id"].as_str().unwrap());
     assert_eq!(fleet.post("boss", &cancel, &json!({})).await.0, 202);
     let end = device.expect("task_end").await;
-    assert_eq!(end["error"], "Task was cancelled by 'boss'");
+    assert_eq!(end["error"], "Task was cancelled by 'boss': not_confirmed");
 }
 
 #[tokio::test]

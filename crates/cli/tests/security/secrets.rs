@@ -1,5 +1,9 @@
 //! Keys are in no log, whoever shows them, however.
 
+use std::path::Path;
+
+use serde_json::Value;
+
 use crate::common::{Home, Peer, Process, http_client, within};
 use crate::fleet::{Fleet, SHARED};
 
@@ -107,4 +111,48 @@ async fn no_key_is_ever_in_what_a_client_says() {
     let args = ["config", "show", "--json"];
     let done = Process::start(home.command(&args).env("FLIGHTDECK_TOKEN", key)).done().await;
     assert!(done.code == 0 && !done.stdout.contains(secrets(key)[1]), "{done:?}");
+}
+
+/// The keys by which clients are known again that lie somewhere below a folder.
+fn resume_keys(folder: &Path) -> Vec<String> {
+    let mut keys = Vec::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_dir() {
+            keys.extend(resume_keys(&path));
+        } else if path.ends_with("identity.json") {
+            let known: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let stores = known["stores"].as_array().unwrap().iter();
+            keys.extend(stores.filter_map(|store| store["key"].as_str().map(str::to_owned)));
+        }
+    }
+    keys
+}
+
+#[tokio::test]
+async fn no_key_by_which_a_client_is_known_again_is_in_a_log_or_printed() {
+    for format in ["text", "json"] {
+        let flags = ["--log", "trace", "--log-format", format];
+        let mut fleet = Fleet::start_with(&[], &flags).await;
+        let home = Home::new();
+        let mut device = fleet.server.device_at(&home, "x", &flags).await;
+        fleet.server.process.kill().await;
+        let before = fleet.server.process.stderr();
+        fleet.server = fleet.server.start_again_with(&flags).await;
+        // It shows the key that it was given before.
+        device.says_times("connected to", 2).await;
+        let run = ["exec", "--on", "x", "--json", "--log", "trace", "--", "uname"];
+        let done = fleet.run(&run).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        let (_, devices) = fleet.get(SHARED, "/api/v1/devices").await;
+        let keys = resume_keys(home.path());
+        assert!(!keys.is_empty());
+        let server = fleet.server.process.stderr();
+        let shown =
+            [before, server, device.stderr(), done.stdout, done.stderr, devices.to_string()];
+        for text in shown {
+            assert!(!text.contains("resume_key"), "{text}");
+            assert!(!keys.iter().any(|key| text.contains(key)), "{text}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::{Peer, good_result, plan, plan_of, unique};
-use crate::fleet::{Fleet, SHARED, has, http_task};
+use crate::fleet::{Fleet, SHARED, has, http_task, refused};
 
 /// A server, a device and a constellation with a running task, and a thief of each role.
 struct Scene {
@@ -337,6 +337,24 @@ async fn a_task_name_is_a_label_and_never_a_path() {
         assert_eq!((status, &answer["status"]), (200, &json!("pending")), "{name:?}: {answer}");
     }
     assert_eq!(files(&fleet), before, "no name became a file");
+}
+
+#[tokio::test]
+async fn after_a_restart_only_the_key_of_a_device_that_keeps_no_journal_gets_its_place() {
+    let keys = ["owner --role device", "thief --role device"];
+    let mut fleet = Fleet::start(&keys).await;
+    let mut device = fleet.device("owner", "d").await;
+    for name in ["first", "second"] {
+        assert_eq!(fleet.post(SHARED, "/api/v1/tasks", &http_task("d", name)).await.0, 201);
+    }
+    device.expect("command").await;
+    fleet.server.process.kill().await;
+    fleet.server = fleet.server.start_again().await;
+    let mut thief = fleet.peer("thief").await;
+    thief.say_device("d").await;
+    assert_eq!(refused(&mut thief).await, ("Device 'd' is expected back".to_owned(), 1000));
+    let mut device = fleet.device("owner", "d").await;
+    assert_eq!(device.expect("command").await["task_name"], "second");
 }
 
 /// The files of the server's state.

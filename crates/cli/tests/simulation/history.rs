@@ -86,6 +86,8 @@ pub(crate) fn said(to_server: bool, frame: &Frame) -> Option<Said> {
             session: text_of(message.session_id.as_ref().map(|id| id.as_str())),
             command: text_of(message.prev_response_id.as_ref().map(|id| id.as_str())),
             journal: Extension::of(message.metadata.as_ref())
+                .ok()
+                .flatten()
                 .and_then(|asked| asked.resume)
                 .map(|resume| resume.journal.file().to_owned()),
             error: message.error,

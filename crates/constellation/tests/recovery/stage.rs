@@ -69,7 +69,7 @@ impl Stage {
     pub(crate) async fn arrival(&mut self) -> (Link, Resume) {
         let mut link = within(self.coming.recv()).await.unwrap();
         let register = link.expect(ClientMessageType::Register).await;
-        let extension = Extension::of(register.metadata.as_ref()).unwrap();
+        let extension = Extension::of(register.metadata.as_ref()).unwrap().unwrap();
         for feature in
             [Feature::Ack, Feature::RequestId, Feature::Cancel, Feature::Detach, Feature::Progress]
         {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use link::private;
 
 use super::CommandId;
 use super::ledger::Span;
@@ -232,13 +233,6 @@ fn opened<'a>(path: &Path, open: &'a mut Option<File>, len: u64) -> io::Result<&
         *open = Some(private(options.create(len == 0).append(true).read(true)).open(path)?);
     }
     open.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-/// What is made with these options can be read by its owner only.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
 }
 
 /// Writes a private file anew.

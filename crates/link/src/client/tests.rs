@@ -8,7 +8,9 @@ use aip::{ResponseId, ServerMessageType};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::connection::Watch;
 use crate::memory::{KillSwitch, pair};
+use crate::{Ambient, OutboxLimits, ServerUrl};
 
 /// A device that does nothing.
 struct Idle(ClientId);

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Known;
+use crate::private::private;
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -97,13 +98,6 @@ impl StateFile {
 
 fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> IdentityError + 'a {
     move |source| IdentityError::File { what, path: path.to_owned(), source }
-}
-
-/// What is made with these options can be read by its owner only.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
 }
 
 /// A new name in a folder survives the machine only once the folder is synced too.

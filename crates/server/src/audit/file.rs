@@ -5,7 +5,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::{AuditSettings, Line};
+use link::private;
+
+use super::{AuditSettings, Entry, Event, Line};
+use crate::auth::KeyRecord;
 
 /// The log file and the older ones beside it. No line is ever split over two of them.
 pub(super) struct LogFile {
@@ -32,6 +35,10 @@ impl LogFile {
         Ok(Self { settings, open, chunk: Vec::new() })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.settings.path
+    }
+
     /// Appends lines, and takes away those that were written.
     pub(super) fn append(&mut self, lines: &mut VecDeque<Line>) -> io::Result<()> {
         while !lines.is_empty() {
@@ -39,6 +46,8 @@ impl LogFile {
                 Some(open) => open,
                 none => none.insert(Open::at(&self.settings.path, self.settings.max_bytes)?),
             };
+            // Those who create and revoke keys append lines too.
+            open.bytes = open.file.metadata()?.len();
             self.chunk.clear();
             let count = open.take(lines, &mut self.chunk);
             if count == 0 {
@@ -87,20 +96,42 @@ impl LogFile {
 /// As much of the buffer as is kept between writes.
 const KEPT_BYTES: usize = 64 * 1024;
 
-fn aside(path: &Path, number: u32) -> PathBuf {
+/// The file that was put aside so many times ago.
+pub(super) fn aside(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     name.into()
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyChange {
+    /// It was created.
+    Created,
+    /// It was revoked.
+    Revoked,
+}
+
+/// Writes into an audit log, of a server that runs or not, what became of a key. A running server goes on behind it.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn append_key_change(path: &Path, key: &KeyRecord, change: KeyChange) -> io::Result<()> {
+    let event = match change {
+        KeyChange::Created => Event::KeyCreated,
+        KeyChange::Revoked => Event::KeyRevoked,
+    };
+    let role = key.role.to_string();
+    let entry = Entry { role: Some(&role), key: Some(&key.name), ..Entry::new(event) };
+    // A server that runs decides when the file is full.
+    Open::at(path, u64::MAX)?.file.write_all(&entry.line())
 }
 
 impl Open {
     /// Opens a file at its end. A line that a crash cut short is ended first.
     fn at(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
+        let mut file = private(options.read(true).append(true).create(true)).open(path)?;
         let bytes = file.seek(SeekFrom::End(0))?;
         let mut open = Self { file, bytes, start: 0, max_bytes };
         if bytes > 0 {
@@ -133,7 +164,7 @@ impl Open {
         let written = self.file.write_all(chunk);
         match written {
             Ok(()) => self.bytes += chunk.len() as u64,
-            // What cannot be taken back is ended when the file is opened anew.
+            // A disk that refuses us takes nobody else's lines meanwhile. What cannot be taken back is ended when the file is opened anew.
             Err(_) => self.file.set_len(self.bytes).unwrap_or_default(),
         }
         written

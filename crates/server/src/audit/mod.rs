@@ -4,24 +4,31 @@
 //! A caller that records something never waits for the disk: the line goes into a bounded queue that one
 //! thread writes out ([`writer`]). What the queue or the disk would not take is counted, and the log
 //! itself says how much is missing.
+//!
+//! That a task was accepted is another matter: nobody is told before the line is written. So it is the store that
+//! has it written, once it has the task ([`Audit::write_accepted`]). What a server that was killed just then could not
+//! write, it writes when it starts again ([`missing`]).
 
 mod file;
+mod missing;
 mod writer;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::session::TaskId;
-use writer::Writer;
+use crate::session::{Requester, Task, TaskId};
+use crate::store::Commit;
+use writer::Shared;
+
+pub use file::{KeyChange, append_key_change};
+pub(crate) use missing::End;
 
 /// Entries that wait to be written; beyond them entries are lost and counted.
 const QUEUE_ENTRIES: usize = 8192;
@@ -59,8 +66,14 @@ pub(crate) enum Event {
     Submitted,
     /// A task is over.
     Ended,
-    /// A request over HTTP cancelled a task.
+    /// A request cancelled a task.
     Cancelled,
+    /// A key was created.
+    KeyCreated,
+    /// A key was revoked.
+    KeyRevoked,
+    /// A copy of the store was made, or could not be.
+    Backup,
     /// The server closed the connection of a client: too slow, silent, replaced, its key revoked.
     Cut,
     /// A client left, or its connection was lost.
@@ -99,6 +112,9 @@ pub(crate) struct Entry<'a> {
     /// On which device.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub(crate) device: Option<&'a str>,
+    /// Into which folder a copy of the store went.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub(crate) folder: Option<&'a str>,
     /// How it ended.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub(crate) outcome: Option<&'a str>,
@@ -108,6 +124,26 @@ pub(crate) struct Entry<'a> {
     /// How many, of [`Event::Lost`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) count: Option<u64>,
+}
+
+impl<'a> Entry<'a> {
+    /// That something happened to a task, now.
+    pub(crate) fn of(task: &'a Task, event: Event) -> Self {
+        let client = match &task.requester {
+            Requester::Client(id) => Some(id.as_str()),
+            Requester::Http(_) => None,
+        };
+        Self {
+            client,
+            role: task.terms.role.filter(|_| client.is_some()).map(|role| role.as_str()),
+            key: Some(&task.key.name),
+            address: task.terms.address,
+            task: Some(task.id),
+            session: Some(task.session_id.as_str()),
+            device: Some(task.device.as_str()),
+            ..Self::new(event)
+        }
+    }
 }
 
 impl Entry<'_> {
@@ -123,6 +159,7 @@ impl Entry<'_> {
             task: None,
             session: None,
             device: None,
+            folder: None,
             outcome: None,
             reason: None,
             count: None,
@@ -170,46 +207,13 @@ fn text<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(&bounded)
 }
 
-/// The audit log. What is recorded is written in order; when it is dropped, all of it is.
-pub struct Audit(Option<Queue>);
+/// The audit log. What is recorded is written in order; when its last clone is dropped, all of it is. Cheap to clone.
+#[derive(Clone)]
+pub struct Audit(Option<Arc<Log>>);
 
-struct Queue {
-    sender: SyncSender<Message>,
+struct Log {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Queue {
-    fn new(file: file::LogFile) -> (Self, Writer) {
-        let (sender, receiver) = sync_channel(QUEUE_ENTRIES);
-        let shared = Arc::new(Shared::default());
-        let writer = Writer::new(file, receiver, shared.clone());
-        (Self { sender, shared, writer: Mutex::default() }, writer)
-    }
-
-    fn start(&self, writer: Writer) -> io::Result<()> {
-        let thread = std::thread::Builder::new().name("audit".to_owned());
-        *self.lock_writer() = Some(thread.spawn(move || writer.run())?);
-        Ok(())
-    }
-
-    fn lock_writer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A message to the writer's thread.
-enum Message {
-    Line(Line),
-    /// Nothing that matters comes after this.
-    Close,
-}
-
-/// What both sides of the queue look at.
-#[derive(Default)]
-struct Shared {
-    lost: AtomicU64,
-    closing: AtomicBool,
 }
 
 impl Audit {
@@ -218,9 +222,9 @@ impl Audit {
     /// # Errors
     /// When the file cannot be opened for writing, or no thread can be had.
     pub fn open(settings: AuditSettings) -> io::Result<Self> {
-        let (queue, writer) = Queue::new(file::LogFile::open(settings)?);
-        queue.start(writer)?;
-        Ok(Self(Some(queue)))
+        let log = Log::new(file::LogFile::open(settings)?);
+        log.start()?;
+        Ok(Self(Some(Arc::new(log))))
     }
 
     /// No audit log: whatever is recorded is dropped.
@@ -231,35 +235,95 @@ impl Audit {
 
     /// Notes an entry. It never waits: an entry for which the queue has no place is lost, and counted.
     pub(crate) fn record(&self, entry: Entry<'_>) {
-        let Some(queue) = &self.0 else { return };
-        match queue.sender.try_send(Message::Line(entry.line())) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => queue.shared.note_lost(1),
+        if let Some(log) = &self.0 {
+            log.shared.push(entry.line());
         }
+    }
+
+    /// Writes a line for each of these tasks, which were accepted, and whatever was recorded before. On return they
+    /// are in the file, unless the disk refuses: then they wait like all others. It blocks, so it is for threads that
+    /// may wait for the disk, such as a store's.
+    pub fn write_accepted<'a>(&self, tasks: impl IntoIterator<Item = &'a Task>) {
+        let accepted = |task| Entry::of(task, Event::Submitted).line();
+        self.write_through(tasks.into_iter().map(accepted));
+    }
+
+    /// The same for a task, by the log's own thread: what is returned says when the line is in the file. It never
+    /// waits; a line for which the queue has no place is lost, and counted.
+    pub fn queue_accepted(&self, task: &Task) -> Commit {
+        match &self.0 {
+            Some(log) => log.shared.push_and_ask(Entry::of(task, Event::Submitted).line()),
+            None => Commit::Known(Ok(())),
+        }
+    }
+
+    fn write_through(&self, lines: impl Iterator<Item = Line>) {
+        if let Some(log) = &self.0 {
+            log.shared.write_through(lines);
+        }
+    }
+
+    /// Writes whatever was recorded so far. It blocks.
+    pub(crate) fn flush(&self) {
+        self.write_through(std::iter::empty());
+    }
+
+    /// Reads the end of the log, of a server that did not stop but was killed. It blocks. `None` when nothing can be
+    /// missing there.
+    pub(crate) fn end(&self) -> Option<End> {
+        End::read(self.0.as_ref()?.shared.path())
+    }
+
+    /// Writes the lines of tasks that a server had accepted and did not come to write down. It blocks.
+    pub(crate) fn write_missing<'a>(&self, tasks: impl IntoIterator<Item = &'a Task>) {
+        self.write_through(tasks.into_iter().map(|task| {
+            let reason = Some("the server was killed before it could write this");
+            let at = task.created_at;
+            Entry { at, reason, ..Entry::of(task, Event::Submitted) }.line()
+        }));
     }
 
     /// How many entries were lost since the start, because the queue was full or the disk refused.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.0.as_ref().map_or(0, |queue| queue.shared.lost.load(Ordering::Relaxed))
+        self.0.as_ref().map_or(0, |log| log.shared.lost())
     }
 
     /// Writes whatever was recorded, and stops; what is recorded later is lost. It blocks until then,
     /// for a few milliseconds, so async code calls it from `spawn_blocking` or at its very end.
     /// A disk that refuses gets one more try.
     pub fn close(&self) {
-        let Some(queue) = &self.0 else { return };
-        let Some(writer) = queue.lock_writer().take() else { return };
-        queue.shared.closing.store(true, Ordering::Release);
-        // It may be waiting for the disk.
-        writer.thread().unpark();
-        // An error of either kind means that the thread is gone already.
-        let _told = queue.sender.send(Message::Close);
+        if let Some(log) = &self.0 {
+            log.close();
+        }
+    }
+}
+
+impl Log {
+    fn new(file: file::LogFile) -> Self {
+        Self { shared: Arc::new(Shared::new(file)), writer: Mutex::default() }
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        let shared = self.shared.clone();
+        *self.lock_writer() = Some(thread.spawn(move || shared.run())?);
+        Ok(())
+    }
+
+    fn lock_writer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        let Some(writer) = self.lock_writer().take() else { return };
+        self.shared.close();
+        // It says so itself when it panics.
         let _ended = writer.join();
     }
 }
 
-impl Drop for Audit {
+impl Drop for Log {
     fn drop(&mut self) {
         self.close();
     }
@@ -268,16 +332,6 @@ impl Drop for Audit {
 impl fmt::Debug for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Audit").field("lost", &self.lost()).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn note_lost(&self, entries: u64) {
-        if self.lost.fetch_add(entries, Ordering::Relaxed) == 0 {
-            tracing::warn!(
-                "the audit log cannot keep up or cannot be written: entries are lost; it says how many"
-            );
-        }
     }
 }
 

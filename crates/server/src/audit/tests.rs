@@ -84,12 +84,12 @@ fn what_a_peer_chose_is_bounded_and_cannot_drive_a_terminal_or_forge_a_line() {
 #[test]
 fn what_the_queue_cannot_take_is_lost_and_the_log_says_how_much() {
     let folder = TempDir::new().unwrap();
-    let (queue, writer) = Queue::new(LogFile::open(settings(&folder)).unwrap());
-    let audit = Audit(Some(queue));
+    let log = Arc::new(Log::new(LogFile::open(settings(&folder)).unwrap()));
+    let audit = Audit(Some(log.clone()));
     let names: Vec<String> = (0..QUEUE_ENTRIES + 5).map(|number| number.to_string()).collect();
     names.iter().for_each(|name| audit.record(registered(name)));
     assert_eq!(audit.lost(), 5);
-    audit.0.as_ref().unwrap().start(writer).unwrap();
+    log.start().unwrap();
     audit.close();
     let entries = read(&settings(&folder).path);
     assert_eq!(clients(&entries), names[..QUEUE_ENTRIES]);
@@ -210,4 +210,108 @@ fn without_an_audit_log_nothing_happens() {
     audit.record(Entry::new(Event::Started));
     audit.close();
     assert_eq!(audit.lost(), 0);
+}
+
+/// A task that was accepted at this second.
+fn accepted(second: i64) -> Task {
+    let created_at = Timestamp::from_second(second).unwrap();
+    Task { created_at, ..crate::session::tests::task(TaskId::fresh()) }
+}
+
+fn of(events: &[Value], name: &str) -> Vec<TaskId> {
+    let of_name = events.iter().filter(|line| line["event"] == name);
+    of_name.map(|line| line["task"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_accepted_task_has_its_line_before_anybody_is_told_and_behind_what_came_before() {
+    let folder = TempDir::new().unwrap();
+    let audit = Audit::open(settings(&folder)).unwrap();
+    let [first, second, third] = [1, 2, 3].map(accepted);
+    audit.record(registered("before"));
+    audit.write_accepted([&first, &second]);
+    let written = read(&settings(&folder).path);
+    assert_eq!(written[0]["client"], "before");
+    assert_eq!(of(&written, "submitted"), [first.id, second.id]);
+    audit.queue_accepted(&third).wait().await.unwrap();
+    assert_eq!(of(&read(&settings(&folder).path), "submitted")[2..], [third.id]);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nobody_waits_for_a_disk_that_refuses_an_accepted_tasks_line_which_comes_later() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(&folder);
+    std::os::unix::fs::symlink("/dev/full", &settings.path).unwrap();
+    let audit = Audit::open(settings.clone()).unwrap();
+    let [first, second] = [1, 2].map(accepted);
+    audit.write_accepted([&first]);
+    audit.queue_accepted(&second).wait().await.unwrap();
+    fs::remove_file(&settings.path).unwrap();
+    audit.close();
+    assert_eq!(of(&read(&settings.path), "submitted"), [first.id, second.id]);
+    assert_eq!(audit.lost(), 0);
+}
+
+#[test]
+fn what_a_killed_server_did_not_write_down_is_seen_at_the_end_of_the_log() {
+    let folder = TempDir::new().unwrap();
+    let now = Timestamp::now().as_second();
+    let audit = Audit::open(settings(&folder)).unwrap();
+    assert!(audit.end().is_none(), "there is no log, so nothing can be missing");
+    audit.record(Entry::new(Event::Started));
+    let [old, known, missing] = [now - 1000, now + 1, now + 2].map(accepted);
+    audit.write_accepted([&known]);
+    let end = audit.end().unwrap();
+    assert_eq!([&old, &known, &missing].map(|task| end.misses(task)), [false, false, true]);
+    audit.write_missing([&missing]);
+    assert!(!audit.end().unwrap().misses(&missing));
+    let line = read(&settings(&folder).path).pop().unwrap();
+    assert_eq!(line["at"], format!("{:.6}", missing.created_at));
+    assert!(line["reason"].as_str().unwrap().contains("killed"), "{line}");
+    audit.record(Entry::new(Event::Stopped));
+    audit.flush();
+    assert!(audit.end().is_none(), "its server has stopped in peace");
+}
+
+#[test]
+fn the_end_of_the_log_reaches_into_the_file_before_it() {
+    let folder = TempDir::new().unwrap();
+    let line = Entry::of(&accepted(0), Event::Submitted).line().len() as u64;
+    let audit = Audit::open(AuditSettings { max_bytes: 2 * line, ..settings(&folder) }).unwrap();
+    let now = Timestamp::now().as_second();
+    let tasks = [(); 3].map(|()| accepted(now + 10));
+    audit.write_accepted(&tasks);
+    let end = audit.end().unwrap();
+    assert!(tasks.iter().all(|task| !end.misses(task)));
+    assert!(end.misses(&accepted(now + 10)));
+}
+
+#[test]
+fn what_becomes_of_a_key_is_written_behind_a_server_that_runs_or_was_killed() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(&folder);
+    let new = crate::auth::NewKey {
+        name: "lab".to_owned(),
+        role: crate::auth::Role::Device,
+        client: None,
+        target: None,
+        expires_at: None,
+    };
+    let (key, secret) = crate::auth::KeyRecord::create(new).unwrap();
+    fs::write(&settings.path, "{\"at\":\"2026").unwrap();
+    append_key_change(&settings.path, &key, KeyChange::Created).unwrap();
+    let audit = Audit::open(settings.clone()).unwrap();
+    audit.record(registered("a"));
+    audit.flush();
+    append_key_change(&settings.path, &key, KeyChange::Revoked).unwrap();
+    audit.record(registered("b"));
+    audit.close();
+    let text = fs::read_to_string(&settings.path).unwrap();
+    let lines: Vec<Value> =
+        text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["key_created", "registered", "key_revoked", "registered"]);
+    assert_eq!((&lines[0]["key"], &lines[0]["role"]), (&"lab".into(), &"device".into()));
+    assert!(!text.contains(secrecy::ExposeSecret::expose_secret(&secret)));
 }

@@ -13,6 +13,9 @@ use utoipa::ToSchema;
 use super::access::Holder;
 use super::body;
 use super::problem::Problem;
+use super::submit;
+use crate::audit::{Entry, Event};
+use crate::front::Caller;
 use crate::server::Server;
 
 /// Where a copy is to go.
@@ -52,6 +55,7 @@ pub(super) struct Backup {
 pub(super) async fn make(
     State(server): State<Server>,
     Extension(holder): Extension<Holder>,
+    caller: Option<Extension<Caller>>,
     body: Body,
 ) -> Result<Json<Backup>, Problem> {
     let NewBackup { folder } = body::json(body, server.config()).await?;
@@ -61,9 +65,19 @@ pub(super) async fn make(
     }
     let made = server.store().backup(&folder).await;
     let key = holder.name();
+    let shown = folder.display().to_string();
+    let why = made.as_ref().err().map(ToString::to_string);
+    server.audit().record(Entry {
+        key: Some(key),
+        address: submit::address(caller),
+        folder: Some(&shown),
+        outcome: Some(if why.is_none() { "completed" } else { "failed" }),
+        reason: why.as_deref(),
+        ..Entry::new(Event::Backup)
+    });
     match made {
         Ok(bytes) => {
-            tracing::info!(key, folder = %folder.display(), bytes, "a copy of the store was made");
+            tracing::info!(key, folder = shown, bytes, "a copy of the store was made");
             Ok(Json(Backup { folder, bytes }))
         }
         Err(error) => {

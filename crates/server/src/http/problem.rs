@@ -71,7 +71,9 @@ impl From<SubmitError> for Problem {
         let (status, code) = match &error {
             SubmitError::NotADevice => (StatusCode::BAD_REQUEST, "not_a_device"),
             SubmitError::NotConnected(_) => (StatusCode::NOT_FOUND, "device_not_online"),
-            SubmitError::NotAuthorized => (StatusCode::FORBIDDEN, "not_allowed"),
+            SubmitError::NotAuthorized | SubmitError::NotGranted(_) => {
+                (StatusCode::FORBIDDEN, "not_allowed")
+            }
             SubmitError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_long"),
             SubmitError::Timeout { .. } => (StatusCode::BAD_REQUEST, "bad_command_timeout"),
             SubmitError::Replaced => (StatusCode::CONFLICT, "replaced"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aip::machine::TaskRequest;
+use aip::machine::{AsSent, TaskRequest};
 use aip::message::OnDisconnect;
 use aip::{ClientId, Payload, RequestId, SessionId, TaskName};
 use axum::Extension;
@@ -21,7 +21,6 @@ use super::problem::Problem;
 use super::submit::{self, NotSubmitted};
 use super::task_view::{Task, TaskState, Tasks, view};
 use crate::audit::{self, Event};
-use crate::drive;
 use crate::front::Caller;
 use crate::server::Server;
 use crate::session::TaskId;
@@ -167,6 +166,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<RequestId>, String> {
 
 impl NewTask {
     fn read(self) -> Result<TaskRequest, String> {
+        let timeout = self.command_timeout_s.and_then(|time| Payload::from_value(&time).ok());
+        let settings = timeout.map(|time| ("command_timeout_s".to_owned(), time));
         let target_id = ClientId::new(&self.device).map_err(|error| format!("device: {error}"))?;
         let session_id = self.session_id.as_deref().map(SessionId::new).transpose();
         Ok(TaskRequest {
@@ -178,6 +179,10 @@ impl NewTask {
             request_id: None,
             store: None,
             on_disconnect: OnDisconnect::Continue,
+            as_sent: AsSent {
+                task_name: self.task_name,
+                settings: Some(settings.into_iter().collect()),
+            },
         })
     }
 }
@@ -346,7 +351,7 @@ pub(super) async fn cancel(
     let known = journal(&server, &holder, &id).await?;
     let id_of_task = known.summary.task.id;
     let cancelled = server.act(|hub, moment| hub.cancel(moment, id_of_task, holder.name()));
-    let Some((task, origin)) = cancelled else {
+    let Some(task) = cancelled else {
         let now = journal(&server, &holder, &id).await?;
         return over(&view(&server.hub(), &now.summary));
     };
@@ -355,7 +360,7 @@ pub(super) async fn cancel(
         role: None,
         key: Some(holder.name()),
         address: submit::address(caller),
-        ..drive::entry(&task, &origin, Event::Cancelled)
+        ..audit::Entry::of(&task, Event::Cancelled)
     });
     let shown = view(&server.hub(), &known.summary);
     Ok((StatusCode::ACCEPTED, Json(shown)).into_response())

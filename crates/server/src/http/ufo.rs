@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use aip::machine::TaskRequest;
+use aip::machine::{AsSent, TaskRequest};
 use aip::message::OnDisconnect;
 use aip::{ClientId, SessionId, TaskName};
 use axum::Extension;
@@ -273,6 +273,7 @@ async fn start(
         request_id: None,
         store: None,
         on_disconnect: OnDisconnect::Continue,
+        as_sent: AsSent::default(),
     };
     let task =
         submit::submit(server, holder, address, request).await.map_err(|error| refused(&error))?;
@@ -298,7 +299,7 @@ fn refused(why: &NotSubmitted) -> Response<Body> {
         SubmitError::NotADevice | SubmitError::Timeout { .. } => StatusCode::BAD_REQUEST,
         SubmitError::RequestUsed(_) | SubmitError::Lost => StatusCode::UNPROCESSABLE_ENTITY,
         SubmitError::Away(_) | SubmitError::TooMuch(_) => StatusCode::SERVICE_UNAVAILABLE,
-        SubmitError::NotAuthorized => StatusCode::FORBIDDEN,
+        SubmitError::NotAuthorized | SubmitError::NotGranted(_) => StatusCode::FORBIDDEN,
         SubmitError::KeyGone => StatusCode::UNAUTHORIZED,
         SubmitError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         SubmitError::Replaced | SubmitError::CannotBegin(_) => StatusCode::SERVICE_UNAVAILABLE,

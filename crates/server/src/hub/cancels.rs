@@ -5,8 +5,9 @@ use std::sync::Arc;
 use aip::message::{Feature, Word};
 use aip::{RequestId, ResponseId};
 
+use super::commands::Reach;
 use super::parties::Via;
-use super::session::{Cancelling, Halt, Origin, Phase, Session};
+use super::session::{Cancelling, Halt, Phase, Session};
 use super::steps::unknown;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement, queue};
@@ -15,6 +16,17 @@ use crate::store::Record;
 
 /// What is said when the device did not say what became of a command.
 const NOT_CONFIRMED: &str = "not_confirmed";
+
+/// What is said when it never got there.
+pub(super) const NEVER_SENT: &str = "never_sent";
+
+/// What is said of a cancelled command that its device has no word on.
+pub(super) const fn word_on(reach: Reach) -> &'static str {
+    match reach {
+        Reach::NeverSent => NEVER_SENT,
+        Reach::Sent => NOT_CONFIRMED,
+    }
+}
 
 impl Hub {
     /// Begins to cancel a task whose command was sent, if its device can say what became of it: `false` if it cannot.
@@ -154,7 +166,7 @@ impl Hub {
         via: Via,
         task: Option<TaskId>,
         request_id: Option<&RequestId>,
-    ) -> Option<(Arc<Task>, Origin)> {
+    ) -> Option<Arc<Task>> {
         let client = self.parties.current(via)?.id().to_string();
         let requested = &self.parties.get(via.identity)?.requested;
         let is_named = |id: TaskId| match task {
@@ -166,7 +178,7 @@ impl Hub {
         };
         let found = requested.iter().copied().find(|id| is_named(*id))?;
         let session = self.sessions.get(&found).filter(|session| session.may_be_cancelled())?;
-        let known = (session.task.clone(), session.origin.clone());
+        let known = session.task.clone();
         self.halt(moment, found, &Halt::Stopped(Cause::Cancelled(client.into())));
         Some(known)
     }

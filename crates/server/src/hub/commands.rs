@@ -142,6 +142,12 @@ impl Commands {
         if self.given_up.contains(response_id) { Unclaimed::Late } else { Unclaimed::Unknown }
     }
 
+    /// Takes in those of another device.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.open.extend(other.open);
+        other.given_up.into_iter().rev().for_each(|one| self.give_up(one));
+    }
+
     /// Remembers a command that did not confirm its stop in time.
     pub(super) fn give_up(&mut self, response_id: ResponseId) {
         self.given_up.truncate(MAX_GIVEN_UP - 1);

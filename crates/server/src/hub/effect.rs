@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::commands::Settlement;
 use super::outcomes::Asked;
 use super::parties::Via;
-use super::session::{Origin, Session};
+use super::session::Session;
 use crate::agent::Question;
 use crate::session::{Outcome, Step, Task, TaskId};
 use crate::store::{Batch, Change, StoreError};
@@ -27,7 +27,7 @@ pub(crate) enum Effect {
     /// Answer a requester that sends a task again or asks after it, from its journal.
     Repeat(Box<Asked>),
     /// Note that a task was accepted.
-    Accepted(Arc<Task>, Origin),
+    Accepted(Arc<Task>),
     /// Note that a command was settled.
     Settled(Settlement, Duration),
     /// Note that a session is over, and drop it.
@@ -46,9 +46,7 @@ impl Effect {
         match self {
             Self::Ask(question) => Some(&question.task),
             Self::Write(writing) => Some(&writing.task),
-            Self::Commit(task, _) | Self::Accepted(task, _) | Self::StoreFails(task, _) => {
-                Some(task)
-            }
+            Self::Commit(task, _) | Self::Accepted(task) | Self::StoreFails(task, _) => Some(task),
             Self::Over(over) => Some(&over.session.task),
             Self::NotStored(session, _) => Some(&session.task),
             Self::Settled(..)

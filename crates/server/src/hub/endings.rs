@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::cancels::word_on;
 use super::commands::Reach;
 use super::effect::{DeviceGoodbye, Effect, Over, Writing};
 use super::session::{Broken, Farewell, Goodbyes, Halt, Phase, Sent, Session};
@@ -57,9 +58,16 @@ impl Hub {
                     return;
                 }
                 let Some(session) = self.sessions.get(&id) else { return };
-                let device = session.device;
+                let (device, task) = (session.device, session.task.clone());
                 let reach = self.stop_command(moment, device, &sent.response_id);
                 let results = unknown(&sent.calls, "Stopped", reach);
+                let broken = match broken {
+                    // A device that cannot say what became of it confirms nothing.
+                    Broken::Stopped(cause @ Cause::Cancelled(_)) => {
+                        Broken::Ended(Outcome::stopped(&cause, &task).with_word(word_on(reach)))
+                    }
+                    broken => broken,
+                };
                 self.take_step(moment, id, Settlement::Stopped, results, Some(broken));
             }
         }

@@ -124,6 +124,19 @@ impl Lane {
         }
     }
 
+    /// Takes in all of another device, behind its own: however many there are then.
+    pub(super) fn absorb(&mut self, other: Self, places: usize) {
+        let waiting = other.waiting.into_iter().flat_map(|OfKey { key, clients }| {
+            clients.into_iter().flat_map(move |(client, queue)| {
+                let share = Share { key: key.clone(), client };
+                queue.into_iter().map(move |session| (share.clone(), session))
+            })
+        });
+        for (share, session) in other.running.into_iter().chain(waiting) {
+            self.put_back(share, session, places);
+        }
+    }
+
     fn has_room(&self, share: &Share, capacity: usize) -> bool {
         let of_key = self.waiting.iter().find(|of_key| of_key.key == share.key);
         let all_of_key = of_key.map_or(0, OfKey::len);

@@ -44,7 +44,7 @@ pub(crate) use parties::Via;
 pub(crate) use recovery::Found;
 pub(crate) use replies::Results;
 pub(crate) use returning::{Entered, Newcomer};
-pub(crate) use session::{Goodbyes, Origin, Prepared, Session};
+pub(crate) use session::{Goodbyes, Prepared, Session};
 pub(crate) use steps::{Advice, Next};
 pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError, Submitted};
 pub(crate) use views::{Away, SessionState};

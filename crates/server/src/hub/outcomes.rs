@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aip::codec::Wire;
 use aip::machine::TaskRequest;
-use aip::message::{Accepted, TaskSettings};
+use aip::message::Accepted;
 use aip::{RequestId, ResponseId, ServerMessage, ServerMessageType, SessionId, Status};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -91,28 +91,25 @@ impl Requests {
     }
 }
 
-/// What makes two requests the same: SHA-256 over all that was asked for, in hexadecimal digits.
+/// What makes two requests the same: SHA-256 over all that was asked for, in hexadecimal digits. Each part counts as it
+/// was written.
 pub(super) fn hash(request: &TaskRequest) -> Arc<str> {
-    let settings = TaskSettings {
-        command_timeout_s: request.command_timeout.map(|timeout| timeout.as_secs_f64()),
-        on_disconnect: Some(request.on_disconnect),
-        ..TaskSettings::default()
-    };
-    let settings = settings.to_metadata();
     let mut hash = Sha256::new();
-    let parts = [
-        Some(request.target_id.as_str()),
-        Some(request.request.as_str()),
-        request.task_name.as_ref().map(|name| name.as_str()),
-        request.session_id.as_ref().map(SessionId::as_str),
-        settings.as_ref().map(|settings| settings.as_str()),
-    ];
-    for part in parts {
-        // An absent one differs from an empty one, and none runs into the next.
+    // An absent part differs from an empty one, and none runs into the next.
+    let mut add = |part: Option<&str>| {
         let length = part.map_or(u64::MAX, |part| part.len() as u64);
         hash.update(length.to_le_bytes());
         hash.update(part.unwrap_or_default().as_bytes());
+    };
+    add(Some(request.target_id.as_str()));
+    add(Some(&request.request));
+    add(request.as_sent.task_name.as_deref());
+    add(request.session_id.as_ref().map(SessionId::as_str));
+    for (name, value) in request.as_sent.settings.iter().flatten() {
+        add(Some(name));
+        add(Some(value.as_str()));
     }
+    add(request.as_sent.settings.as_ref().map(|_| ""));
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 

@@ -87,6 +87,9 @@ pub(super) struct Seat {
     work: Option<Box<Work>>,
     /// While it is away and expected back: when that is over.
     pub(super) window: Option<TimerKey>,
+    /// Of a device that keeps no journal and had this seat before the server restarted: the public id of the API key
+    /// that it had shown; the shared key has none.
+    pub(super) former_key: Option<Arc<str>>,
 }
 
 /// What a device has to do.
@@ -124,8 +127,18 @@ impl Seat {
         self.work.take()
     }
 
-    pub(super) fn put_work(&mut self, work: Option<Box<Work>>) {
-        self.work = work;
+    /// Adds to what it has to do what another seat had.
+    pub(super) fn add_work(&mut self, work: Option<Box<Work>>, places: usize) {
+        match (&mut self.work, work) {
+            (_, None) => {}
+            (none @ None, work) => *none = work,
+            (Some(own), Some(other)) => {
+                let Work { commands, lane, stopping } = *other;
+                own.commands.absorb(commands);
+                own.lane.absorb(lane, places);
+                own.stopping.extend(stopping);
+            }
+        }
     }
 
     /// Gives back the room of a device that has nothing to do any more.

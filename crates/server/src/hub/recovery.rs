@@ -89,9 +89,19 @@ impl Hub {
         }
         for id in self.parties.ids() {
             if self.parties.seat(id).is_some_and(|seat| !seat.is_empty()) {
-                self.expect_back(moment, id);
+                self.expect_one_back(moment, id);
             }
         }
+    }
+
+    /// Waits for a device. Of several that had one id, one after the other, the last has what there is to do for any:
+    /// whoever comes first of them gets it.
+    fn expect_one_back(&mut self, moment: &Moment<'_>, id: Incarnation) {
+        let before = self.parties.get(id).and_then(|own| self.parties.incarnation(&own.client_id));
+        if let Some(before) = before {
+            self.pass_seat(before, id);
+        }
+        self.expect_back(moment, id);
     }
 
     fn put_back(
@@ -118,15 +128,20 @@ impl Hub {
     ) {
         let Some(Record::Created(task)) = journal.records.first() else { return };
         let task = task.clone();
-        let device = task.terms.device;
+        // Its place may have passed to another that came with the same id.
+        let sent_to = journal.records.iter().rev().find_map(Record::sent);
+        let device = sent_to.map_or(task.terms.device, |(device, _)| device);
         self.parties.count_from(device);
         self.parties.count_from(task.terms.requester.unwrap_or_default());
         if self.parties.get(device).is_none() {
-            // A device that keeps no journal is nobody's identity: whoever comes with its id takes its place.
-            self.put_back(moment, device, task.device.clone(), Some(Seat::default()), None);
+            // A device that keeps no journal is nobody's identity: who comes with its id and its key takes its place.
+            let mut seat = Seat::default();
+            seat.former_key.clone_from(&task.terms.device_key);
+            self.put_back(moment, device, task.device.clone(), Some(seat), None);
         }
         let opens = holder(&task);
         let session = Session {
+            device,
             is_recovered: true,
             is_accepted: true,
             ..Session::new(
@@ -265,12 +280,14 @@ impl Hub {
         {
             self.end_if_cancelled(id);
         }
-        self.begin_recovered(id);
+        self.settle_in(id);
     }
 
     /// A task without an open command waits for its turn, or for its device.
-    fn begin_recovered(&mut self, id: TaskId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+    pub(super) fn settle_in(&mut self, id: TaskId) {
+        let Some(session) = self.sessions.get_mut(&id).filter(|own| own.cancel.is_none()) else {
+            return;
+        };
         let seat = self.parties.seat(session.device);
         let has_place = seat.is_some_and(|seat| seat.lane.running().any(|one| one == id));
         if matches!(session.phase, Phase::Queued | Phase::Resting) {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use aip::ResponseId;
 use aip::message::{Feature, Held, HeldState, Instruction, JournalId};
 
+use super::cancels::NEVER_SENT;
 use super::commands::{Place, Reach};
 use super::session::{Broken, Halt, Phase, Prepared};
 use super::steps::unknown;
@@ -48,7 +49,7 @@ impl Hub {
         }
     }
 
-    /// Gives what waits for one device to another, which has its id now.
+    /// Gives what waits for one device to another, which has its id now, beside what that has to do itself.
     pub(super) fn pass_seat(&mut self, from: Incarnation, to: Incarnation) {
         let Some(seat) = self.parties.seat_mut(from) else { return };
         let tasks = seat.lane.sessions();
@@ -59,8 +60,10 @@ impl Hub {
             }
         }
         window.into_iter().for_each(|timer| self.timers.clear(timer));
+        let places = self.config.sessions_per_device;
         let Some(seat) = self.parties.seat_mut(to) else { return };
-        seat.put_work(work);
+        seat.add_work(work, places);
+        let lane = seat.lane.sessions();
         for (response_id, command) in seat.commands.iter_mut() {
             if let Some(timer) = command.timer.take() {
                 self.timers.clear(timer);
@@ -68,6 +71,7 @@ impl Hub {
                 command.timer = Some(self.timers.set(Timers::at(timer), due));
             }
         }
+        lane.into_iter().for_each(|task| self.settle_in(task));
     }
 
     /// A device is here again, with what its journal holds: says what becomes of each of that, and goes on with its tasks.
@@ -166,7 +170,7 @@ impl Hub {
         let Some(session) = self.sessions.get(&task) else { return };
         let Phase::Running(sent) = &session.phase else { return };
         let results = unknown(&sent.calls, "Stopped", Reach::NeverSent);
-        self.note_word(task, "never_sent");
+        self.note_word(task, NEVER_SENT);
         self.take_step(moment, task, Settlement::Stopped, results, None);
     }
 

@@ -111,11 +111,13 @@ impl Hub {
         }
     }
 
-    /// Whether a newcomer has the API key with which an identity came last. Of a device that keeps no journal that is
-    /// not known after a restart.
+    /// Whether a newcomer has the API key with which an identity came last.
     fn has_key_of(&self, newcomer: &Handle, other: Incarnation) -> bool {
-        let record = self.recall(other).map(|recall| &recall.record);
-        record.is_none_or(|record| newcomer.holder.has_key_id(record.key_id.as_deref()))
+        let key_id = match self.recall(other) {
+            Some(recall) => recall.record.key_id.as_deref(),
+            None => self.parties.seat(other).and_then(|seat| seat.former_key.as_deref()),
+        };
+        newcomer.holder.has_key_id(key_id)
     }
 
     /// Whether a key may have another client that is to be known again.

@@ -106,7 +106,7 @@ impl Hub {
     fn acknowledge(&mut self, moment: &Moment<'_>, id: TaskId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.is_accepted = true;
-        self.effects.push(Effect::Accepted(session.task.clone(), session.origin.clone()));
+        self.effects.push(Effect::Accepted(session.task.clone()));
         for stored in session.stored.drain(..) {
             // The asker may be gone; the task runs all the same.
             let _asker_is_gone = stored.send(Ok(()));

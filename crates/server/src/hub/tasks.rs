@@ -46,6 +46,8 @@ pub(crate) enum SubmitError {
     NotConnected(ClientId),
     #[error("Not authorized to run tasks on this device")]
     NotAuthorized,
+    #[error("{0}")]
+    NotGranted(&'static str),
     #[error("Task content of {bytes} bytes is over the limit of {limit} bytes")]
     TooLong { bytes: usize, limit: usize },
     #[error("command_timeout_s must be more than 0 and at most {}", longest.as_secs_f64())]
@@ -179,12 +181,15 @@ impl Hub {
         }
     }
 
-    /// Whether the key reaches the device: a device's its own.
+    /// Whether the client may ask for this, and its key reaches the device: a device's its own.
     fn check_reach(&self, submission: &Submission) -> Result<(), SubmitError> {
         let target = &submission.request.target_id;
         let may = match &submission.from {
             From::Client(via) => {
-                self.parties.current(*via).is_some_and(|handle| handle.may_reach(target))
+                let handle = self.parties.current(*via).ok_or(SubmitError::Replaced)?;
+                let granted = handle.peer.may_submit(&submission.request);
+                granted.map_err(SubmitError::NotGranted)?;
+                handle.may_reach(target)
             }
             From::Http(_) => submission.holder.may_reach(target),
         };
@@ -202,6 +207,10 @@ impl Hub {
             role: origin.client.as_ref().map(|(_, role)| *role),
             address: origin.address,
             device,
+            device_key: self
+                .parties
+                .get(device)
+                .and_then(|device| device.connection()?.holder.key_id().map(Into::into)),
             // What a device is granted is about its work for others.
             features: handle
                 .filter(|handle| !handle.is_device())

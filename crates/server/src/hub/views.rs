@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use super::parties::{Identity, Presence, Seat, Via};
-use super::session::{Origin, Phase, Session};
+use super::session::{Phase, Session};
 use super::{Hub, Moment};
 use crate::handle::Handle;
 use crate::session::{Cause, Task, TaskId};
@@ -173,9 +173,9 @@ impl Hub {
         moment: &Moment<'_>,
         id: TaskId,
         by: &str,
-    ) -> Option<(Arc<Task>, Origin)> {
+    ) -> Option<Arc<Task>> {
         let session = self.sessions.get(&id).filter(|session| session.may_be_cancelled())?;
-        let found = (session.task.clone(), session.origin.clone());
+        let found = session.task.clone();
         let cause = Cause::Cancelled(by.into());
         self.halt(moment, id, &super::session::Halt::Stopped(cause));
         Some(found)
@@ -185,10 +185,6 @@ impl Hub {
 impl Session {
     pub(crate) const fn task(&self) -> &Arc<Task> {
         &self.task
-    }
-
-    pub(crate) const fn origin(&self) -> &Origin {
-        &self.origin
     }
 
     pub(crate) fn holder(&self) -> &crate::auth::Principal {

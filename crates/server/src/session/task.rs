@@ -159,6 +159,8 @@ pub struct Terms {
     pub address: Option<SocketAddr>,
     /// The device's identity.
     pub device: Incarnation,
+    /// The public id of the API key that the device had shown; the shared key has none.
+    pub device_key: Option<Arc<str>>,
     /// What the requester was granted.
     pub features: Features,
     /// What becomes of it when the requester's connection is lost.

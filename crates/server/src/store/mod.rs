@@ -25,7 +25,11 @@ pub use record::{
 };
 pub use sqlite::{Durability, OpenError, Retention, SqliteSettings, SqliteStore};
 
+use crate::audit::Audit;
 use crate::session::{Task, TaskId};
+
+/// Most batches that a store commits together, of which a server that is killed then has written down none.
+pub(crate) const MAX_GROUP: usize = 1024;
 
 /// How long a request id names its task after its acceptance.
 pub const REQUESTS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -87,6 +91,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be read.
     fn recover(&self) -> Result<Recovered, StoreError>;
+
+    /// Writes down in this log, from now on, which tasks it has accepted: a batch that accepts one is answered when the
+    /// line is in the file ([`Audit::write_accepted`], [`Audit::queue_accepted`]); one that is refused leaves none.
+    /// Asked once, before anything is appended.
+    fn set_audit(&self, audit: Audit);
 
     /// Whether what it keeps outlives the process.
     fn is_durable(&self) -> bool {

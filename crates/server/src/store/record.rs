@@ -102,7 +102,7 @@ pub enum Ending {
 
 impl Record {
     /// The device that a COMMAND is committed to be sent to, and its id, if that is what happened.
-    pub(super) const fn sent(&self) -> Option<(Incarnation, &ResponseId)> {
+    pub(crate) const fn sent(&self) -> Option<(Incarnation, &ResponseId)> {
         match self {
             Self::Decided { device, response_id, .. }
             | Self::Readdressed { device, response_id, .. } => Some((*device, response_id)),
@@ -148,6 +148,15 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The task that it accepts, if it does.
+    #[must_use]
+    pub fn accepted(&self) -> Option<&Arc<Task>> {
+        match self.records.first() {
+            Some(Record::Created(task)) => Some(task),
+            _ => None,
+        }
+    }
+
     /// What it takes of memory, about, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -8,6 +8,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::*;
 use crate::agent::Usage;
+use crate::audit::{Audit, AuditSettings};
 use crate::session::tests::task;
 use crate::session::{
     Call, CallResult, CallStatus, Finish, IdentityRecord, Incarnation, KeyHash, KeyName, Terms,
@@ -16,6 +17,8 @@ use crate::session::{
 /// A store that can be left and found again, as by a server that was killed.
 pub(super) trait Kept {
     fn new() -> Self;
+    /// One that remembers next to nothing of what is over.
+    fn small() -> Self;
     fn store(&self) -> &dyn Store;
     #[must_use]
     fn restarted(self) -> Self;
@@ -36,6 +39,12 @@ impl Kept for InMemory {
         Self(MemoryStore::new(limits))
     }
 
+    fn small() -> Self {
+        let unfetched_time = Duration::from_secs(1);
+        let limits = HistoryLimits { tasks: 1, bytes: 1000, unfetched_bytes: 0, unfetched_time };
+        Self(MemoryStore::new(limits))
+    }
+
     fn store(&self) -> &dyn Store {
         &self.0
     }
@@ -48,19 +57,27 @@ impl Kept for InMemory {
 
 struct InSqlite {
     store: SqliteStore,
-    folder: tempfile::TempDir,
+    settings: SqliteSettings,
+    _folder: tempfile::TempDir,
 }
 
-fn open(folder: &Path) -> SqliteStore {
-    let reserve_bytes = 1024 * 1024;
-    let settings = SqliteSettings { reserve_bytes, ..SqliteSettings::new(folder.to_owned()) };
-    SqliteStore::open(&settings).unwrap()
+impl InSqlite {
+    fn with(retention: impl FnOnce(Retention) -> Retention) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let usual = SqliteSettings::new(folder.path().to_owned());
+        let retention = retention(usual.retention);
+        let settings = SqliteSettings { reserve_bytes: 1024 * 1024, retention, ..usual };
+        Self { store: SqliteStore::open(&settings).unwrap(), settings, _folder: folder }
+    }
 }
 
 impl Kept for InSqlite {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self { store: open(folder.path()), folder }
+        Self::with(|retention| retention)
+    }
+
+    fn small() -> Self {
+        Self::with(|retention| Retention { tasks: 1, bytes: 1000, ..retention })
     }
 
     fn store(&self) -> &dyn Store {
@@ -69,7 +86,7 @@ impl Kept for InSqlite {
 
     fn restarted(self) -> Self {
         drop(self.store);
-        Self { store: open(self.folder.path()), folder: self.folder }
+        Self { store: SqliteStore::open(&self.settings).unwrap(), ..self }
     }
 }
 
@@ -88,12 +105,14 @@ suite! {
     an_identity_that_was_forgotten_does_not_come_back
     an_outcome_is_found_until_it_is_acknowledged
     an_outcome_that_nobody_fetches_in_time_is_history
+    an_outcome_that_nobody_acknowledged_stays_whole_whatever_the_history_may_hold
     a_request_id_names_its_task_for_a_day_and_while_it_is_needed
     pages_have_neither_gaps_nor_repeats
     a_list_has_what_it_is_asked_for
     what_is_about_an_unknown_task_is_dropped
     a_change_comes_after_everything_before_it
     large_payloads_come_back_whole
+    a_task_is_in_the_audit_log_when_it_is_known_that_it_was_accepted
 }
 
 /// A clock that stands, close to the real one: request ids are known for a day.
@@ -303,6 +322,30 @@ async fn an_outcome_that_nobody_fetches_in_time_is_history<K: Kept>() {
     assert_eq!(found.iter().map(|one| one.task).collect::<Vec<_>>(), [id(2)]);
 }
 
+async fn an_outcome_that_nobody_acknowledged_stays_whole_whatever_the_history_may_hold<K: Kept>() {
+    let kept = K::small();
+    let (large, until) = ("x".repeat(50_000), now() + 1.hour());
+    let whole = |n: u128, until| vec![requested(id(n), "Q", now()), answered(&large), ended(until)];
+    for n in 0..4 {
+        append(kept.store(), id(n), whole(n, Some(until))).await;
+    }
+    for n in 4..8 {
+        append(kept.store(), id(n), whole(n, None)).await;
+    }
+    // What is in front of this change is done, also what nobody waits for.
+    kept.store().tidy(now());
+    keep(kept.store(), Change::Delivered(id(0))).await;
+    kept.store().tidy(now());
+    keep(kept.store(), Change::Identity(Arc::new(identity(1, None)))).await;
+    let kept = kept.restarted();
+    let left = kept.store().recover().unwrap().undelivered;
+    assert_eq!(left.iter().map(|one| one.task).collect::<Vec<_>>(), [1, 2, 3].map(id));
+    for n in 1..4 {
+        let journal = kept.store().journal(id(n)).await.unwrap().unwrap();
+        assert_eq!(journal, whole(n, Some(until)));
+    }
+}
+
 async fn a_request_id_names_its_task_for_a_day_and_while_it_is_needed<K: Kept>() {
     let kept = K::new();
     let before = now() - 48.hours();
@@ -423,6 +466,27 @@ async fn large_payloads_come_back_whole<K: Kept>() {
     append(kept.store(), id(1), written.clone()).await;
     let kept = kept.restarted();
     assert!(kept.store().journal(id(1)).await.unwrap().unwrap() == written);
+}
+
+/// The tasks of which an audit log says that they were accepted, in its order.
+pub(super) fn audited(log: &Path) -> Vec<TaskId> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let accepted = lines.filter(|line| line["event"] == "submitted");
+    accepted.map(|line| line["task"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+async fn a_task_is_in_the_audit_log_when_it_is_known_that_it_was_accepted<K: Kept>() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let settings = AuditSettings { path: path.clone(), max_bytes: 1 << 20, files: 1 };
+    let kept = K::new();
+    kept.store().set_audit(Audit::open(settings).unwrap());
+    append(kept.store(), id(1), vec![created(id(1)), decided(1, Incarnation(3))]).await;
+    assert_eq!(audited(&path), [id(1)]);
+    append(kept.store(), id(1), vec![answered("one"), ended(None)]).await;
+    append(kept.store(), id(2), vec![created(id(2)), answered(&"x".repeat(300_000))]).await;
+    assert_eq!(audited(&path), [id(1), id(2)]);
 }
 
 /// What a database of an older version is tried with: an open task, one that ended, one whose outcome nobody

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use link::Ambient;
-use server::TaskId;
 use server::store::{
     Batch, Change, Commit, HistoryLimits, MemoryStore, Query, Reading, Record, Recovered, Store,
     StoreError, Summary,
 };
+use server::{Audit, TaskId};
 
 /// How a store behaves.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,10 @@ impl Store for UnsteadyStore {
 
     fn keep(&self, change: Change) -> Commit {
         self.inner.keep(change)
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        self.inner.set_audit(audit);
     }
 
     fn recover(&self) -> Result<Recovered, StoreError> {

@@ -1,9 +1,12 @@
 //! Who is who: keys, numbers and files, and what a stranger gets.
 
 use serde_json::json;
+use server::Config;
 
 use crate::party::Party;
-use crate::rig::{Client, Rig, complete, send_results, settle, submit, task};
+use crate::rig::{
+    Client, Rig, acknowledge, complete, send_results, settle, submit, taken, task, task_that,
+};
 
 #[tokio::test(start_paused = true)]
 async fn an_older_register_changes_nothing() {
@@ -155,4 +158,100 @@ async fn keys_are_in_no_confirmation_of_those_who_did_not_ask() {
     let granted = &answer["result"]["flightdeck"];
     assert_eq!(granted["features"], json!(["progress"]));
     assert!(granted["resume_key"].is_null() && granted["store"].is_null(), "{granted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_register_of_the_wrong_shape_is_refused_and_is_no_legacy_peers() {
+    let rig = Rig::new().await;
+    let mut client = Client::device();
+    let mut metadata = client.metadata();
+    metadata["flightdeck"]["resume"]["n"] = json!("seven");
+    let (peer, refused) = crate::peer::Peer::come_with(&rig.server, "d", "device", metadata).await;
+    let text = refused["error"].as_str().unwrap();
+    assert!(text.starts_with("Invalid message: metadata.flightdeck.resume.n: "), "{refused}");
+    assert_eq!(Party::from(peer).closed().await.code.0, 1008);
+    assert_eq!(rig.server.snapshot().identities, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_one_too_many_of_its_key_is_told_to_try_again_later() {
+    let rig = Rig::with(Config { identities_per_key: 1, ..Config::default() }).await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (_device, _) = d.come(&rig).await;
+    let (mut peer, refused) = q.try_come(&rig).await;
+    assert!(refused["error"].as_str().unwrap().starts_with("This key has 1 clients"), "{refused}");
+    assert_eq!(refused["result"]["flightdeck"], json!({"refused": "retry"}));
+    assert_eq!(peer.closed().await.code.0, 1013);
+}
+
+/// Takes an outcome, whatever it is.
+async fn ended(requester: &mut Party) -> serde_json::Value {
+    let end = requester.expect("task_end").await;
+    acknowledge(requester, &end);
+    end
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_gets_back_what_a_stranger_had_loses_nothing_of_its_own() {
+    let mut rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    let first = submit(&mut requester, &task_that("1", &json!("continue"))).await;
+    let second = submit(&mut requester, &task_that("2", &json!("continue"))).await;
+    device.switch.cut();
+    settle().await;
+    // Who has its id now has the second task, and a third one of its own.
+    let mut other = Client { file: "another".to_owned(), ..Client::device() };
+    let (mut stranger, granted) = other.come(&rig).await;
+    assert_eq!(granted["resumed"], false);
+    let end = ended(&mut requester).await;
+    assert_eq!(end["response_id"].as_str(), Some(&*first), "it went to another journal");
+    stranger.expect("task_end").await;
+    assert_eq!(stranger.expect("command").await["session_id"], "S-2");
+    let third = submit(&mut requester, &task_that("3", &json!("continue"))).await;
+    rig.restart().await;
+    let (mut device, granted) = d.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+    let (mut requester, _) = q.come(&rig).await;
+    let end = ended(&mut requester).await;
+    assert_eq!(end["response_id"].as_str(), Some(&*second), "it went to another journal");
+    assert!(end["error"].as_str().unwrap().ends_with("the outcome is unknown"), "{end}");
+    let command = loop {
+        let heard = device.hear().await;
+        if heard["type"] == "command" {
+            break heard;
+        }
+    };
+    assert_eq!(command["session_id"], "S-3");
+    send_results(&mut device, &command, "success");
+    assert_eq!(complete(&mut requester).await["response_id"].as_str(), Some(&*third));
+    settle().await;
+    rig.assert_quiet();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_of_two_with_one_id_comes_first_after_a_restart_goes_on_with_what_it_has() {
+    let mut rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    submit(&mut requester, &task_that("1", &json!("continue"))).await;
+    submit(&mut requester, &task_that("2", &json!("continue"))).await;
+    device.switch.cut();
+    settle().await;
+    let mut other = Client { file: "another".to_owned(), ..Client::device() };
+    let (mut stranger, _) = other.come(&rig).await;
+    ended(&mut requester).await;
+    stranger.expect("task_end").await;
+    let command = stranger.expect("command").await;
+    other.note(&command, "done");
+    rig.restart().await;
+    let (mut stranger, granted) = other.come(&rig).await;
+    assert_eq!(granted["commands"][command["response_id"].as_str().unwrap()], "send");
+    send_results(&mut stranger, &command, "success");
+    assert_eq!(taken(&mut stranger).await, "accepted");
+    let (mut requester, _) = q.come(&rig).await;
+    let end = complete(&mut requester).await;
+    assert_eq!((&end["session_id"], &end["status"]), (&json!("S-2"), &json!("completed")));
 }

@@ -82,6 +82,14 @@ impl Party {
         }
     }
 
+    /// The next message, whatever it is.
+    pub(crate) async fn hear(&mut self) -> Value {
+        match self.next(NEVER).await {
+            Some(Ok(message)) => message,
+            other => panic!("{}: {other:?}", self.id),
+        }
+    }
+
     pub(crate) async fn closed(&mut self) -> Closed {
         match self.next(NEVER).await {
             Some(Err(closed)) => closed,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
+use server::Config;
 
+use crate::party::Party;
 use crate::rig::{
     Client, Rig, accepted, acknowledge, cancel, complete, say_stopped, send_results, settle,
     submit, taken, task, task_that,
@@ -211,4 +213,97 @@ async fn who_has_outcomes_to_fetch_may_come_although_its_target_is_away() {
     requester.say(task("2"));
     let refused = requester.expect("error").await;
     assert_eq!(refused["error"], "Target device 'd' is not connected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_accepted_is_answered_again_whatever_would_refuse_a_new_one() {
+    let config = Config { queue_per_device: 1, undelivered_bytes: 100, ..Config::default() };
+    let rig = Rig::with(config).await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (mut device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    let first = submit(&mut requester, &task_that("1", &json!("continue"))).await;
+    let command = device.expect("command").await;
+    let second = submit(&mut requester, &task_that("2", &json!("continue"))).await;
+    requester.say(task("3"));
+    let full = requester.expect("error").await;
+    assert!(full["error"].as_str().unwrap().contains("tasks waiting already"), "{full}");
+    let again = |n| task_that(n, &json!("continue"));
+    assert_eq!(submit(&mut requester, &again("2")).await, second, "the queue is full");
+    send_results(&mut device, &command, "success");
+    let end = requester.expect("task_end").await;
+    assert_eq!(end["response_id"].as_str(), Some(&*first));
+    requester.say(task("4"));
+    let much = requester.expect("error").await;
+    assert!(much["error"].as_str().unwrap().contains("bytes of outcomes"), "{much}");
+    assert_eq!(much["result"]["flightdeck"]["refused"], "retry");
+    assert_eq!(submit(&mut requester, &again("1")).await, first, "too much is not fetched");
+    assert_eq!(requester.expect("task_end").await["response_id"].as_str(), Some(&*first));
+    device.expect("heartbeat").await;
+    device.expect("task_end").await;
+    device.expect("command").await;
+    device.switch.cut();
+    assert_eq!(requester.expect("task_end").await["response_id"].as_str(), Some(&*second));
+    for id in [("1", &first), ("2", &second)] {
+        assert_eq!(submit(&mut requester, &again(id.0)).await, *id.1, "the device is gone");
+        assert_eq!(requester.expect("task_end").await["response_id"].as_str(), Some(&**id.1));
+    }
+    requester.switch.cut();
+    settle().await;
+    let (mut requester, answer) = q.try_come_for(&rig, "elsewhere").await;
+    assert_eq!(answer["status"], "ok", "{answer}");
+    for id in [&first, &second] {
+        assert_eq!(requester.expect("task_end").await["response_id"].as_str(), Some(&**id));
+    }
+    assert_eq!(submit(&mut requester, &again("1")).await, first, "it has another target now");
+    complete(&mut requester).await;
+    requester.say(task("5"));
+    let other = requester.expect("error").await;
+    assert_eq!(other["error"], "Not authorized to run tasks on this device");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_is_the_same_only_if_it_was_written_the_same() {
+    let rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (_device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    let with = |settings: serde_json::Value, name: Option<&str>| {
+        let mut task = task("1");
+        task["metadata"] = json!({"flightdeck": settings});
+        task["task_name"] = json!(name);
+        task
+    };
+    let store = q.store.clone();
+    let id = submit(&mut requester, &with(json!({"store": store}), Some("a b"))).await;
+    let same = with(json!({"store": store, "on_disconnect": null}), Some("a b"));
+    assert_eq!(submit(&mut requester, &same).await, id);
+    for other in [
+        with(json!({"store": store, "on_disconnect": "cancel"}), Some("a b")),
+        with(json!({"store": store, "streams": {}}), Some("a b")),
+        with(json!({"store": store}), Some("a_b")),
+        with(json!({"store": store}), Some("")),
+        with(json!({"store": store}), None),
+    ] {
+        requester.say(other);
+        let refused = requester.expect("error").await;
+        assert_eq!(refused["error"], "request_id '1' was used for another task");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_device_that_cannot_say_so_did_of_a_cancelled_command_is_not_confirmed() {
+    let rig = Rig::new().await;
+    let mut q = Client::requester();
+    let mut device = Party::join(&rig.server, "d", "device").await;
+    let (mut requester, _) = q.come(&rig).await;
+    let id = submit(&mut requester, &task("1")).await;
+    device.expect("command").await;
+    cancel(&mut requester, "S-1", &id);
+    let end = requester.expect("task_end").await;
+    assert_eq!(end["error"], "Task was cancelled by 'q': not_confirmed");
+    assert_eq!(end["messages"], json!([end["error"]]));
+    let result = &end["result"][0]["result"][0][0];
+    assert_eq!(result["error"], "Stopped; its outcome is unknown");
+    assert_eq!(device.expect("task_end").await["status"], "failed");
 }

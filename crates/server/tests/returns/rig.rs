@@ -10,7 +10,7 @@ use server::store::{
     Batch, Change, Commit, MemoryStore, Query, Reading, Record, Recovered, Store, StoreError,
     Summary,
 };
-use server::{Config, Keys, Server, Services, TaskId};
+use server::{Audit, Config, Keys, Server, Services, TaskId};
 use tokio::sync::oneshot;
 
 use crate::party::Party;
@@ -80,6 +80,10 @@ impl Store for Disk {
 
     fn keep(&self, change: Change) -> Commit {
         self.take(|| self.inner.keep(change))
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        self.inner.set_audit(audit);
     }
 
     fn recover(&self) -> Result<Recovered, StoreError> {

@@ -4,10 +4,11 @@
 mod resume;
 mod task;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ActionResult, ClientType, Command};
-use crate::payload::Payload;
+use crate::payload::{Object, Payload};
 
 pub use resume::{
     Held, HeldState, Instruction, JournalId, Mismatch, Resume, ResumeRefused, Resumed,
@@ -208,6 +209,24 @@ struct Keyed<T> {
     flightdeck: T,
 }
 
+/// The same where it may be missing.
+#[derive(Deserialize)]
+struct Optional<T> {
+    flightdeck: Option<T>,
+}
+
+/// The most characters of what a text says of a part that cannot be read.
+const MAX_FAULT_CHARS: usize = 200;
+
+/// Reads a part of the extension; `null` is none.
+fn part<T: DeserializeOwned>(name: &str, value: Option<&Payload>) -> Result<Option<T>, String> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let fault = |error: serde_json::Error| {
+        format!("{name}: {}", error.to_string().chars().take(MAX_FAULT_CHARS).collect::<String>())
+    };
+    value.parse().map(Some).map_err(fault)
+}
+
 #[derive(Serialize, Deserialize)]
 struct WithOutput {
     output: Output,
@@ -219,10 +238,31 @@ struct WithStep {
 }
 
 impl Extension {
-    /// What a client asks for, read out of its `metadata`; `None` for a legacy peer.
-    #[must_use]
-    pub fn of(metadata: Option<&Payload>) -> Option<Self> {
-        metadata?.parse::<Keyed<Self>>().ok().map(|keyed| keyed.flightdeck)
+    /// What a client asks for, read out of its `metadata`; `None` for a legacy peer, which has no such key.
+    ///
+    /// # Errors
+    /// Which part of it has the wrong shape.
+    pub fn of(metadata: Option<&Payload>) -> Result<Option<Self>, String> {
+        #[derive(Deserialize)]
+        struct Parts {
+            version: Option<Payload>,
+            features: Option<Payload>,
+            resume: Option<Payload>,
+        }
+
+        let Some(metadata) = metadata else { return Ok(None) };
+        // What is no object at all is somebody else's to refuse.
+        let keyed = metadata.parse::<Object<Optional<Payload>>>().ok();
+        let Some(asked) = keyed.and_then(|Object(keyed)| keyed.flightdeck) else {
+            return Ok(None);
+        };
+        let parts = part::<Object<Parts>>("", Some(&asked))?.map(|Object(parts)| parts);
+        let Some(Parts { version, features, resume }) = parts else { return Ok(None) };
+        Ok(Some(Self {
+            version: part(".version", version.as_ref())?.ok_or(".version is missing")?,
+            features: part(".features", features.as_ref())?.unwrap_or_default(),
+            resume: Resume::of(resume.as_ref())?,
+        }))
     }
 }
 

@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Keyed;
+use super::{Keyed, part};
 use crate::id::ResponseId;
-use crate::payload::Payload;
+use crate::payload::{Object, Payload};
 
 /// The most characters of a store id, a resume key, or either half of a journal id.
 const MAX_CHARS: usize = 128;
@@ -50,20 +50,45 @@ impl fmt::Debug for Resume {
 }
 
 impl Resume {
-    /// Whether its parts are within their bounds.
-    ///
-    /// # Errors
-    /// Which is not.
-    pub fn check(&self) -> Result<(), String> {
-        let is_short = |text: &Option<String>| text.as_ref().is_none_or(|text| is_word(text));
-        if !is_short(&self.store) || !is_short(&self.key) {
-            return Err(format!("resume: store and key have at most {MAX_CHARS} characters"));
+    /// Read out of what a client asks for. `None` of one that says nothing of itself.
+    pub(super) fn of(resume: Option<&Payload>) -> Result<Option<Self>, String> {
+        #[derive(Deserialize)]
+        struct Parts {
+            store: Option<Payload>,
+            key: Option<Payload>,
+            journal: Option<Payload>,
+            n: Option<Payload>,
+            newest: Option<Payload>,
+            commands: Option<Payload>,
         }
-        if self.commands.len() > MAX_HELD {
-            return Err(format!("resume: at most {MAX_HELD} commands"));
+
+        let Some(Object(parts)) = part::<Object<Parts>>(".resume", resume)? else {
+            return Ok(None);
+        };
+        let missing = |name: &str| format!(".resume.{name} is missing");
+        let held = part(".resume.commands", parts.commands.as_ref())?;
+        let held: Vec<Object<Held>> = held.unwrap_or_default();
+        if held.len() > MAX_HELD {
+            return Err(format!(".resume.commands: they are more than {MAX_HELD}"));
         }
-        Ok(())
+        Ok(Some(Self {
+            store: word(".resume.store", parts.store.as_ref())?,
+            key: word(".resume.key", parts.key.as_ref())?,
+            journal: part(".resume.journal", parts.journal.as_ref())?
+                .ok_or_else(|| missing("journal"))?,
+            n: part(".resume.n", parts.n.as_ref())?.ok_or_else(|| missing("n"))?,
+            newest: part(".resume.newest", parts.newest.as_ref())?,
+            commands: held.into_iter().map(|Object(held)| held).collect(),
+        }))
     }
+}
+
+/// Reads a store id or a key. What is wrong with one is said without it, since a key is a secret.
+fn word(name: &str, value: Option<&Payload>) -> Result<Option<String>, String> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let word = value.parse::<String>().ok().filter(|text| is_word(text));
+    let wrong = || format!("{name}: it is no text of 1 to {MAX_CHARS} printable characters");
+    word.map(Some).ok_or_else(wrong)
 }
 
 fn is_word(text: &str) -> bool {

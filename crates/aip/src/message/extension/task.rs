@@ -1,5 +1,6 @@
 //! What the extension adds to a task: its settings, its acceptance or refusal, and its cancelling.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::{self, Deserializer};
@@ -44,6 +45,15 @@ impl TaskSettings {
             .parse()
             .map_err(|error| format!("Invalid message: metadata.flightdeck: {error}"))?;
         Ok(read.flightdeck.unwrap_or_default())
+    }
+
+    /// All that a TASK sets, each setting as it was written, but for `store` and `task`, which change when it is sent
+    /// again; one that is `null` is none. `None` of a TASK without settings.
+    #[must_use]
+    pub fn as_sent(metadata: Option<&Payload>) -> Option<BTreeMap<String, Payload>> {
+        let mut sent = metadata?.parse::<Keyed<BTreeMap<String, Payload>>>().ok()?.flightdeck;
+        sent.retain(|name, value| !value.is_null() && name != "store" && name != "task");
+        Some(sent)
     }
 
     /// Longest time for one command.
@@ -245,6 +255,20 @@ mod tests {
             let error = serde_json::from_str::<OnDisconnect>(wrong).unwrap_err().to_string();
             assert!(error.contains("on_disconnect must be"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_task_sets_is_told_apart_as_it_was_written() {
+        let sent =
+            |text: &'static str| TaskSettings::as_sent(Some(&Payload::from_text(text).unwrap()));
+        let with = r#"{"flightdeck":{"on_disconnect":"cancel","x":{"b":1,"a":2},"store":"s"}}"#;
+        let again = r#"{"flightdeck": {"task":"t","x":{"b":1,"a":2}, "on_disconnect":"cancel"}}"#;
+        assert_eq!(sent(with), sent(again));
+        let without = r#"{"flightdeck":{"x":{"b":1,"a":2},"on_disconnect":null}}"#;
+        assert_ne!(sent(with), sent(without), "what is not said differs from its default");
+        assert_eq!(sent(r#"{"flightdeck":{"store":"s"}}"#), Some(BTreeMap::new()));
+        assert_eq!(sent(r#"{"other":1}"#), None);
+        assert_eq!(TaskSettings::as_sent(None), None);
     }
 
     #[test]

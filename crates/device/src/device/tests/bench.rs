@@ -224,7 +224,7 @@ impl Bench {
         let watch = Watch { ping_every: PATIENCE, timeout: PATIENCE * 2 };
         let mut connection = Connection::<ClientMessage>::new(far, outbox, watch, None);
         let Event::Message(register) = connection.next_event(None).await else { panic!() };
-        let extension = Extension::of(register.metadata.as_ref()).unwrap();
+        let extension = Extension::of(register.metadata.as_ref()).unwrap().unwrap();
         assert_eq!(extension.features, ALL);
         Wire { connection, switch, resume: extension.resume.unwrap() }
     }

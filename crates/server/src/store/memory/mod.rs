@@ -1,9 +1,9 @@
 //! Journals in memory: gone with the process, and bounded in number and bytes.
 //!
 //! An ended task is remembered until `max_tasks` newer ones have ended. Its payloads are the first to
-//! go when there are too many bytes: what is left still says what was done and how it ended. Outcomes that nobody
-//! acknowledged and results that the requester has still to fetch are kept whole for a while, within a bound of
-//! their own.
+//! go when there are too many bytes: what is left still says what was done and how it ended. Results that the requester
+//! has still to fetch are kept whole for a while, within a bound of their own. An outcome that nobody acknowledged is
+//! kept whole for its time whatever else there is: the server takes no more of its key when it has too many.
 //!
 //! A server that is made anew with a clone of the store finds everything, as after a restart.
 
@@ -23,6 +23,7 @@ use super::{
     Batch, Change, Commit, Ended, KnownRequest, OpenJournal, Query, REQUESTS_KEPT, Reading, Record,
     Recovered, Store, StoreError, Summary, Undelivered,
 };
+use crate::audit::Audit;
 use crate::session::{IdentityRecord, Incarnation, TaskId};
 
 /// Records that usually follow those of the first batch.
@@ -41,8 +42,7 @@ pub struct HistoryLimits {
     pub tasks: usize,
     /// Most bytes of them; beyond it the payloads of the oldest go.
     pub bytes: usize,
-    /// Most bytes of outcomes that nobody acknowledged, and of results that requesters have still to fetch: see
-    /// [`Ended`].
+    /// Most bytes of results that requesters have still to fetch over HTTP: see [`Ended::is_unfetched`].
     pub unfetched_bytes: usize,
     /// How long results that are still to be fetched are kept whole.
     pub unfetched_time: Duration,
@@ -72,27 +72,24 @@ struct Journals {
     ended_bytes: usize,
     /// How many of the ended ones, from the oldest, have lost their payloads.
     cut: usize,
-    /// Ended tasks that are kept whole for now.
-    whole: BTreeMap<TaskId, Whole>,
-    whole_bytes: usize,
+    /// Ended tasks whose outcome was not acknowledged.
+    undelivered: BTreeMap<TaskId, UndeliveredTask>,
+    /// Ended tasks whose results wait to be fetched, with their size and until when.
+    unfetched: BTreeMap<TaskId, (usize, Timestamp)>,
+    unfetched_bytes: usize,
     identities: BTreeMap<Incarnation, Arc<IdentityRecord>>,
+    /// Where it writes down what it accepts.
+    audit: Option<Audit>,
     /// What was submitted with a request id of late, by the task that it names.
     requests: BTreeMap<TaskId, KnownRequest>,
 }
 
-/// An ended task that is not cut yet.
-struct Whole {
+/// An ended task whose outcome was not acknowledged.
+struct UndeliveredTask {
     bytes: usize,
-    /// Until when it waits for an acknowledgement.
-    undelivered_until: Option<Timestamp>,
-    /// Until when its results wait to be fetched.
+    until: Timestamp,
+    /// Until when its results wait to be fetched besides.
     unfetched_until: Option<Timestamp>,
-}
-
-impl Whole {
-    fn until(&self) -> Option<Timestamp> {
-        self.undelivered_until.max(self.unfetched_until)
-    }
 }
 
 impl MemoryStore {
@@ -110,8 +107,14 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn append(&self, batch: &Arc<Batch>) -> Commit {
-        self.lock().append(batch, &self.limits);
-        Commit::Known(Ok(()))
+        let mut journals = self.lock();
+        journals.append(batch, &self.limits);
+        let audit = journals.audit.clone();
+        drop(journals);
+        match (audit, batch.accepted()) {
+            (Some(audit), Some(task)) => audit.queue_accepted(task),
+            _ => Commit::Known(Ok(())),
+        }
     }
 
     fn keep(&self, change: Change) -> Commit {
@@ -139,6 +142,10 @@ impl Store for MemoryStore {
         })
     }
 
+    fn set_audit(&self, audit: Audit) {
+        self.lock().audit = Some(audit);
+    }
+
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>> {
         let found = self.lock().tasks.get(&task).map(|journal| journal.records.clone());
         Box::pin(std::future::ready(Ok(found)))
@@ -160,9 +167,14 @@ impl Store for MemoryStore {
 
     fn tidy(&self, now: Timestamp) {
         let mut journals = self.lock();
-        let is_due = |(_, whole): &(&TaskId, &Whole)| whole.until().is_none_or(|at| at <= now);
-        let due: Vec<TaskId> = journals.whole.iter().filter(is_due).map(|(id, _)| *id).collect();
-        due.into_iter().for_each(|task| journals.give_up(task, &self.limits));
+        let expired = journals.undelivered.iter().filter(|(_, known)| known.until <= now);
+        for task in expired.map(|(task, _)| *task).collect::<Vec<_>>() {
+            journals.deliver(task, &self.limits);
+        }
+        let due = journals.unfetched.iter().filter(|(_, (_, until))| *until <= now);
+        for task in due.map(|(task, _)| *task).collect::<Vec<_>>() {
+            journals.give_up(task, &self.limits);
+        }
         journals.forget_requests(now);
     }
 }
@@ -196,35 +208,44 @@ impl Journals {
 
     fn end(&mut self, task: TaskId, bytes: usize, ended: &Ended, limits: &HistoryLimits) {
         let until = || ended.at.checked_add(limits.unfetched_time).unwrap_or(Timestamp::MAX);
-        let (undelivered_until, unfetched_until) =
-            (ended.undelivered_until, ended.is_unfetched.then(until));
-        let whole = Whole { bytes, undelivered_until, unfetched_until };
-        if whole.until().is_none() {
-            return self.remember(task, bytes, limits);
+        let unfetched_until = ended.is_unfetched.then(until);
+        if let Some(until) = ended.undelivered_until {
+            self.undelivered.insert(task, UndeliveredTask { bytes, until, unfetched_until });
+        } else {
+            self.keep_unfetched(task, bytes, unfetched_until, limits);
         }
-        self.whole.insert(task, whole);
-        self.whole_bytes += bytes;
-        while self.whole_bytes > limits.unfetched_bytes
-            && let Some((oldest, _)) = self.whole.first_key_value()
+    }
+
+    /// The outcome was acknowledged, or has had its time. Results that are still to be fetched stay.
+    fn deliver(&mut self, task: TaskId, limits: &HistoryLimits) {
+        if let Some(known) = self.undelivered.remove(&task) {
+            self.keep_unfetched(task, known.bytes, known.unfetched_until, limits);
+        }
+    }
+
+    /// Keeps a task whole until its results are fetched, if they are to be.
+    fn keep_unfetched(
+        &mut self,
+        task: TaskId,
+        bytes: usize,
+        until: Option<Timestamp>,
+        limits: &HistoryLimits,
+    ) {
+        let Some(until) = until else { return self.remember(task, bytes, limits) };
+        self.unfetched.insert(task, (bytes, until));
+        self.unfetched_bytes += bytes;
+        while self.unfetched_bytes > limits.unfetched_bytes
+            && let Some((oldest, _)) = self.unfetched.first_key_value()
         {
             self.give_up(*oldest, limits);
         }
     }
 
-    /// The outcome was acknowledged. Results that are still to be fetched stay.
-    fn deliver(&mut self, task: TaskId, limits: &HistoryLimits) {
-        let Some(whole) = self.whole.get_mut(&task) else { return };
-        whole.undelivered_until = None;
-        if whole.until().is_none() {
-            self.give_up(task, limits);
-        }
-    }
-
-    /// What was kept whole becomes history.
+    /// What was kept to be fetched becomes history.
     fn give_up(&mut self, task: TaskId, limits: &HistoryLimits) {
-        if let Some(whole) = self.whole.remove(&task) {
-            self.whole_bytes -= whole.bytes;
-            self.remember(task, whole.bytes, limits);
+        if let Some((bytes, _)) = self.unfetched.remove(&task) {
+            self.unfetched_bytes -= bytes;
+            self.remember(task, bytes, limits);
         }
     }
 
@@ -246,7 +267,7 @@ impl Journals {
         let is_done = |task: &TaskId| {
             let journal = self.tasks.get(task);
             journal.is_none_or(|journal| journal.summary.ended.is_some())
-                && self.whole.get(task).is_none_or(|whole| whole.undelivered_until.is_none())
+                && !self.undelivered.contains_key(task)
         };
         let gone = self.requests.keys().take(old).copied().filter(is_done);
         for task in gone.collect::<Vec<_>>() {
@@ -262,17 +283,17 @@ impl Journals {
     }
 
     fn undelivered(&self) -> Vec<Undelivered> {
-        let known = |(id, whole): (&TaskId, &Whole)| {
+        let undelivered = |(id, known): (&TaskId, &UndeliveredTask)| {
             let task = &self.tasks.get(id)?.summary.task;
             Some(Undelivered {
                 task: *id,
                 owner: task.terms.requester?,
                 key: task.key.public().clone(),
-                bytes: whole.bytes,
-                until: whole.undelivered_until?,
+                bytes: known.bytes,
+                until: known.until,
             })
         };
-        self.whole.iter().filter_map(known).collect()
+        self.undelivered.iter().filter_map(undelivered).collect()
     }
 
     /// Looks at a stretch of tasks. Returns where to go on, if there are more.

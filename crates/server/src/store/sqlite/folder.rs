@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use link::private;
 
 use super::OpenError;
 use super::rows::FileRef;
@@ -69,11 +70,7 @@ impl Folder {
 
 /// Opens a file for writing, or makes it, so that nobody else can read it.
 pub(super) fn open_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    private(OpenOptions::new().create(true).truncate(false).write(true)).open(path)
 }
 
 /// The files beside the database.

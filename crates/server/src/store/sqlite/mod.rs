@@ -24,7 +24,7 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ use self::writer::{Deletions, Ending, Trouble, Writer, write_files};
 use super::{
     Batch, Change, Commit, Health, Query, Reading, Record, Recovered, Store, StoreError, Summary,
 };
+use crate::audit::Audit;
 use crate::session::TaskId;
 
 /// What commits survive.
@@ -174,6 +175,7 @@ pub struct SqliteStore {
     open: OpenTable,
     trouble: Trouble,
     has_lost: bool,
+    audit: Arc<OnceLock<Audit>>,
     /// Until it is asked for.
     recovered: Mutex<Option<Recovered>>,
     threads: Mutex<Threads>,
@@ -213,6 +215,7 @@ impl SqliteStore {
         let courier = Courier::here();
         let queue = Arc::new(Queue::new(settings.queue_bytes, courier.clone()));
         let (open, trouble) = (ledger.open.clone(), Trouble::default());
+        let audit = Arc::new(OnceLock::new());
         let reserve = Reserve::make(&folder.reserve(), settings.reserve_bytes);
         let mut writer = Writer {
             queue: queue.clone(),
@@ -222,6 +225,7 @@ impl SqliteStore {
             reserve: reserve.clone(),
             retention: settings.retention,
             trouble: trouble.clone(),
+            audit: audit.clone(),
             deletions: Deletions::default(),
             unchecked: 0,
         };
@@ -254,6 +258,7 @@ impl SqliteStore {
             open,
             trouble,
             has_lost: recovered.has_lost,
+            audit,
             recovered: Mutex::new(Some(recovered)),
             threads: Mutex::new(Threads { writer: Some(writer), others }),
             _folder: folder,
@@ -344,6 +349,11 @@ impl Store for SqliteStore {
     fn recover(&self) -> Result<Recovered, StoreError> {
         let recovered = self.recovered.lock().unwrap_or_else(PoisonError::into_inner).take();
         recovered.ok_or_else(|| StoreError::Failed("what it knew was asked for before".to_owned()))
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        // There is but one server for a store.
+        let _is_set_already = self.audit.set(audit);
     }
 
     fn journal(&self, task: TaskId) -> Reading<Option<Vec<Record>>> {

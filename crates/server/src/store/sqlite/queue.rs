@@ -12,14 +12,11 @@ use tokio::sync::oneshot;
 
 use super::courier::{Answered, Courier};
 use super::rows::{Encoded, is_large};
-use crate::session::TaskId;
-use crate::store::{Batch, Change, Commit, StoreError};
+use crate::session::{Task, TaskId};
+use crate::store::{Batch, Change, Commit, MAX_GROUP, StoreError};
 
 /// What a change takes of the queue, about, in bytes.
 const CHANGE_BYTES: usize = 1024;
-
-/// Most jobs that are committed together.
-const GROUP_JOBS: usize = 1024;
 
 /// Most bytes that are committed together, beside one job of any size.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
@@ -44,6 +41,14 @@ pub(super) enum Work {
 }
 
 impl Work {
+    /// The task that it accepts, if it does.
+    pub(super) fn accepted(&self) -> Option<&Arc<Task>> {
+        match self {
+            Self::Append(batch) | Self::Encoded(batch, _) => batch.accepted(),
+            Self::Keep(_) => None,
+        }
+    }
+
     /// Whose journal it is about.
     pub(super) fn task(&self) -> Option<TaskId> {
         match self {
@@ -321,7 +326,7 @@ impl Waiting {
             bytes += job.bytes;
             bytes <= GROUP_BYTES
         };
-        let jobs = self.jobs.iter().take(GROUP_JOBS).map_while(|job| fits(job).then_some(()));
+        let jobs = self.jobs.iter().take(MAX_GROUP).map_while(|job| fits(job).then_some(()));
         let count = jobs.count().max(1).min(self.jobs.len());
         self.jobs.drain(..count).collect()
     }

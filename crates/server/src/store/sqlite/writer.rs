@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +20,9 @@ use super::rows::{Encoded, encode, is_large};
 use super::schema::WAL_BYTES;
 use super::side::Side;
 use super::{Durability, Retention};
+use crate::audit::Audit;
 use crate::session::TaskId;
-use crate::store::{Batch, Record, StoreError};
+use crate::store::{Batch, StoreError};
 
 /// Bytes that are written before the database's log is copied into the database.
 const CHECKPOINT_BYTES: usize = 8 * 1024 * 1024;
@@ -67,6 +68,8 @@ pub(super) struct Writer {
     pub(super) reserve: Reserve,
     pub(super) retention: Retention,
     pub(super) trouble: Trouble,
+    /// Where it is written down which tasks were accepted.
+    pub(super) audit: Arc<OnceLock<Audit>>,
     pub(super) deletions: Deletions,
     /// What was written since the last checkpoint, about, in bytes.
     pub(super) unchecked: usize,
@@ -211,9 +214,16 @@ impl Writer {
         self.reserve.give_up()
     }
 
-    /// Commits jobs in one transaction, or none of them.
+    /// Commits jobs in one transaction, or none of them. On return it is written down which tasks were accepted.
     fn commit(&mut self, connection: &Connection, jobs: &[Job]) -> Result<(), Failure> {
-        self.transact(connection, |group| jobs.iter().try_for_each(|job| group.apply(&job.work)))
+        self.transact(connection, |group| jobs.iter().try_for_each(|job| group.apply(&job.work)))?;
+        let mut accepted = jobs.iter().filter_map(|job| job.work.accepted()).peekable();
+        if let Some(audit) = self.audit.get()
+            && accepted.peek().is_some()
+        {
+            audit.write_accepted(accepted.map(|task| &**task));
+        }
+        Ok(())
     }
 
     pub(super) fn transact<T>(
@@ -368,12 +378,7 @@ fn is_any(connection: &Connection, sql: &str, at: Timestamp) -> rusqlite::Result
 
 /// Whether a job accepts a task.
 fn accepts(job: &Job) -> bool {
-    match &job.work {
-        Work::Append(batch) | Work::Encoded(batch, _) => {
-            matches!(batch.records.first(), Some(Record::Created(_)))
-        }
-        Work::Keep(_) => false,
-    }
+    job.work.accepted().is_some()
 }
 
 fn full() -> StoreError {

@@ -67,6 +67,7 @@ impl Decoder<'_> {
                 role: row.role,
                 address: row.address,
                 device: row.seat,
+                device_key: row.seat_key.map(|id| id.as_ref().into()),
                 features: row.features.into_iter().collect(),
                 on_disconnect: row.on_disconnect,
                 request_id: row.request_id,

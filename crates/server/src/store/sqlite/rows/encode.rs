@@ -115,6 +115,7 @@ impl Beside {
             role: terms.role,
             address: terms.address,
             seat: terms.device,
+            seat_key: terms.device_key.as_deref().map(Cow::Borrowed),
             features: terms.features.list(),
             on_disconnect: terms.on_disconnect,
             request_id: terms.request_id.clone(),

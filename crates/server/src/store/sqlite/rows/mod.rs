@@ -61,6 +61,8 @@ struct TaskRow<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     address: Option<SocketAddr>,
     seat: Incarnation,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seat_key: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     features: Vec<Feature>,
     on_disconnect: OnDisconnect,

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use super::queue::Next;
 use super::*;
+use crate::audit::{Audit, AuditSettings};
 use crate::session::TaskId;
+use crate::store::tests::audited;
 
 /// A writer that is driven by hand, whose database has room for so many more pages.
 fn writer(folder: &Path, pages: i64) -> (Writer, Connection) {
@@ -24,6 +26,7 @@ fn writer(folder: &Path, pages: i64) -> (Writer, Connection) {
         reserve: Reserve::make(&held.reserve(), settings.reserve_bytes),
         retention: settings.retention,
         trouble: Trouble::default(),
+        audit: Arc::default(),
         deletions: Deletions::default(),
         unchecked: 0,
     };
@@ -47,6 +50,9 @@ fn stored(connection: &Connection) -> BTreeSet<TaskId> {
 async fn of_a_group_that_does_not_fit_what_is_told_is_stored_and_the_smallest_come_first() {
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, connection) = writer(folder.path(), 12);
+    let path = folder.path().join("audit.jsonl");
+    let log = AuditSettings { path: path.clone(), max_bytes: 1 << 20, files: 1 };
+    writer.audit.set(Audit::open(log).unwrap()).unwrap();
     let text = |n| "x".repeat(if n == 3 { 100_000 } else { 100 });
     let batch = |n| Batch { task: id(n), records: vec![created(id(n)), answered(&text(n))] };
     let commits: Vec<_> =
@@ -61,6 +67,7 @@ async fn of_a_group_that_does_not_fit_what_is_told_is_stored_and_the_smallest_co
     let small: BTreeSet<_> = (0..8).filter(|n| *n != 3).map(id).collect();
     assert_eq!(told, small);
     assert_eq!(stored(&connection), told);
+    assert!(audited(&path).into_iter().eq(told), "what was refused has no line");
     assert!(connection.is_autocommit());
 }
 

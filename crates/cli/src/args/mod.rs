@@ -1,0 +1,187 @@
+//! The command line: what can be typed, and the help for it.
+
+mod device;
+mod key;
+mod task;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub(crate) use self::device::{
+    Device, DeviceCommand, DeviceInstall, DeviceScope, DeviceStatus, DeviceUninstall,
+};
+pub(crate) use self::key::{CreateKey, Key, KeyRole};
+pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks};
+use crate::log::Format;
+use crate::settings::{self, ClientKeys, ServerKeys};
+
+/// Let AI agents, and people, work on a fleet of computers.
+#[derive(Debug, Parser)]
+#[command(name = "flightdeck", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  flightdeck demo                              See it work, on this machine alone
+  flightdeck serve                             Start the server
+  flightdeck device                            Make this machine a device of it
+  flightdeck devices                           Who is online
+  flightdeck exec --on mybox -- df -h          Run a command on a device
+  flightdeck tasks                             What was submitted, and what became of it
+
+Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or
+refused. `exec` passes the command's own code on, and says with 120 to 125 why there is none.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads the command line. The help of each setting names its default.
+    pub(crate) fn read() -> Self {
+        let rows = settings::defaults();
+        let described = |mut command: clap::Command| {
+            for row in rows.iter().filter(|row| !row.value.is_empty()) {
+                // Servers and devices have some keys of one name.
+                let is_its = |arg: &clap::Arg| {
+                    arg.get_id() == row.key && arg.get_env() == Some(row.variable.as_ref())
+                };
+                if command.get_arguments().any(is_its) {
+                    let (value, unit) = (&row.value, row.unit);
+                    let help = format!("{} [default: {value}{unit}]", row.about);
+                    command = command.mut_arg(row.key, |arg| arg.help(help));
+                }
+            }
+            command
+        };
+        let command = Self::command()
+            .mut_subcommands(described)
+            .mut_subcommand("device", |device| device.mut_subcommands(described))
+            .mut_subcommand("task", |task| task.mut_subcommands(described));
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The settings file [default: ~/.config/flightdeck/config.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "FLIGHTDECK_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where keys, the audit log and the status of devices are kept [default: ~/.local/state/flightdeck]
+    #[arg(long, global = true, value_name = "FOLDER", env = "FLIGHTDECK_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What to log on stderr: error, warn, info, debug, trace, or a filter such as link=debug
+    #[arg(long, global = true, value_name = "FILTER", env = "FLIGHTDECK_LOG")]
+    pub(crate) log: Option<String>,
+    /// The form of what goes to stderr: text, or json, one object a line [default: text]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "FLIGHTDECK_LOG_FORMAT",
+        hide_possible_values = true
+    )]
+    pub(crate) log_format: Option<Format>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(Demo),
+    Serve(Box<Serve>),
+    Device(Box<Device>),
+    Devices(Devices),
+    Backup(Backup),
+    Exec(Exec),
+    Run(Run),
+    Tasks(Tasks),
+    #[command(subcommand)]
+    Task(TaskCommand),
+    #[command(subcommand)]
+    Key(Key),
+    #[command(subcommand)]
+    Config(Config),
+    Completions(Completions),
+    #[command(hide = true)]
+    Watchdog,
+}
+
+/// Show the whole thing at work on this machine: server, device, task, outcome
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck demo            Run it once
+  flightdeck demo --keep     Stay up afterwards, to play with
+  flightdeck demo --json     Show the AIP frames of both links, one a line")]
+pub(crate) struct Demo {
+    /// Stay up until Ctrl-C, with a server to connect to
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Print the AIP frames of both links instead, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Start the agent server
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck serve
+  flightdeck serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+  flightdeck serve --sessions-per-device 4 --queue-per-device 20")]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) server: ServerKeys,
+}
+
+/// List the devices that are online or expected back, and what each is busy with
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck devices
+  flightdeck devices --json")]
+pub(crate) struct Devices {
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+    /// Print what the server says of each, one device a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Copy a server's tasks into a folder of its machine, while it runs
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck backup /var/backups/flightdeck-monday
+  flightdeck serve --data /var/backups/flightdeck-monday     Start with such a copy
+
+It wants an operator's key. Copying the database's files by hand makes no good copy while the
+server runs. A server that starts with a copy takes itself for another one: the outcome of every
+task that is open in it is unknown.")]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+    /// The folder, which is made if there is none, and has to be empty
+    pub(crate) folder: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The settings
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print the settings in force, keys redacted
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the reference of all settings, as Markdown
+    Reference,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  flightdeck completions bash > ~/.local/share/bash-completion/completions/flightdeck")]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
