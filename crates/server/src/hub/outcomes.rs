@@ -21,6 +21,10 @@ use crate::store::Change;
 /// How long a request's id names its task after it was accepted, in hours.
 const REQUEST_HOURS: i64 = 24;
 
+/// Most requests that are known by their ids; beyond it the oldest are forgotten before their time. As many as there are
+/// ended tasks in the store, where it keeps what it keeps by default.
+const MAX_REQUESTS: usize = 1_000_000;
+
 /// A task that its requester sends again, or asks after.
 pub(crate) struct Asked {
     pub(crate) via: Via,
@@ -86,6 +90,27 @@ impl Requests {
             own.remove(request_id);
             if own.is_empty() {
                 self.known.remove(owner);
+            }
+        }
+    }
+
+    /// Lets go of those that were accepted before this time, and of the oldest while there are more than `most`, but of
+    /// none whose task is needed.
+    fn forget_before(
+        &mut self,
+        oldest: Timestamp,
+        most: usize,
+        is_needed: impl Fn(&Owner, TaskId) -> bool,
+    ) {
+        for _ in 0..self.order.len() {
+            let is_too_much = self.order.len() > most;
+            let first = self.order.pop_front_if(|(at, ..)| is_too_much || *at <= oldest);
+            let Some((at, owner, request_id)) = first else { break };
+            let Some(known) = self.get(&owner, &request_id) else { continue };
+            if is_needed(&owner, known.task) {
+                self.order.push_back((at, owner, request_id));
+            } else {
+                self.remove(&owner, &request_id);
             }
         }
     }
@@ -194,19 +219,41 @@ impl Hub {
     /// Lets go of requests that have had their time, but of none whose task is open or whose outcome is to be fetched.
     pub(super) fn forget_requests(&mut self, moment: &Moment<'_>) {
         let kept = SignedDuration::from_hours(REQUEST_HOURS);
-        for _ in 0..self.requests.order.len() {
-            let is_old = |at: Timestamp| moment.at.duration_since(at) >= kept;
-            let first = self.requests.order.pop_front_if(|(at, ..)| is_old(*at));
-            let Some((at, owner, request_id)) = first else { break };
-            let Some(known) = self.requests.get(&owner, &request_id) else { continue };
-            let task = known.task;
-            let is_undelivered = matches!(&owner, Owner::Client(id)
+        let oldest = moment.at.checked_sub(kept).unwrap_or(Timestamp::MIN);
+        let mut requests = std::mem::take(&mut self.requests);
+        requests.forget_before(oldest, MAX_REQUESTS, |owner, task| {
+            let is_undelivered = matches!(owner, Owner::Client(id)
                 if self.recall(*id).is_some_and(|own| own.undelivered.contains_key(&task)));
-            if is_undelivered || self.sessions.contains_key(&task) {
-                self.requests.order.push_back((at, owner, request_id));
-            } else {
-                self.requests.remove(&owner, &request_id);
-            }
+            is_undelivered || self.sessions.contains_key(&task)
+        });
+        self.requests = requests;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan;
+
+    use super::*;
+
+    #[test]
+    fn requests_go_when_they_are_old_or_too_many_but_not_while_they_are_needed() {
+        let (mut requests, begin) = (Requests::default(), Timestamp::UNIX_EPOCH);
+        let id = |n: u8| RequestId::new(&n.to_string()).unwrap();
+        let task = |n: u8| TaskId::from_bytes([n; 16]);
+        let owner = |n: u8| Owner::Client(Incarnation(u64::from(n % 2)));
+        for n in 0..8 {
+            let known = Known { hash: "hash".into(), task: task(n) };
+            requests.insert(begin + i64::from(n).hours(), owner(n), id(n), known);
         }
+        let left = |requests: &Requests| {
+            (0..8).filter(|n| requests.get(&owner(*n), &id(*n)).is_some()).collect::<Vec<_>>()
+        };
+        let is_needed = |_: &Owner, one: TaskId| one == task(0);
+        requests.forget_before(begin + 1.hours(), 100, is_needed);
+        assert_eq!(left(&requests), [0, 2, 3, 4, 5, 6, 7]);
+        requests.forget_before(begin, 3, is_needed);
+        assert_eq!(left(&requests), [0, 6, 7]);
+        assert_eq!((requests.order.len(), requests.known.len()), (3, 2));
     }
 }
