@@ -88,6 +88,10 @@ async fn with_memory_nothing_is_left_on_the_disk() {
 async fn a_backup_can_be_started_with() {
     let server = Server::start().await;
     let id = complete_a_task(&server).await;
+    let mut device = server.raw_device("busy").await;
+    let open = json!({"device": "busy", "request": plan("echo")});
+    let (_, open) = post(&server, "/api/v1/tasks", open).await;
+    device.expect("command").await;
     let done = server.run(&["backup", "copy", "--json"]).await;
     assert_eq!(done.code, 0, "{done:?}");
     let made: Value = serde_json::from_str(&done.stdout).unwrap();
@@ -102,6 +106,14 @@ async fn a_backup_can_be_started_with() {
     let (status, text) = get(&restored, "/readyz").await;
     assert_eq!(status, 200);
     assert!(text.contains("may have lost"), "{text}");
+    // What was open when the copy was made may have ended since.
+    let open = open["id"].as_str().unwrap();
+    let (_, text) = get(&restored, &format!("/api/v1/tasks/{open}")).await;
+    let task: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(task["state"], "failed", "{task}");
+    assert!(task["error"].as_str().unwrap().ends_with("the outcome is unknown"), "{task}");
+    // It goes on as any other.
+    complete_a_task(&restored).await;
 }
 
 #[tokio::test]

@@ -105,7 +105,17 @@ async fn a_task_is_named_by_as_much_of_its_id_as_tells_it_from_others() {
     let second = submit(&server, "b", &plan("echo b")).await;
     let several = show("0").await;
     assert_eq!(several.code, 1, "{several:?}");
+    assert!(several.stderr.contains("2 tasks begin with \"0\""), "{several:?}");
     assert!([&id, &second].iter().all(|id| several.stderr.contains(*id)), "{several:?}");
+    for name in ["c", "d", "e", "f"] {
+        submit(&server, name, &plan("echo")).await;
+    }
+    let many = show("0").await;
+    assert!(many.stderr.contains("more than 5 tasks begin with \"0\""), "{many:?}");
+    for command in ["follow", "cancel", "result"] {
+        let several = server.run(&["task", command, "0"]).await;
+        assert!(several.code == 1 && several.stderr.contains("more than 5 tasks"), "{several:?}");
+    }
     let unknown = show("fff").await;
     assert!(unknown.code == 1 && unknown.stderr.contains("there is no task"), "{unknown:?}");
     let none = show("oops").await;
@@ -182,6 +192,33 @@ async fn devices_say_what_they_are_busy_with_and_for_whom() {
     assert!(listed.stdout.contains(&busy), "{listed:?}");
     assert_eq!(server.run(&["task", "cancel", &id]).await.code, 0);
     until_gone(&slow).await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_away_is_listed_with_since_when_and_what_it_has_to_do() {
+    let server = Server::start().await;
+    let mut device = server.device("box", &["--exec", "shell"]).await;
+    let slow = long_sleep();
+    let id = submit(&server, "slow", &plan(&slow)).await;
+    until_running(&slow).await;
+    device.kill().await;
+    let away = async {
+        loop {
+            let listed = json_lines(&server.run(&["devices", "--json"]).await.stdout);
+            if listed[0]["connected"] == json!(false) {
+                break listed[0].clone();
+            }
+        }
+    };
+    let away = within("the device to be away", away).await;
+    assert!(away["away_since"].is_string(), "{away}");
+    assert_eq!(away["tasks"][0]["task"], json!(id), "{away}");
+    let listed = server.run(&["devices"]).await;
+    assert!(listed.stdout.contains("away for ") && listed.stdout.contains(&slow), "{listed:?}");
+    // For new tasks it is not there for now.
+    let refused = server.run(&["exec", "--on", "box", "--json", "--", "x"]).await;
+    let ended = &json_lines(&refused.stdout)[0];
+    assert_eq!((refused.code, &ended["refused"]), (123, &json!("retry")), "{refused:?}");
 }
 
 #[tokio::test]

@@ -313,8 +313,11 @@ fn path(id: TaskId) -> String {
 fn ambiguous(typed: &str, found: &[Listed]) -> anyhow::Error {
     let shown = found.iter().take(MAX_NAMED);
     let named: Vec<_> = shown.map(|found| format!("\n  {}", found.task.id)).collect();
-    let more = if found.len() > MAX_NAMED { "\n  …" } else { "" };
-    anyhow::anyhow!("several tasks begin with {typed:?}; type more of it:{}{more}", named.concat())
+    let (many, more) = match found.len() {
+        many if many > MAX_NAMED => (format!("more than {MAX_NAMED}"), "\n  …"),
+        many => (many.to_string(), ""),
+    };
+    anyhow::anyhow!("{many} tasks begin with {typed:?}; type more of it:{}{more}", named.concat())
 }
 
 #[cfg(test)]

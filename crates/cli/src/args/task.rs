@@ -49,7 +49,7 @@ pub(crate) struct Exec {
     #[arg(long)]
     pub(crate) detach: bool,
     /// The command
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(required = true, trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
 }
 

@@ -10,6 +10,7 @@ mod docs;
 mod keys;
 mod limits;
 mod lists;
+mod repeats;
 mod routes;
 mod stops;
 mod tasks;

@@ -6,12 +6,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// A proxy in front of the server.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     is_open: Arc<watch::Sender<bool>>,
+    /// Rung when all connections are to end.
+    cut: Arc<Notify>,
 }
 
 impl Proxy {
@@ -20,16 +22,25 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (is_open, opened) = watch::channel(true);
+        let cut = Arc::new(Notify::new());
+        let cutting = cut.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
                 let ((near_in, near_out), (far_in, far_out)) =
                     (near.into_split(), far.into_split());
-                tokio::spawn(forward(near_in, far_out, opened.clone(), piece, rest));
-                tokio::spawn(forward(far_in, near_out, opened.clone(), piece, rest));
+                let there = forward(near_in, far_out, opened.clone(), piece, rest);
+                let back = forward(far_in, near_out, opened.clone(), piece, rest);
+                tokio::spawn(until(cutting.clone(), there));
+                tokio::spawn(until(cutting.clone(), back));
             }
         });
-        Self { port, is_open: Arc::new(is_open) }
+        Self { port, is_open: Arc::new(is_open), cut }
+    }
+
+    /// Ends all connections. New ones can be made.
+    pub(crate) fn cut(&self) {
+        self.cut.notify_waiters();
     }
 
     /// From now on nothing comes through, and nobody is told.
@@ -40,6 +51,13 @@ impl Proxy {
     /// What waits goes through, and so does everything after it.
     pub(crate) fn heal(&self) {
         self.is_open.send_replace(true);
+    }
+}
+
+async fn until(cut: Arc<Notify>, forwarding: impl Future<Output = ()>) {
+    tokio::select! {
+        () = forwarding => {}
+        () = cut.notified() => {}
     }
 }
 

@@ -159,9 +159,13 @@ pub(super) async fn submit(
 
 /// The id by which a task is known when it is submitted again.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<RequestId>, String> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = key.to_str().ok().and_then(|key| RequestId::new(key).ok());
-    key.map(Some).ok_or_else(|| "Idempotency-Key: it is no id".to_owned())
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    if keys.next().is_some() {
+        return Err("Idempotency-Key: it is there twice".to_owned());
+    }
+    let key = RequestId::new(key.to_str().unwrap_or_default());
+    key.map(Some).map_err(|error| format!("Idempotency-Key: {error}"))
 }
 
 impl NewTask {

@@ -9,6 +9,7 @@ mod party;
 mod peer;
 mod rig;
 
+mod crowd;
 mod devices;
 mod identities;
 mod requesters;

@@ -171,20 +171,25 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 /// What kind of network file system a folder is on: SQLite's locks and shared memory do not hold there.
 #[cfg(target_os = "linux")]
 fn network(path: &Path) -> io::Result<Option<&'static str>> {
-    /// The numbers of `man 2 statfs`.
-    const NETWORK: [(u32, &str); 9] = [
-        (0x6969, "NFS"),
-        (0x517B, "SMB"),
-        (0xFF53_4D42, "CIFS"),
-        (0xFE53_4D42, "SMB2"),
-        (0x0102_1997, "9P"),
-        (0x5346_414F, "AFS"),
-        (0x7375_7245, "Coda"),
-        (0x00C3_6400, "Ceph"),
-        (0x0BD0_0BD0, "Lustre"),
-    ];
-    let kind = rustix::fs::statfs(path)?.f_type as u32;
-    Ok(NETWORK.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
+    // The kernel's number has 32 bits, whatever the platform's type for it.
+    Ok(network_kind(rustix::fs::statfs(path)?.f_type as u32))
+}
+
+/// The same by the number of a file system, as `man 2 statfs` lists it.
+#[cfg(target_os = "linux")]
+fn network_kind(number: u32) -> Option<&'static str> {
+    Some(match number {
+        0x6969 => "NFS",
+        0x517B => "SMB",
+        0xFF53_4D42 => "CIFS",
+        0xFE53_4D42 => "SMB2",
+        0x0102_1997 => "9P",
+        0x5346_414F => "AFS",
+        0x7375_7245 => "Coda",
+        0x00C3_6400 => "Ceph",
+        0x0BD0_0BD0 => "Lustre",
+        _ => return None,
+    })
 }
 
 /// Other platforms do not say so in one way.
@@ -204,5 +209,29 @@ pub(super) fn room(path: &Path) -> Option<u64> {
     {
         let _it_does_not_say = path;
         None
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_on_a_disk_of_this_machine_is_told_by_its_number() {
+        // As `stat -f -c %t` prints them: file systems of the network, and such as have a disk or the memory.
+        for number in [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400] {
+            assert!(network_kind(number).is_some(), "{number:x}");
+        }
+        for number in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1] {
+            assert_eq!(network_kind(number), None, "{number:x}");
+        }
+        assert_eq!(network(&std::env::temp_dir()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_on_the_network_is_refused_with_what_it_takes() {
+        let error = OpenError::Network { folder: "/srv/nfs".into(), kind: "NFS" };
+        let text = "/srv/nfs is on a network file system (NFS); a store needs a local disk";
+        assert_eq!(error.to_string(), text);
     }
 }
