@@ -78,7 +78,7 @@ async fn run(shared: Arc<Shared>, queue: Weak<Queue>) {
             () = shared.has_work.notified() => {
                 tokio::task::yield_now().await;
                 let Some(queue) = queue.upgrade() else { return };
-                queue.wake_writer_now();
+                queue.wake_writer();
             }
             () = shared.has_answers.notified() => send(shared.take()),
         }

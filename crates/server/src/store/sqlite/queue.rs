@@ -160,7 +160,7 @@ impl Queue {
         } else {
             waiting.jobs.push_back(job);
             if is_awaited {
-                self.wake_writer(&mut waiting);
+                self.wake_writer_soon(&mut waiting);
             }
         }
         commit
@@ -170,7 +170,8 @@ impl Queue {
     pub(super) fn tidy(&self, now: Timestamp) {
         let mut waiting = self.lock();
         waiting.tidy = Some(now);
-        self.wake_writer(&mut waiting);
+        drop(waiting);
+        self.wake_writer();
     }
 
     /// Whether it is still to tidy.
@@ -191,7 +192,7 @@ impl Queue {
         let mut waiting = self.lock();
         if !waiting.is_closed {
             waiting.backups.push_back((folder, answer));
-            self.wake_writer(&mut waiting);
+            self.wake_writer();
         }
         receiver
     }
@@ -292,16 +293,18 @@ impl Queue {
                 self.courier.tell(job.answered(Err(error)).into_iter().collect());
             }
         }
-        self.wake_writer(&mut waiting);
+        drop(waiting);
+        self.wake_writer();
     }
 
-    fn wake_writer(&self, waiting: &mut Waiting) {
+    /// Once what else is ready has had its turn, which may have more to write.
+    fn wake_writer_soon(&self, waiting: &mut Waiting) {
         if std::mem::take(&mut waiting.is_writer_idle) && !self.courier.wake_writer_soon() {
-            self.for_writer.notify_one();
+            self.wake_writer();
         }
     }
 
-    pub(super) fn wake_writer_now(&self) {
+    pub(super) fn wake_writer(&self) {
         self.for_writer.notify_one();
     }
 
