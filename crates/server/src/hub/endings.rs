@@ -8,12 +8,21 @@ use super::effect::{DeviceGoodbye, Effect, Over, Writing};
 use super::session::{Broken, Farewell, Goodbyes, Halt, Phase, Sent, Session};
 use super::steps::unknown;
 use super::{Hub, Moment, Settlement, Via, queue, queue_lazily};
-use crate::session::{Cause, Incarnation, Outcome, TaskId};
+use crate::session::{Cause, Incarnation, Outcome, Task, TaskId};
 use crate::store::{Ended, Ending, Record};
 
 /// What is said of a task of which the store has lost something.
 const LOST: &str =
     "The server has lost what it had stored last; the outcome of this task is unknown";
+
+/// Whether somebody learns how a task was cancelled: who cancelled it, or a requester that comes back.
+fn is_cancel(cause: &Cause, task: &Task) -> bool {
+    match cause {
+        Cause::Cancelled(_) => true,
+        Cause::RequesterGone => task.terms.is_acknowledged(),
+        _ => false,
+    }
+}
 
 impl Hub {
     /// Ends a session early, wherever it stands.
@@ -63,7 +72,7 @@ impl Hub {
                 let results = unknown(&sent.calls, "Stopped", reach);
                 let broken = match broken {
                     // A device that cannot say what became of it confirms nothing.
-                    Broken::Stopped(cause @ Cause::Cancelled(_)) => {
+                    Broken::Stopped(cause) if is_cancel(&cause, &task) => {
                         Broken::Ended(Outcome::stopped(&cause, &task).with_word(word_on(reach)))
                     }
                     broken => broken,

@@ -100,7 +100,7 @@ impl Hub {
     fn expect_one_back(&mut self, moment: &Moment<'_>, id: Incarnation) {
         let before = self.parties.get(id).and_then(|own| self.parties.incarnation(&own.client_id));
         if let Some(before) = before {
-            self.pass_seat(before, id);
+            self.pass_seat(moment, before, id);
         }
         self.expect_back(moment, id);
     }

@@ -50,7 +50,7 @@ impl Hub {
     }
 
     /// Gives what waits for one device to another, which has its id now, beside what that has to do itself.
-    pub(super) fn pass_seat(&mut self, from: Incarnation, to: Incarnation) {
+    pub(super) fn pass_seat(&mut self, moment: &Moment<'_>, from: Incarnation, to: Incarnation) {
         let Some(seat) = self.parties.seat_mut(from) else { return };
         let tasks = seat.lane.sessions();
         let (work, window) = (seat.take_work(), seat.window.take());
@@ -72,6 +72,7 @@ impl Hub {
             }
         }
         lane.into_iter().for_each(|task| self.settle_in(task));
+        self.parties.forget_unneeded(from, moment.now);
     }
 
     /// A device is here again, with what its journal holds: says what becomes of each of that, and goes on with its tasks.

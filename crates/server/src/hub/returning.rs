@@ -68,7 +68,7 @@ impl Hub {
             seat.facts = Some(facts);
         }
         if let Some(former) = former {
-            self.pass_seat(former, identity);
+            self.pass_seat(moment, former, identity);
         }
         let via = Via { identity, connection: handle.connection };
         let Some(answer) = answer else {

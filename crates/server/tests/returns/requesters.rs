@@ -298,12 +298,23 @@ async fn what_a_device_that_cannot_say_so_did_of_a_cancelled_command_is_not_conf
     let mut device = Party::join(&rig.server, "d", "device").await;
     let (mut requester, _) = q.come(&rig).await;
     let id = submit(&mut requester, &task("1")).await;
-    device.expect("command").await;
+    let command = device.expect("command").await;
     cancel(&mut requester, "S-1", &id);
     let end = requester.expect("task_end").await;
     assert_eq!(end["error"], "Task was cancelled by 'q': not_confirmed");
     assert_eq!(end["messages"], json!([end["error"]]));
     let result = &end["result"][0]["result"][0][0];
     assert_eq!(result["error"], "Stopped; its outcome is unknown");
+    acknowledge(&mut requester, &end);
     assert_eq!(device.expect("task_end").await["status"], "failed");
+
+    send_results(&mut device, &command, "success");
+    device.expect("error").await;
+    submit(&mut requester, &task_that("2", &json!({"cancel_after_s": 60}))).await;
+    device.expect("command").await;
+    requester.switch.cut();
+    assert_eq!(device.expect("task_end").await["status"], "failed");
+    let (mut requester, _) = q.come(&rig).await;
+    let end = requester.expect("task_end").await;
+    assert_eq!(end["error"], "Task was cancelled due to client disconnection: not_confirmed");
 }
