@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aip::codec::Wire;
-use aip::message::{Accepted, Confirmed, Extension, Instruction, JournalId, ResultAck};
+use aip::message::{Accepted, Confirmed, Extension, Instruction, Resume, ResultAck};
 use aip::{ClientMessage, ResponseId, ServerMessage, Status};
 use link::Frame;
 use server::store::{Batch, Record};
@@ -118,8 +118,8 @@ pub(crate) struct Said {
 pub(crate) enum More {
     #[default]
     Nothing,
-    /// Of REGISTER: which journal or file its client keeps, and the commands that are in it.
-    Comes(JournalId, Vec<ResponseId>),
+    /// Of REGISTER: who its client is, and what is in its journal.
+    Comes(Box<Resume>),
     /// Of a confirmation: what becomes of each of these.
     Confirmed(Vec<(ResponseId, Instruction)>),
     /// Of an ACK: the task's id.
@@ -144,10 +144,7 @@ pub(crate) fn said(to_server: bool, frame: &Frame) -> Option<Said> {
             status: message.status.to_string(),
             session: text_of(message.session_id.as_ref().map(|id| id.as_str())),
             command: text_of(message.prev_response_id.as_ref().map(|id| id.as_str())),
-            more: resume.map_or(More::Nothing, |resume| {
-                let listed = resume.commands.into_iter().map(|held| held.response_id);
-                More::Comes(resume.journal, listed.collect())
-            }),
+            more: resume.map_or(More::Nothing, |resume| More::Comes(Box::new(resume))),
             error: message.error,
         });
     }
@@ -246,9 +243,14 @@ impl fmt::Display for Said {
         }
         match &self.more {
             More::Nothing | More::Accepted(_) => {}
-            More::Comes(journal, listed) => {
-                let listed = listed.iter().map(|id| short(id.as_str())).collect::<Vec<_>>();
-                write!(f, " {} has {listed:?}", short(&journal.to_string()))?;
+            More::Comes(resume) => {
+                let Resume { journal, n, key, commands, .. } = &**resume;
+                let key = key.as_deref().map(short);
+                let (file, boot) = (short(journal.file()), short(journal.boot()));
+                write!(f, " {file}.{boot} n={n} key={key:?}")?;
+                for held in commands {
+                    write!(f, " {}:{:?}", short(held.response_id.as_str()), held.state)?;
+                }
             }
             More::Confirmed(told) => {
                 for (id, instruction) in told {

@@ -1,6 +1,6 @@
 //! A server that starts again: who is expected back, and where each task goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,18 +17,23 @@ use super::tasks::share;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement};
 use crate::auth::Principal;
-use crate::session::{Cause, Incarnation, Outcome, Requester, Step, Task, TaskId};
+use crate::session::{
+    Cause, IdentityRecord, Incarnation, Outcome, Requester, Step, Task, TaskId,
+};
 use crate::store::{OpenJournal, Record, Recovered};
 
 /// How many newcomers are numbered before the clock has to go on by a millisecond, as a power of two.
 const NEWCOMERS_BITS: u32 = 10;
+
+/// Finds who a task is for.
+pub(crate) type Holder<'a> = &'a dyn Fn(&Task) -> Option<Arc<Principal>>;
 
 /// What a store remembers, and whose keys still open.
 pub(crate) struct Found<'a> {
     pub(crate) recovered: Recovered,
     pub(crate) is_durable: bool,
     /// The holder of the key that a task was submitted with, while it reaches the task's device.
-    pub(crate) holder: &'a dyn Fn(&Task) -> Option<Arc<Principal>>,
+    pub(crate) holder: Holder<'a>,
     /// Who stands for the holder of a key that opens no more.
     pub(crate) nobody: Arc<Principal>,
 }
@@ -59,6 +64,7 @@ impl Hub {
         self.parties.count_from(Incarnation(millis << NEWCOMERS_BITS));
         let owners = requests.iter().filter_map(|one| one.owner);
         owners.for_each(|owner| self.parties.count_from(owner));
+        let mut seats = latest_devices(&identities);
         for record in identities {
             let id = record.id;
             let seat = (record.role == aip::ClientType::Device).then(Seat::default);
@@ -66,7 +72,7 @@ impl Hub {
             let recall = Recall {
                 record,
                 n: 0,
-                undelivered: std::collections::BTreeMap::new(),
+                undelivered: BTreeMap::new(),
                 confirming: None,
             };
             self.put_back(moment, id, client_id, seat, Some(Box::new(recall)));
@@ -85,7 +91,7 @@ impl Hub {
         // Those with a command on its way keep their place.
         open.sort_by_key(|journal| !has_open_command(&journal.records));
         for journal in open {
-            self.recover_task(moment, &journal, has_lost, &holder, &nobody);
+            self.recover_task(moment, &journal, &mut seats, has_lost, (holder, &nobody));
         }
         for id in self.parties.ids() {
             if self.parties.seat(id).is_some_and(|seat| !seat.is_empty()) {
@@ -112,14 +118,15 @@ impl Hub {
         &mut self,
         moment: &Moment<'_>,
         journal: &OpenJournal,
+        seats: &mut BTreeMap<ClientId, Incarnation>,
         has_lost: bool,
-        holder: &dyn Fn(&Task) -> Option<Arc<Principal>>,
-        nobody: &Arc<Principal>,
+        (holder, nobody): (Holder<'_>, &Arc<Principal>),
     ) {
         let Some(Record::Created(task)) = journal.records.first() else { return };
         let task = task.clone();
-        let device = task.terms.device;
-        self.parties.count_from(device);
+        self.parties.count_from(task.terms.device);
+        // Since it was accepted, its device's place may have passed to another.
+        let device = *seats.entry(task.device.clone()).or_insert(task.terms.device);
         self.parties.count_from(task.terms.requester.unwrap_or_default());
         if self.parties.get(device).is_none() {
             // A device that keeps no journal is nobody's identity: whoever comes with its id takes its place.
@@ -127,6 +134,7 @@ impl Hub {
         }
         let opens = holder(&task);
         let session = Session {
+            device,
             is_recovered: true,
             is_accepted: true,
             ..Session::new(
@@ -336,6 +344,14 @@ impl Hub {
     pub(crate) fn is_recovered(&self) -> bool {
         !self.sessions.values().any(|session| matches!(session.phase, Phase::Ending(_)))
     }
+}
+
+/// Of each client id the device that came last: it has the place, and the tasks of those before it.
+fn latest_devices(identities: &[IdentityRecord]) -> BTreeMap<ClientId, Incarnation> {
+    let mut devices: Vec<_> =
+        identities.iter().filter(|one| one.role == aip::ClientType::Device).collect();
+    devices.sort_by_key(|one| (one.seen_at, one.id));
+    devices.into_iter().map(|one| (one.client_id.clone(), one.id)).collect()
 }
 
 fn origin(task: &Task) -> Origin {

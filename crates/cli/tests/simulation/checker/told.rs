@@ -56,13 +56,11 @@ impl Checker<'_> {
                 (!is_over).then_some("is not stored")
             }
             (_, More::Taken(_)) => self.mirror.is_open(command).then_some("is not stored"),
-            (_, More::Confirmed(told)) => told.iter().find_map(|(id, instruction)| {
-                let is_discarded = *instruction == Instruction::Discard;
-                match self.mirror.is_open(id.as_str()) {
-                    true => is_discarded.then_some("is not settled"),
-                    false => (!is_discarded).then_some("is settled"),
-                }
-            }),
+            (_, More::Confirmed(told)) => {
+                let mut discarded = told.iter().filter(|(_, what)| *what == Instruction::Discard);
+                let is_early = discarded.any(|(id, _)| self.mirror.is_open(id.as_str()));
+                is_early.then_some("is not settled")
+            }
             _ => None,
         }
     }

@@ -121,9 +121,10 @@ impl Wires {
     /// The server is sent something.
     pub(super) fn hear(&mut self, wire: usize, said: &Said, arrives: Duration) {
         let Some(state) = self.all.get_mut(&wire) else { return };
-        if let More::Comes(journal, listed) = &said.more {
-            state.journal = Some(journal.clone());
-            state.listed = listed.iter().map(ToString::to_string).collect();
+        if let More::Comes(resume) = &said.more {
+            state.journal = Some(resume.journal.clone());
+            let listed = resume.commands.iter().map(|held| held.response_id.to_string());
+            state.listed = listed.collect();
         }
         if said.kind == "command_results" {
             let command = said.command.clone().unwrap_or_default();
