@@ -131,12 +131,7 @@ impl Disk {
         }
         let unsynced = inner.log.len() - inner.synced;
         let lost = inner.chance.usize(..=unsynced.min(MOST_LOST));
-        let left = inner.log.len() - lost;
-        let gone = inner.log.split_off(left);
-        let batches = gone.iter().filter(|write| matches!(write, Write::Batch(_))).count();
-        inner.history.push(What::Forgotten { batches });
-        inner.kept = MemoryStore::new(inner.limits);
-        inner.log.iter().for_each(|write| put(&inner.kept, write));
+        inner.lose(lost);
         inner.synced = inner.log.len();
         let last = inner.log.iter().filter_map(|write| match write {
             Write::Batch(batch) => Some(batch.task),
@@ -145,6 +140,20 @@ impl Disk {
         inner.lost_to = inner.lost_to.max(last.max());
         let id = inner.chance.u128(..);
         inner.ids.insert(0, format!("{id:032x}"));
+    }
+
+    /// A copy of all that the server has is put back by hand, a little older and under the same id. It is younger than
+    /// every task and client that there is: more is not promised.
+    pub(crate) fn put_back(&self) {
+        let mut inner = self.lock();
+        let is_younger = |write: &&Write| match write {
+            Write::Batch(batch) => !matches!(batch.records.first(), Some(Record::Created(_))),
+            Write::Change(change) => matches!(change, Change::Delivered(_)),
+        };
+        let younger = inner.log.iter().rev().take_while(is_younger).count();
+        let lost = inner.chance.usize(..=younger.min(MOST_LOST));
+        inner.lose(lost);
+        inner.synced = inner.synced.min(inner.log.len());
     }
 
     /// Nothing is missing: the server closed it.
@@ -225,6 +234,16 @@ impl Inner {
             let committed = self.commit(write, fails);
             let _the_server_is_gone = answer.send(committed);
         }
+    }
+
+    /// Loses so many of the last writes.
+    fn lose(&mut self, writes: usize) {
+        let left = self.log.len().saturating_sub(writes);
+        let gone = self.log.split_off(left);
+        let batches = gone.iter().filter(|write| matches!(write, Write::Batch(_))).count();
+        self.history.push(What::Forgotten { batches });
+        self.kept = MemoryStore::new(self.limits);
+        self.log.iter().for_each(|write| put(&self.kept, write));
     }
 
     fn commit(&mut self, write: Write, fails: bool) -> Result<(), StoreError> {

@@ -66,18 +66,22 @@ fn moods(chance: &mut fastrand::Rng) -> Moods {
 }
 
 fn perils(chance: &mut fastrand::Rng) -> Perils {
+    let of_server = chance.u8(..4) > 0;
+    let of_copies = of_server && chance.u8(..5) == 0;
     Perils {
-        of_server: chance.u8(..4) > 0,
-        of_power: chance.bool(),
-        of_folders: chance.u8(..3) == 0,
+        of_server,
+        // What was put back is noticed by what devices have in their journals.
+        of_power: !of_copies && chance.bool(),
+        of_folders: !of_copies && chance.u8(..3) == 0,
         of_disk: chance.u8(..3) == 0,
+        of_copies,
     }
 }
 
-/// Those to which the network brings no extension.
-fn legacy(chance: &mut fastrand::Rng) -> BTreeSet<&'static str> {
-    let candidates = ["d2", "d3", "g3"];
-    candidates.into_iter().filter(|_| chance.u8(..5) == 0).collect()
+/// Those to which the network brings no extension. They keep no journal either.
+fn legacy(chance: &mut fastrand::Rng, perils: &Perils) -> BTreeSet<&'static str> {
+    let candidates = if perils.of_copies { &["g3"][..] } else { &["d2", "d3", "g3"] };
+    candidates.iter().copied().filter(|_| chance.u8(..5) == 0).collect()
 }
 
 /// Runs a seed. Returns what happened, and what is wrong with it.
@@ -90,7 +94,7 @@ async fn simulation(seed: u64) -> (History, Vec<String>) {
     let mut chance = fastrand::Rng::with_seed(seed);
     let (history, epoch) = (History::new(), Timestamp::from_second(EPOCH).unwrap());
     let (config, moods, perils) = (config(&mut chance), moods(&mut chance), perils(&mut chance));
-    let legacy = legacy(&mut chance);
+    let legacy = legacy(&mut chance, &perils);
     let rules = Rules { epoch, window: config.resume_window, legacy: legacy.clone() };
     history.note(format!(
         "seed {seed}: {moods:?}, {perils:?}, a window of {:?}, legacy {legacy:?}",

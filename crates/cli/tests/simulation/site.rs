@@ -1,6 +1,6 @@
 //! The server's machine: the server dies there, is stopped, and is started again on what its disk holds.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -38,7 +38,8 @@ struct Inner {
 struct Running {
     server: Server,
     ambient: Ambient,
-    routes: Router,
+    /// Made when somebody asks, which costs something.
+    routes: Arc<OnceLock<Router>>,
 }
 
 impl Site {
@@ -76,7 +77,7 @@ impl Site {
         let recovering = server.clone();
         let recovered = ambient.spawn(async move { recovering.recover().await });
         if recovered.await.is_ok_and(|recovered| recovered.is_ok()) {
-            let routes = server.router();
+            let routes = Arc::default();
             self.lock().running = Some(Running { server, ambient, routes });
             world.history.push(What::Server(Life::Started));
         }
@@ -94,6 +95,12 @@ impl Site {
             inner.disk.lose_power();
             inner.losses += 1;
         }
+    }
+
+    /// The server dies, and an older copy of its files is put back.
+    pub(crate) fn put_back(&self, world: &World) {
+        self.kill(world, false);
+        self.lock().disk.put_back();
     }
 
     /// The server is told to stop, as by SIGTERM, and does so unless that takes too long.
@@ -141,7 +148,8 @@ impl Site {
         path: &str,
         sent: Option<(&str, &Value)>,
     ) -> Option<(StatusCode, Value)> {
-        let Running { ambient, mut routes, .. } = self.running()?;
+        let Running { server, ambient, routes } = self.running()?;
+        let mut routes = routes.get_or_init(|| server.router()).clone();
         let mut request = Request::builder().method(method).uri(path).header("X-API-Key", KEY);
         let mut body = Body::empty();
         if let Some((key, sent)) = sent {

@@ -11,7 +11,7 @@ pub(crate) const DEVICES: [&str; 3] = ["d1", "d2", "d3"];
 pub(crate) const REQUESTERS: [&str; 3] = ["g1", "g2", "g3"];
 
 /// How long there is trouble.
-const TROUBLE: Duration = Duration::from_secs(40);
+const TROUBLE: Duration = Duration::from_secs(30);
 
 /// By when everything must be over.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -27,6 +27,8 @@ pub(crate) struct Perils {
     pub(crate) of_folders: bool,
     /// The disk of the server is full for a while.
     pub(crate) of_disk: bool,
+    /// Older copies of the server's files are put back.
+    pub(crate) of_copies: bool,
 }
 
 /// Runs everything, and waits until it is quiet.
@@ -36,14 +38,16 @@ pub(crate) struct Perils {
 pub(crate) async fn run(world: &World, perils: Perils, seed: u64) -> Result<(), String> {
     let mut chance = fastrand::Rng::with_seed(seed);
     world.site.start(world, chance.u64(..)).await;
-    let requesters: Vec<_> = REQUESTERS
+    let mut requesters: Vec<_> = REQUESTERS
         .map(|id| tokio::spawn(requester(world.clone(), id, chance.u64(..))))
         .into_iter()
-        .chain([
-            tokio::spawn(over_http(world.clone(), chance.u64(..))),
-            tokio::spawn(stutter(world.clone(), chance.u64(..))),
-        ])
         .collect();
+    if chance.bool() {
+        requesters.push(tokio::spawn(over_http(world.clone(), chance.u64(..))));
+    }
+    if chance.bool() {
+        requesters.push(tokio::spawn(stutter(world.clone(), chance.u64(..))));
+    }
     let workers = trouble(world, perils, &mut chance).await;
     world.network.calm();
     world.history.note("from here on there is no trouble");
@@ -138,6 +142,7 @@ async fn restart(world: &World, perils: Perils, chance: &mut fastrand::Rng) {
     match chance.u8(..5) {
         0 => world.site.stop(world, Duration::from_millis(chance.u64(..12_000))).await,
         1 if perils.of_power => world.site.kill(world, true),
+        1 | 2 if perils.of_copies => world.site.put_back(world),
         _ => world.site.kill(world, false),
     }
     let away = [10, 1000, 10_000, 40_000][chance.usize(..4)];
