@@ -15,8 +15,8 @@ use crate::socket::{Closed, Frame, Incoming, Socket};
 /// Frames that fit one direction before its writer waits.
 const CAPACITY: usize = 64;
 
-/// Sees each frame and the end that it goes to, 0 or 1, and says how long it takes.
-pub type Network = Box<dyn FnMut(usize, &Frame) -> Duration + Send>;
+/// Sees each frame, which it may change, and the end that it goes to, 0 or 1, and says how long it takes.
+pub type Network = Box<dyn FnMut(usize, &mut Frame) -> Duration + Send>;
 
 /// Two connected sockets and the switch of the wire between them. What is sent arrives at once.
 #[must_use]
@@ -91,8 +91,8 @@ struct Direction {
 }
 
 impl Wire {
-    fn send(&mut self, to: usize, frame: Frame) {
-        let arrives = Instant::now() + (self.network)(to, &frame);
+    fn send(&mut self, to: usize, mut frame: Frame) {
+        let arrives = Instant::now() + (self.network)(to, &mut frame);
         let direction = &mut self.directions[to];
         if direction.swallows {
             return;
@@ -270,7 +270,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_sent_takes_its_time_and_stays_in_order() {
         let mut delays = [3_u64, 1].into_iter();
-        let network = move |_, _: &Frame| Duration::from_secs(delays.next().unwrap_or(0));
+        let network = move |_, _: &mut Frame| Duration::from_secs(delays.next().unwrap_or(0));
         let (mut near, mut far, _switch) = pair_over(Box::new(network));
         let start = Instant::now();
         near.start_send(text("a")).unwrap();

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aip::codec::Wire;
-use aip::message::Extension;
-use aip::{ClientMessage, ServerMessage};
+use aip::message::{Accepted, Confirmed, Extension, Instruction, ResultAck, Resume};
+use aip::{ClientMessage, ResponseId, ServerMessage, Status};
 use link::Frame;
+use server::store::{Batch, Record};
 use tokio::time::Instant;
 
 /// Something that happened.
@@ -27,8 +28,42 @@ pub(crate) enum What {
     Received { device: String, command: String },
     /// Something was done to a wire: it is not to be relied on from then on.
     Broken { wire: usize, how: &'static str },
+    /// A device carries an order out.
+    Ran { device: String, order: String },
+    /// A device dies.
+    Crashed { device: String },
+    /// The store has this.
+    Stored(Arc<Batch>),
+    /// The store has lost so many of the last batches, and from now on has another id.
+    Forgotten { batches: usize },
+    /// Something happens to the server.
+    Server(Life),
+    /// A requester that waits for all outcomes has submitted a task, and nothing hindered it.
+    Submitted { party: String, session: String },
+    /// A requester learned what became of a task.
+    Learned { party: String, session: String, end: End },
     /// Something else.
     Note(String),
+}
+
+/// What happens to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Started,
+    Stopping,
+    Killed,
+    LostPower,
+}
+
+/// What a requester was told of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    Completed,
+    Failed(String),
+    /// It was not accepted.
+    Refused(String),
+    /// Nobody knows.
+    Lost(String),
 }
 
 /// The history of one simulation. Cheap to clone; all clones are the same.
@@ -52,8 +87,13 @@ impl History {
         self.push(What::Note(text.into()));
     }
 
-    pub(crate) fn events(&self) -> Vec<Event> {
-        self.lock().clone()
+    /// Looks at all that has happened.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[Event]) -> T) -> T {
+        look(&self.lock())
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Event>> {
@@ -62,7 +102,7 @@ impl History {
 }
 
 /// A message on a wire, as far as it matters here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Said {
     pub(crate) kind: String,
     pub(crate) status: String,
@@ -70,8 +110,22 @@ pub(crate) struct Said {
     /// R: of a COMMAND its id, of results the command that they answer.
     pub(crate) command: Option<String>,
     pub(crate) error: Option<String>,
-    /// Of REGISTER, which journal or file its client keeps.
-    pub(crate) journal: Option<String>,
+    pub(crate) more: More,
+}
+
+/// What else matters of some messages.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) enum More {
+    #[default]
+    Nothing,
+    /// Of REGISTER: who its client is, and what is in its journal.
+    Comes(Box<Resume>),
+    /// Of a confirmation: what becomes of each of these.
+    Confirmed(Vec<(ResponseId, Instruction)>),
+    /// Of an ACK: the task's id.
+    Accepted(String),
+    /// Of the answer to results.
+    Taken(ResultAck),
 }
 
 /// Reads a frame.
@@ -80,16 +134,19 @@ pub(crate) fn said(to_server: bool, frame: &Frame) -> Option<Said> {
     let text_of = |id: Option<&str>| id.map(str::to_owned);
     if to_server {
         let message = ClientMessage::decode(text).ok()?;
+        let resume = match message.kind {
+            aip::ClientMessageType::Register => {
+                Extension::of(message.metadata.as_ref()).ok().flatten()
+            }
+            _ => None,
+        }
+        .and_then(|asked| asked.resume);
         return Some(Said {
             kind: message.kind.as_str().to_owned(),
             status: message.status.to_string(),
             session: text_of(message.session_id.as_ref().map(|id| id.as_str())),
             command: text_of(message.prev_response_id.as_ref().map(|id| id.as_str())),
-            journal: Extension::of(message.metadata.as_ref())
-                .ok()
-                .flatten()
-                .and_then(|asked| asked.resume)
-                .map(|resume| resume.journal.file().to_owned()),
+            more: resume.map_or(More::Nothing, |resume| More::Comes(Box::new(resume))),
             error: message.error,
         });
     }
@@ -99,9 +156,27 @@ pub(crate) fn said(to_server: bool, frame: &Frame) -> Option<Said> {
         status: message.status.to_string(),
         session: text_of(message.session_id.as_ref().map(|id| id.as_str())),
         command: text_of(message.response_id.as_ref().map(|id| id.as_str())),
+        more: more_of(&message),
         error: message.error,
-        journal: None,
     })
+}
+
+fn more_of(message: &ServerMessage) -> More {
+    let result = message.result.as_ref();
+    if message.kind != aip::ServerMessageType::Heartbeat
+        || message.status != Status::Ok
+        || result.is_none()
+    {
+        return More::Nothing;
+    }
+    if message.session_id.is_none() {
+        let resumed = Confirmed::of(result).and_then(|confirmed| confirmed.resumed);
+        return resumed.map_or(More::Nothing, |resumed| {
+            More::Confirmed(resumed.commands.into_iter().collect())
+        });
+    }
+    let accepted = Accepted::of(result).map(|accepted| More::Accepted(accepted.task));
+    accepted.or_else(|| ResultAck::of(result).map(More::Taken)).unwrap_or_default()
 }
 
 impl fmt::Display for Event {
@@ -111,6 +186,20 @@ impl fmt::Display for Event {
             What::Opened { wire, party } => write!(f, "w{wire} {party} connects"),
             What::Broken { wire, how } => write!(f, "w{wire} is {how}"),
             What::Received { device, command } => write!(f, "{device} takes {}", short(command)),
+            What::Ran { device, order } => write!(f, "{device} carries out {order}"),
+            What::Crashed { device } => write!(f, "{device} crashes"),
+            What::Stored(batch) => {
+                write!(f, "the store has of T={}:", short(&batch.task.to_string()))?;
+                batch.records.iter().try_for_each(|record| write!(f, " {}", Stored(record)))
+            }
+            What::Forgotten { batches } => write!(f, "the store has lost {batches} batches"),
+            What::Server(life) => write!(f, "the server: {life:?}"),
+            What::Submitted { party, session } => {
+                write!(f, "{party} waits for S={}", short(session))
+            }
+            What::Learned { party, session, end } => {
+                write!(f, "{party} learns of S={}: {end:?}", short(session))
+            }
             What::Note(text) => f.write_str(text),
             What::Sent { wire, to_server, frame, .. } => {
                 let arrow = if *to_server { "→ server" } else { "← server" };
@@ -124,6 +213,30 @@ impl fmt::Display for Event {
     }
 }
 
+/// A record in a few words.
+struct Stored<'a>(&'a Record);
+
+impl fmt::Display for Stored<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Record::Created(task) => write!(f, "created S={}", short(task.session_id.as_str())),
+            Record::Noted { .. } => f.write_str("noted"),
+            Record::Decided { response_id, .. } => {
+                write!(f, "decided R={}", short(response_id.as_str()))
+            }
+            Record::Readdressed { response_id, .. } => {
+                write!(f, "readdressed R={}", short(response_id.as_str()))
+            }
+            Record::Cancelling { why, .. } => write!(f, "cancelling ({why})"),
+            Record::Answered { results, .. } => {
+                let error = results.iter().find_map(|result| result.error.as_deref());
+                write!(f, "answered ({})", error.unwrap_or("success"))
+            }
+            Record::Ended(ended) => write!(f, "ended {:?}", ended.ending),
+        }
+    }
+}
+
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.status)?;
@@ -131,6 +244,24 @@ impl fmt::Display for Said {
             if let Some(id) = id {
                 write!(f, " {name}={}", short(id))?;
             }
+        }
+        match &self.more {
+            More::Nothing | More::Accepted(_) => {}
+            More::Comes(resume) => {
+                let Resume { journal, n, key, commands, .. } = &**resume;
+                let key = key.as_deref().map(short);
+                let (file, boot) = (short(journal.file()), short(journal.boot()));
+                write!(f, " {file}.{boot} n={n} key={key:?}")?;
+                for held in commands {
+                    write!(f, " {}:{:?}", short(held.response_id.as_str()), held.state)?;
+                }
+            }
+            More::Confirmed(told) => {
+                for (id, instruction) in told {
+                    write!(f, " {}:{instruction:?}", short(id.as_str()))?;
+                }
+            }
+            More::Taken(ack) => write!(f, " {:?}", ack.result)?,
         }
         self.error.as_ref().map_or(Ok(()), |error| write!(f, " ({error})"))
     }
@@ -143,6 +274,6 @@ pub(crate) fn short(id: &str) -> &str {
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.events().iter().try_for_each(|event| writeln!(f, "{event}"))
+        self.lock().iter().try_for_each(|event| writeln!(f, "{event}"))
     }
 }

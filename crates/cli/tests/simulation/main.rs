@@ -6,27 +6,31 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod checker;
+mod disk;
 mod history;
+mod home;
 mod network;
 mod parties;
+mod requesters;
+mod site;
 mod stutterer;
-#[path = "../../../server/tests/common/unsteady.rs"]
-mod unsteady;
 mod workload;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use link::Ambient;
-use server::agent::Auto;
-use server::store::{Query, Store};
-use server::{Audit, Config, Keys, Server, Services};
+use server::Config;
 
+use checker::Rules;
+use disk::Moods;
 use history::History;
 use network::Network;
 use parties::{WATCH, World};
-use unsteady::{Moods, UnsteadyStore};
+use site::Site;
+use workload::Perils;
 
 pub(crate) const KEY: &str = "key";
 
@@ -36,6 +40,9 @@ const SEEDS: u64 = 2000;
 /// Where the clocks start.
 const EPOCH: i64 = 1_800_000_000;
 
+/// Where files cost least.
+const IN_MEMORY: &str = "/dev/shm";
+
 fn config(chance: &mut fastrand::Rng) -> Config {
     Config {
         sessions_per_device: chance.usize(1..3),
@@ -43,6 +50,10 @@ fn config(chance: &mut fastrand::Rng) -> Config {
         command_timeout: Duration::from_secs(20),
         session_timeout: Duration::from_secs(60),
         stop_grace: Duration::from_secs(10),
+        cancel_wait: Duration::from_secs(5),
+        shutdown_grace: Duration::from_secs(5),
+        resume_window: Duration::from_secs(chance.u64(15..60)),
+        resume_ping: WATCH.ping_every,
         liveness_timeout: WATCH.timeout,
         ping_interval: WATCH.ping_every,
         ..Config::default()
@@ -51,7 +62,26 @@ fn config(chance: &mut fastrand::Rng) -> Config {
 
 fn moods(chance: &mut fastrand::Rng) -> Moods {
     let longest = Duration::from_millis([0, 20, 2000][chance.usize(..3)]);
-    Moods { longest, failing: [0, 5, 20][chance.usize(..3)], refuses: true }
+    Moods { longest, failing: [0, 5, 20][chance.usize(..3)], is_synced: chance.u8(..3) == 0 }
+}
+
+fn perils(chance: &mut fastrand::Rng) -> Perils {
+    let of_server = chance.u8(..4) > 0;
+    let of_copies = of_server && chance.u8(..5) == 0;
+    Perils {
+        of_server,
+        // What was put back is noticed by what devices have in their journals.
+        of_power: !of_copies && chance.bool(),
+        of_folders: !of_copies && chance.u8(..3) == 0,
+        of_disk: chance.u8(..3) == 0,
+        of_copies,
+    }
+}
+
+/// Those to which the network brings no extension. They keep no journal either.
+fn legacy(chance: &mut fastrand::Rng, perils: &Perils) -> BTreeSet<&'static str> {
+    let candidates = if perils.of_copies { &["g3"][..] } else { &["d2", "d3", "g3"] };
+    candidates.iter().copied().filter(|_| chance.u8(..5) == 0).collect()
 }
 
 /// Runs a seed. Returns what happened, and what is wrong with it.
@@ -63,24 +93,27 @@ fn simulate(seed: u64) -> (History, Vec<String>) {
 async fn simulation(seed: u64) -> (History, Vec<String>) {
     let mut chance = fastrand::Rng::with_seed(seed);
     let (history, epoch) = (History::new(), Timestamp::from_second(EPOCH).unwrap());
-    let (config, moods) = (config(&mut chance), moods(&mut chance));
-    history.note(format!("seed {seed}: {moods:?}"));
+    let (config, moods, perils) = (config(&mut chance), moods(&mut chance), perils(&mut chance));
+    let legacy = legacy(&mut chance, &perils);
+    let rules = Rules { epoch, window: config.resume_window, legacy: legacy.clone() };
+    history.note(format!(
+        "seed {seed}: {moods:?}, {perils:?}, a window of {:?}, legacy {legacy:?}",
+        rules.window
+    ));
     let ambient = Ambient::simulated(chance.u64(..), epoch);
-    let of_store = Ambient::simulated(chance.u64(..), epoch);
-    let store = Arc::new(UnsteadyStore::new(config.history(), moods, of_store));
-    let (agent, audit) = (Arc::new(Auto), Audit::none());
-    let services = Services { store: store.clone(), agent, audit, ambient };
-    let server = Server::with(config, Keys::local(KEY.to_owned().into()), services);
-    let network = Network::new(chance.u64(..), &history);
-    let world = World { server, network, history: history.clone(), epoch };
-    let mut wrong: Vec<String> =
-        workload::run(&world, chance.u64(..)).await.err().into_iter().collect();
+    let site = Site::new(config, moods, chance.u64(..), &history, &ambient);
+    let network = Network::new(chance.u64(..), legacy, &history);
+    let files = match Path::new(IN_MEMORY).is_dir() {
+        true => tempfile::tempdir_in(IN_MEMORY),
+        false => tempfile::tempdir(),
+    };
+    let files = files.unwrap();
+    let folder = files.path().to_owned();
+    let world = World { site, network, history: history.clone(), epoch, folder };
+    let ran = workload::run(&world, perils, chance.u64(..)).await;
+    let mut wrong: Vec<String> = ran.err().into_iter().collect();
     world.network.forget_wires();
-    let mut journals = Vec::new();
-    for known in store.tasks(Query { limit: 1000, ..Query::default() }).await.unwrap() {
-        journals.extend(store.journal(known.task.id).await.unwrap());
-    }
-    wrong.extend(checker::check(&history.events(), &journals, epoch));
+    wrong.extend(history.look(|events| checker::check(events, &rules)));
     (history, wrong)
 }
 

@@ -1,15 +1,17 @@
-//! The network between the parties and the server: wires that are slow, lose what is on its way, and die.
+//! The network between the parties and the server: wires that are slow, lose what is on its way, and die. For some parties
+//! it takes the extension out of what they ask for, which makes them legacy peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use link::memory::{KillSwitch, Network as Courier, pair_over};
 use link::{Connector, DialError, Frame, Socket};
-use server::Server;
+use serde_json::Value;
 
 use crate::history::{History, What};
+use crate::site::Site;
 
 /// Of a hundred tries to connect, how many find nobody.
 const UNREACHABLE: u8 = 5;
@@ -26,62 +28,76 @@ struct Inner {
     wires: usize,
     /// The newest wire of each party.
     switches: BTreeMap<String, (usize, KillSwitch)>,
+    legacy: BTreeSet<&'static str>,
     is_calm: bool,
     history: History,
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, history: &History) -> Self {
+    pub(crate) fn new(seed: u64, legacy: BTreeSet<&'static str>, history: &History) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             chance: fastrand::Rng::with_seed(seed),
             wires: 0,
             switches: BTreeMap::new(),
+            legacy,
             is_calm: false,
             history: history.clone(),
         })))
     }
 
     /// What a party connects with.
-    pub(crate) fn connector(&self, party: &str, server: &Server) -> Connector {
-        let (network, party, server) = (self.clone(), party.to_owned(), server.clone());
+    pub(crate) fn connector(&self, party: &str, site: &Site) -> Connector {
+        let (network, party, site) = (self.clone(), party.to_owned(), site.clone());
         Arc::new(move || {
-            let (network, party, server) = (network.clone(), party.clone(), server.clone());
-            Box::pin(async move { network.connect(&party, &server).await })
+            let (network, party, site) = (network.clone(), party.clone(), site.clone());
+            Box::pin(async move { network.connect(&party, &site).await })
         })
     }
 
-    async fn connect(&self, party: &str, server: &Server) -> Result<Socket, DialError> {
+    async fn connect(&self, party: &str, site: &Site) -> Result<Socket, DialError> {
         let takes = self.lock().takes();
         tokio::time::sleep(takes).await;
-        let (near, far, wire) = {
+        let refused = || {
+            let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+            DialError::Unreachable("the server".to_owned(), error)
+        };
+        let (near, far) = {
             let mut inner = self.lock();
-            if !inner.is_calm && inner.chance.u8(..100) < UNREACHABLE {
-                let error = io::Error::from(io::ErrorKind::ConnectionRefused);
-                return Err(DialError::Unreachable("the server".to_owned(), error));
+            let is_lost = !inner.is_calm && inner.chance.u8(..100) < UNREACHABLE;
+            if is_lost || !site.is_up() {
+                return Err(refused());
             }
             inner.wires += 1;
-            let wire = inner.wires;
-            let (near, far, switch) = pair_over(self.courier(wire));
+            let (wire, is_legacy) = (inner.wires, inner.legacy.contains(party));
+            let (near, far, switch) = pair_over(self.courier(wire, is_legacy));
             inner.switches.insert(party.to_owned(), (wire, switch));
-            (near, far, wire)
+            inner.history.push(What::Opened { wire, party: party.to_owned() });
+            (near, far)
         };
-        self.lock().history.push(What::Opened { wire, party: party.to_owned() });
-        let server = server.clone();
-        // The server's own part; it is not the party's to end.
-        tokio::spawn(async move { server.accept(near, None).await });
-        Ok(far)
+        if site.accept(near) { Ok(far) } else { Err(refused()) }
     }
 
     /// Carries the frames of one wire, and writes them down.
-    fn courier(&self, wire: usize) -> Courier {
+    fn courier(&self, wire: usize, is_legacy: bool) -> Courier {
         let network = self.clone();
-        Box::new(move |to, frame: &Frame| {
+        Box::new(move |to, frame: &mut Frame| {
+            let to_server = to == SERVER_END;
+            if is_legacy && to_server {
+                take_extension_out(frame);
+            }
             let mut inner = network.lock();
-            let (to_server, frame) = (to == SERVER_END, frame.clone());
             let takes = inner.takes();
-            inner.history.push(What::Sent { wire, to_server, frame, takes });
+            inner.history.push(What::Sent { wire, to_server, frame: frame.clone(), takes });
             takes
         })
+    }
+
+    /// What the wires do when the server dies: its end is noticed, or, with the whole machine, is not.
+    pub(crate) fn lose_server(&self, with_machine: bool) {
+        let switches: Vec<_> = self.lock().switches.values().cloned().collect();
+        if with_machine {
+            switches.iter().for_each(|(_, switch)| switch.swallow());
+        }
     }
 
     /// Cuts the wire of a party.
@@ -147,5 +163,17 @@ impl Inner {
             _ => self.chance.u64(..15_000),
         };
         Duration::from_millis(millis)
+    }
+}
+
+/// What a party asks for of the extension does not get to the server.
+fn take_extension_out(frame: &mut Frame) {
+    let Frame::Text(text) = frame else { return };
+    let Ok(mut message) = serde_json::from_slice::<Value>(text) else { return };
+    if message["type"] == "register"
+        && let Some(metadata) = message["metadata"].as_object_mut()
+    {
+        metadata.remove("flightdeck");
+        *frame = Frame::Text(message.to_string().into());
     }
 }

@@ -1,11 +1,13 @@
 //! The parties: real devices and constellations, with tools that take as long as their caller says.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aip::codec::Wire;
 use aip::message::SystemInfo;
-use aip::{ClientId, Payload, ToolInfo, ToolType};
-use constellation::Constellation;
+use aip::{ClientId, Payload, ServerMessage, ServerMessageType, ToolInfo, ToolType};
+use constellation::{Constellation, Keep};
 use device::progress::Progress;
 use device::tools::{EmbeddedTool, Running};
 use device::{Capacity, Device, DeviceSettings, Features, JournalSettings};
@@ -14,11 +16,12 @@ use link::connection::Watch;
 use link::{Ambient, ClientSettings, Direction, ServerUrl};
 use serde::Deserialize;
 use serde_json::json;
-use server::Server;
 use tokio_util::sync::CancellationToken;
 
-use crate::history::{History, What, said};
+use crate::history::{History, What};
+use crate::home::Home;
 use crate::network::Network;
+use crate::site::Site;
 
 /// How soon both ends notice that a wire is dead.
 pub(crate) const WATCH: Watch =
@@ -28,10 +31,15 @@ pub(crate) const WATCH: Watch =
 pub(crate) const SILENCE: Duration = Duration::from_secs(14);
 
 /// A tool that takes a while, and fails if it is told to.
-struct Work;
+struct Work {
+    device: String,
+    history: History,
+}
 
 #[derive(Deserialize)]
 struct Order {
+    /// Tells it from all others.
+    name: String,
     millis: u64,
     fails: bool,
 }
@@ -53,9 +61,11 @@ impl EmbeddedTool for Work {
     }
 
     fn call(&self, order: Option<Payload>, stop: CancellationToken, progress: Progress) -> Running {
+        let (device, history) = (self.device.clone(), self.history.clone());
         Box::pin(async move {
             let order: Order =
                 order.ok_or("no order")?.parse().map_err(|error| format!("{error}"))?;
+            history.push(What::Ran { device, order: order.name });
             progress.tell("at work");
             tokio::select! {
                 biased;
@@ -71,85 +81,144 @@ impl EmbeddedTool for Work {
     }
 }
 
-/// A device that runs.
-pub(crate) struct Worker {
-    pub(crate) id: String,
-    ambient: Ambient,
-    stop: CancellationToken,
-}
-
 /// What all parties share.
 #[derive(Clone)]
 pub(crate) struct World {
-    pub(crate) server: Server,
+    pub(crate) site: Site,
     pub(crate) network: Network,
     pub(crate) history: History,
+    /// Where the clocks start.
     pub(crate) epoch: Timestamp,
+    /// Where the parties have their files.
+    pub(crate) folder: PathBuf,
 }
 
 impl World {
+    /// Surroundings for one life of a party.
+    pub(crate) fn ambient(&self, seed: u64) -> Ambient {
+        Ambient::simulated(seed, self.epoch + self.history.now())
+    }
+
     fn settings(&self, party: &str, ambient: &Ambient, base: ClientSettings) -> ClientSettings {
         ClientSettings {
             watch: WATCH,
             resume_watch: WATCH,
             heartbeat_interval: Duration::from_secs(11),
-            connector: Some(self.network.connector(party, &self.server)),
+            connector: Some(self.network.connector(party, &self.site)),
             ambient: ambient.clone(),
             ..base
         }
     }
 
-    /// Starts a device.
-    pub(crate) fn device(&self, id: &str, seed: u64) -> Worker {
-        let ambient = Ambient::simulated(seed, self.epoch);
-        let mut client = self.settings(id, &ambient, ClientSettings::device(ServerUrl::default()));
+    fn device(&self, id: &str, ambient: &Ambient, folder: PathBuf) -> Device {
+        let mut client = self.settings(id, ambient, ClientSettings::device(ServerUrl::default()));
         let (history, device) = (self.history.clone(), id.to_owned());
         client.tap = Some(Arc::new(move |direction, frame| {
-            let frame = link::Frame::Text(frame.clone());
             if direction == Direction::In
-                && let Some(said) = said(false, &frame).filter(|said| said.kind == "command")
+                && let Ok(message) = ServerMessage::decode(frame)
+                && let Some(command) = message.response_id
+                && message.kind == ServerMessageType::Command
             {
-                let command = said.command.unwrap_or_default();
+                let command = command.to_string();
                 history.push(What::Received { device: device.clone(), command });
             }
         }));
+        let work = Work { device: id.to_owned(), history: self.history.clone() };
         let settings = DeviceSettings {
             client,
             id: ClientId::new(id).unwrap(),
             platform: "linux".to_owned(),
             features: Features::Auto,
             tools: device::tools::ToolSettings {
-                embedded: vec![Arc::new(Work)],
+                embedded: vec![Arc::new(work)],
                 ..Default::default()
             },
             commands: Capacity { commands: 64, bytes: 1 << 20 },
-            journal: JournalSettings::default(),
+            journal: JournalSettings { folder: Some(folder), ..JournalSettings::default() },
             finish_time: Duration::from_secs(2),
             request: None,
             task_name: None,
             facts: Some(facts(id)),
         };
-        let stop = CancellationToken::new();
-        let device = Device::new(settings, None, |_| ()).unwrap();
-        ambient.spawn(device.run(stop.clone()));
-        self.history.note(format!("{id} starts"));
-        Worker { id: id.to_owned(), ambient, stop }
+        Device::new(settings, None, |_| ()).unwrap()
     }
 
-    /// Connects a constellation, if it can.
-    pub(crate) async fn constellation(&self, id: &str, ambient: &Ambient) -> Option<Constellation> {
+    /// Connects a constellation, if it can. Without a folder it keeps nothing.
+    pub(crate) async fn constellation(
+        &self,
+        id: &str,
+        ambient: &Ambient,
+        home: Option<PathBuf>,
+    ) -> Option<Constellation> {
         let base = ClientSettings::constellation(ServerUrl::default());
         let settings = self.settings(id, ambient, base);
-        Constellation::connect(settings, ClientId::new(id).unwrap()).await.ok()
+        let keep = match home {
+            Some(home) => Keep::open(&home.join("me.json"), ambient).unwrap(),
+            None => Keep::in_memory(ambient),
+        };
+        Constellation::connect_keeping(settings, ClientId::new(id).unwrap(), keep).await.ok()
     }
 }
 
+/// A device and its machine.
+pub(crate) struct Worker {
+    pub(crate) id: &'static str,
+    /// The folders that it has had, the present one last.
+    homes: Vec<Home>,
+    boot: usize,
+    ambient: Ambient,
+    stop: CancellationToken,
+}
+
 impl Worker {
-    /// Ends it where it stands. Of its program the server hears the end, of its machine it does not.
-    pub(crate) fn crash(&self, world: &World, with_machine: bool) {
-        world.history.note(format!("{} crashes", self.id));
-        world.network.crash(&self.id, with_machine);
+    /// Starts a device on a machine of its own.
+    pub(crate) fn new(world: &World, id: &'static str, seed: u64) -> Self {
+        let home = Home::new(world.folder.join(id));
+        let (ambient, stop) = (world.ambient(seed), CancellationToken::new());
+        let mut worker = Self { id, homes: vec![home], boot: 0, ambient, stop };
+        worker.start(world, seed);
+        worker
+    }
+
+    /// Starts its program.
+    pub(crate) fn start(&mut self, world: &World, seed: u64) {
+        let boot = format!("{}-{}", self.id, self.boot);
+        self.ambient = world.ambient(seed).in_boot(&boot);
+        self.stop = CancellationToken::new();
+        let Some(home) = self.homes.last() else { return };
+        let device = world.device(self.id, &self.ambient, home.path());
+        self.ambient.spawn(device.run(self.stop.clone()));
+        world.history.note(format!("{} starts", self.id));
+    }
+
+    /// Ends its program where it stands. The server hears of that.
+    pub(crate) fn crash(&mut self, world: &World) {
+        self.end(world, false);
+    }
+
+    /// Ends it with its machine, which the server does not hear of. What the journal got last is lost.
+    pub(crate) fn lose_power(&mut self, world: &World, chance: &mut fastrand::Rng) {
+        self.end(world, true);
+        self.boot += 1;
+        self.homes.iter().for_each(|home| home.tear_journals(chance));
+    }
+
+    fn end(&mut self, world: &World, with_machine: bool) {
+        world.history.push(What::Crashed { device: self.id.to_owned() });
+        world.network.crash(self.id, with_machine);
+        self.homes.last_mut().into_iter().for_each(Home::pass_on);
         self.ambient.crash();
+    }
+
+    /// Has it come back with another folder: a new one, or the one that it had before.
+    pub(crate) fn move_house(&mut self, world: &World, chance: &mut fastrand::Rng) {
+        world.history.note(format!("{} comes back with another folder", self.id));
+        if self.homes.len() > 1 && chance.bool() {
+            let home = self.homes.remove(0);
+            return self.homes.push(home);
+        }
+        let name = format!("{}-{}", self.id, self.homes.len());
+        self.homes.push(Home::new(world.folder.join(name)));
     }
 
     /// Tells it to leave.
@@ -175,12 +244,13 @@ fn facts(id: &str) -> SystemInfo {
     }
 }
 
-/// A plan of so many commands.
+/// A plan of a few commands.
 pub(crate) fn plan(chance: &mut fastrand::Rng) -> String {
     let commands: Vec<_> = (0..chance.usize(1..4))
         .map(|_| {
             let millis = if chance.u8(..10) == 0 { 40_000 } else { chance.u64(..3000) };
-            let order = json!({"millis": millis, "fails": chance.u8(..10) == 0});
+            let name = format!("{:016x}", chance.u64(..));
+            let order = json!({"name": name, "millis": millis, "fails": chance.u8(..10) == 0});
             json!({"tool_name": "work", "parameters": order})
         })
         .collect();

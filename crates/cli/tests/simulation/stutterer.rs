@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Submits two tasks, each twice, and listens until nothing more comes or the connection is over.
 pub(crate) async fn stutter(world: World, seed: u64) {
     let mut chance = fastrand::Rng::with_seed(seed);
-    let connect = world.network.connector(STUTTERER, &world.server);
+    let connect = world.network.connector(STUTTERER, &world.site);
     let Ok(socket) = connect().await else { return };
     let outbox = Arc::new(Outbox::new(OutboxLimits::default()));
     let mut connection = Connection::<ServerMessage>::new(socket, outbox, WATCH, None);
@@ -39,7 +39,8 @@ pub(crate) async fn stutter(world: World, seed: u64) {
             ..message(ClientMessageType::Task)
         };
         connection.reply(&task);
-        connection.reply(&task);
+        // Should the first one be over by then, this is another task.
+        connection.reply(&ClientMessage { request: Some(plan(&mut chance)), ..task });
     }
     loop {
         match hear(&mut connection).await {

@@ -1,47 +1,54 @@
-//! What happens in a simulation: tasks are submitted and cancelled, parties crash, leave and come back, wires die.
+//! What happens in a simulation: tasks are submitted and cancelled, parties and the server die, leave and come back, wires
+//! and the store fail.
 
 use std::time::Duration;
 
-use aip::ClientId;
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::Request;
-use constellation::{NewTask, TaskEvent};
-use link::Ambient;
-use serde_json::{Value, json};
-use tower_service::Service;
-
-use crate::KEY;
-use crate::parties::{Worker, World, plan};
+use crate::parties::{Worker, World};
+use crate::requesters::{over_http, requester};
 use crate::stutterer::stutter;
 
 pub(crate) const DEVICES: [&str; 3] = ["d1", "d2", "d3"];
-const REQUESTERS: [&str; 3] = ["g1", "g2", "g3"];
+pub(crate) const REQUESTERS: [&str; 3] = ["g1", "g2", "g3"];
 
-/// Tasks of a requester; one more comes over HTTP for each of them.
-const TASKS: usize = 5;
-
-/// How long the parties and wires have trouble.
-const TROUBLE: Duration = Duration::from_secs(60);
+/// How long there is trouble.
+const TROUBLE: Duration = Duration::from_secs(30);
 
 /// By when everything must be over.
 const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// What may go wrong under one seed, beside wires and the programs of devices.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Perils {
+    /// The server is killed, or stopped.
+    pub(crate) of_server: bool,
+    /// Machines lose power.
+    pub(crate) of_power: bool,
+    /// Devices come back with other folders.
+    pub(crate) of_folders: bool,
+    /// The disk of the server is full for a while.
+    pub(crate) of_disk: bool,
+    /// Older copies of the server's files are put back.
+    pub(crate) of_copies: bool,
+}
 
 /// Runs everything, and waits until it is quiet.
 ///
 /// # Errors
 /// What never ended.
-pub(crate) async fn run(world: &World, seed: u64) -> Result<(), String> {
+pub(crate) async fn run(world: &World, perils: Perils, seed: u64) -> Result<(), String> {
     let mut chance = fastrand::Rng::with_seed(seed);
-    let requesters: Vec<_> = REQUESTERS
+    world.site.start(world, chance.u64(..)).await;
+    let mut requesters: Vec<_> = REQUESTERS
         .map(|id| tokio::spawn(requester(world.clone(), id, chance.u64(..))))
         .into_iter()
-        .chain([
-            tokio::spawn(over_http(world.clone(), chance.u64(..))),
-            tokio::spawn(stutter(world.clone(), chance.u64(..))),
-        ])
         .collect();
-    let workers = trouble(world, chance).await;
+    if chance.bool() {
+        requesters.push(tokio::spawn(over_http(world.clone(), chance.u64(..))));
+    }
+    if chance.bool() {
+        requesters.push(tokio::spawn(stutter(world.clone(), chance.u64(..))));
+    }
+    let workers = trouble(world, perils, &mut chance).await;
     world.network.calm();
     world.history.note("from here on there is no trouble");
     for requester in requesters {
@@ -58,7 +65,13 @@ pub(crate) async fn run(world: &World, seed: u64) -> Result<(), String> {
         let (dropped_results, identities) = (left.dropped_results, left.identities);
         *left == server::Snapshot { dropped_results, identities, ..Default::default() }
     };
-    quiet(world, "tables are empty", nothing).await
+    quiet(world, "tables are empty", nothing).await?;
+    if perils.of_server {
+        world.site.kill(world, false);
+        world.site.start(world, chance.u64(..)).await;
+        quiet(world, "tables are still empty", nothing).await?;
+    }
+    Ok(())
 }
 
 async fn quiet(
@@ -67,33 +80,41 @@ async fn quiet(
     is_quiet: impl Fn(&server::Snapshot) -> bool,
 ) -> Result<(), String> {
     for _ in 0..PATIENCE.as_secs() {
-        if is_quiet(&world.server.snapshot()) {
+        if world.site.snapshot().is_some_and(|left| is_quiet(&left)) {
             world.history.note(format!("the {what}"));
             return Ok(());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    Err(format!("it never came to be that the {what}: {:?}", world.server.snapshot()))
+    Err(format!("it never came to be that the {what}: {:?}", world.site.snapshot()))
 }
 
-/// Gives the devices and wires trouble. Returns the devices that are there at the end.
-async fn trouble(world: &World, mut chance: fastrand::Rng) -> Vec<Worker> {
+/// Gives everybody trouble. Returns the devices that are there at the end; the server runs, and has room.
+async fn trouble(world: &World, perils: Perils, chance: &mut fastrand::Rng) -> Vec<Worker> {
     let mut workers: Vec<Worker> =
-        DEVICES.iter().map(|id| world.device(id, chance.u64(..))).collect();
+        DEVICES.iter().map(|id| Worker::new(world, id, chance.u64(..))).collect();
     let end = tokio::time::Instant::now() + TROUBLE;
     while tokio::time::Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(chance.u64(..6000))).await;
+        pause(chance, 5000).await;
         let at = chance.usize(..DEVICES.len());
         let party = chance.choice([DEVICES, REQUESTERS].as_flattened()).copied().unwrap_or("d1");
-        match chance.u8(..6) {
+        match chance.u8(..11) {
             0 => world.network.cut(party),
             1 => world.network.swallow(party),
-            2 => workers[at] = come_back(world, &workers[at], &mut chance).await,
-            3 => {
+            2 | 3 => crash(world, &mut workers[at], perils, chance).await,
+            4 => {
                 workers[at].leave(world);
-                tokio::time::sleep(Duration::from_millis(chance.u64(..8000))).await;
-                workers[at].crash(world, false);
-                workers[at] = world.device(DEVICES[at], chance.u64(..));
+                pause(chance, 8000).await;
+                workers[at].crash(world);
+                workers[at].start(world, chance.u64(..));
+            }
+            5..9 if perils.of_server => restart(world, perils, chance).await,
+            9 if perils.of_disk => {
+                world.history.note("the disk is full");
+                world.site.fill(true);
+                pause(chance, 8000).await;
+                world.site.fill(false);
+                world.history.note("the disk has room");
             }
             _ => {}
         }
@@ -102,82 +123,41 @@ async fn trouble(world: &World, mut chance: fastrand::Rng) -> Vec<Worker> {
 }
 
 /// A device crashes, and comes back after a while.
-async fn come_back(world: &World, worker: &Worker, chance: &mut fastrand::Rng) -> Worker {
-    worker.crash(world, chance.bool());
-    let away = if chance.bool() { 500 } else { 10_000 };
-    tokio::time::sleep(Duration::from_millis(chance.u64(..away))).await;
-    world.device(&worker.id, chance.u64(..))
+async fn crash(world: &World, worker: &mut Worker, perils: Perils, chance: &mut fastrand::Rng) {
+    if perils.of_power && chance.bool() {
+        worker.lose_power(world, chance);
+    } else {
+        worker.crash(world);
+    }
+    if perils.of_folders && chance.u8(..3) == 0 {
+        worker.move_house(world, chance);
+    }
+    let away = [500, 10_000, 10_000, 40_000][chance.usize(..4)];
+    pause(chance, away).await;
+    worker.start(world, chance.u64(..));
 }
 
-/// Submits tasks over connections that break now and then, and waits for each outcome.
-async fn requester(world: World, id: &'static str, seed: u64) {
-    let mut chance = fastrand::Rng::with_seed(seed);
-    let mut left = TASKS;
-    while left > 0 {
-        let ambient = Ambient::simulated(chance.u64(..), world.epoch);
-        let connected = world.constellation(id, &ambient).await;
-        let Some(constellation) = connected else {
-            tokio::time::sleep(Duration::from_millis(chance.u64(..3000))).await;
-            continue;
-        };
-        let at_once = chance.usize(1..=left);
-        let mut tasks = Vec::new();
-        for _ in 0..at_once {
-            tokio::time::sleep(Duration::from_millis(chance.u64(..4000))).await;
-            let device = ClientId::new(DEVICES[chance.usize(..DEVICES.len())]).unwrap();
-            tasks.extend(constellation.submit(NewTask::new(device, plan(&mut chance))).ok());
-            left -= 1;
-        }
-        if chance.u8(..6) == 0 {
-            world.history.note(format!("{id} crashes"));
-            world.network.crash(id, chance.bool());
-            ambient.crash();
-            continue;
-        }
-        for mut task in tasks {
-            let outcome = loop {
-                if let TaskEvent::Ended(outcome) = task.next_event().await {
-                    break outcome;
-                }
-            };
-            let session = crate::history::short(task.session_id().as_str()).to_owned();
-            world.history.note(format!("{id} knows how S={session} ended: {:?}", outcome.error));
-        }
-        constellation.close().await;
+/// The server ends in one way or another, and is started again after a while. It may die while it starts.
+async fn restart(world: &World, perils: Perils, chance: &mut fastrand::Rng) {
+    match chance.u8(..5) {
+        0 => world.site.stop(world, Duration::from_millis(chance.u64(..12_000))).await,
+        1 if perils.of_power => world.site.kill(world, true),
+        1 | 2 if perils.of_copies => world.site.put_back(world),
+        _ => world.site.kill(world, false),
     }
+    let away = [10, 1000, 10_000, 40_000][chance.usize(..4)];
+    pause(chance, away).await;
+    if chance.u8(..5) == 0 {
+        let within = Duration::from_millis(chance.u64(..3000));
+        let seed = chance.u64(..);
+        let _it_may_be_up = tokio::time::timeout(within, world.site.start(world, seed)).await;
+        world.site.kill(world, false);
+        pause(chance, 500).await;
+    }
+    world.site.start(world, chance.u64(..)).await;
 }
 
-/// Submits tasks over HTTP, cancels some of whoever's they are, and waits for each.
-async fn over_http(world: World, seed: u64) {
-    let mut chance = fastrand::Rng::with_seed(seed);
-    let mut routes = world.server.router();
-    let mut own = Vec::new();
-    for _ in 0..TASKS {
-        tokio::time::sleep(Duration::from_millis(chance.u64(..12_000))).await;
-        let request: Value = serde_json::from_str(&plan(&mut chance)).unwrap();
-        let new = json!({"device": DEVICES[chance.usize(..DEVICES.len())], "request": request});
-        let made = ask(&mut routes, "POST", "/api/v1/tasks", Some(&new)).await;
-        own.extend(made["id"].as_str().map(str::to_owned));
-        let list = ask(&mut routes, "GET", "/api/v1/tasks?state=running", None).await;
-        let running = list["tasks"].as_array().cloned().unwrap_or_default();
-        if let Some(victim) = chance.choice(running) {
-            let path = format!("/api/v1/tasks/{}/cancel", victim["id"].as_str().unwrap());
-            ask(&mut routes, "POST", &path, None).await;
-            world.history.note(format!("{} is cancelled", victim["session_id"]));
-        }
-    }
-    for id in own {
-        while ask(&mut routes, "GET", &format!("/api/v1/tasks/{id}/wait"), None).await["ended_at"]
-            .is_null()
-        {}
-    }
-}
-
-async fn ask(routes: &mut Router, method: &str, path: &str, body: Option<&Value>) -> Value {
-    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-    let request = Request::builder().method(method).uri(path).header("X-API-Key", KEY);
-    let request = request.header("content-type", "application/json").body(body).unwrap();
-    let response = routes.call(request).await.unwrap();
-    let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-    serde_json::from_slice(&bytes).unwrap_or_default()
+/// Waits up to so many milliseconds.
+pub(crate) async fn pause(chance: &mut fastrand::Rng, millis: u64) {
+    tokio::time::sleep(Duration::from_millis(chance.u64(..millis))).await;
 }

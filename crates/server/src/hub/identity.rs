@@ -94,15 +94,16 @@ impl Hub {
         found.map(Some).ok_or(Refusal::UnknownKey)
     }
 
-    /// The identity with this client's file.
+    /// The identity with this client's file: the newest, since the store may still have one that has left for good.
     fn of_file(&self, newcomer: &Handle, claim: Option<&Resume>) -> Option<Incarnation> {
         let file = claim?.journal.file();
-        self.parties.known(newcomer.id()).find(|id| {
+        let has_file = |id: &Incarnation| {
             self.recall(*id).is_some_and(|own| {
                 own.record.role == newcomer.peer.client_type
                     && own.record.journal.as_ref().is_some_and(|journal| journal.file() == file)
             })
-        })
+        };
+        self.parties.known(newcomer.id()).filter(has_file).last()
     }
 
     pub(super) fn recall(&self, id: Incarnation) -> Option<&Recall> {

@@ -78,6 +78,13 @@ pub(super) struct Confirming {
     pub(super) answer: oneshot::Sender<Resumed>,
 }
 
+impl Confirming {
+    /// Whether all that it waits for is in the store.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_kept && self.unstored.is_empty()
+    }
+}
+
 /// What is kept for a device: who waits for it holds its seat, never a connection.
 #[derive(Default)]
 pub(super) struct Seat {

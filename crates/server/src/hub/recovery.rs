@@ -1,11 +1,12 @@
 //! A server that starts again: who is expected back, and where each task goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aip::ClientId;
 use aip::message::OnDisconnect;
+use jiff::Timestamp;
 
 use super::commands::{OpenCommand, Place, Reach};
 use super::identity::StoreName;
@@ -17,18 +18,24 @@ use super::tasks::share;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement};
 use crate::auth::Principal;
-use crate::session::{Cause, Incarnation, Outcome, Requester, Step, Task, TaskId};
+use crate::session::{Cause, IdentityRecord, Incarnation, Outcome, Requester, Step, Task, TaskId};
 use crate::store::{OpenJournal, Record, Recovered};
 
 /// How many newcomers are numbered before the clock has to go on by a millisecond, as a power of two.
 const NEWCOMERS_BITS: u32 = 10;
+
+/// Of each client id the device that came last, and when: it has the place, and the tasks of those before it.
+type Latest = BTreeMap<ClientId, (Timestamp, Incarnation)>;
+
+/// Finds who a task is for.
+pub(crate) type Holder<'a> = &'a dyn Fn(&Task) -> Option<Arc<Principal>>;
 
 /// What a store remembers, and whose keys still open.
 pub(crate) struct Found<'a> {
     pub(crate) recovered: Recovered,
     pub(crate) is_durable: bool,
     /// The holder of the key that a task was submitted with, while it reaches the task's device.
-    pub(crate) holder: &'a dyn Fn(&Task) -> Option<Arc<Principal>>,
+    pub(crate) holder: Holder<'a>,
     /// Who stands for the holder of a key that opens no more.
     pub(crate) nobody: Arc<Principal>,
 }
@@ -67,16 +74,12 @@ impl Hub {
         let millis = u64::try_from(moment.at.as_millisecond()).unwrap_or(0);
         self.parties.count_from(Incarnation(millis << NEWCOMERS_BITS));
         self.parties.count_from(last_owner);
+        let latest = latest_devices(&identities);
         for record in identities {
             let id = record.id;
             let seat = (record.role == aip::ClientType::Device).then(Seat::default);
             let client_id = record.client_id.clone();
-            let recall = Recall {
-                record,
-                n: 0,
-                undelivered: std::collections::BTreeMap::new(),
-                confirming: None,
-            };
+            let recall = Recall { record, n: 0, undelivered: BTreeMap::new(), confirming: None };
             self.put_back(moment, id, client_id, seat, Some(Box::new(recall)));
         }
         for one in undelivered {
@@ -94,7 +97,7 @@ impl Hub {
         // Those with a command on its way keep their place.
         open.sort_by_key(|journal| !has_open_command(&journal.records));
         for journal in open {
-            self.recover_task(moment, &journal, has_lost, &holder, &nobody);
+            self.recover_task(moment, &journal, &latest, has_lost, (holder, &nobody));
         }
         for id in self.parties.ids() {
             if self.parties.seat(id).is_some_and(|seat| !seat.is_empty()) {
@@ -131,16 +134,19 @@ impl Hub {
         &mut self,
         moment: &Moment<'_>,
         journal: &OpenJournal,
+        latest: &Latest,
         has_lost: bool,
-        holder: &dyn Fn(&Task) -> Option<Arc<Principal>>,
-        nobody: &Arc<Principal>,
+        (holder, nobody): (Holder<'_>, &Arc<Principal>),
     ) {
         let Some(Record::Created(task)) = journal.records.first() else { return };
         let task = task.clone();
-        // Its place may have passed to another that came with the same id.
         let sent_to = journal.records.iter().rev().find_map(Record::sent);
-        let device = sent_to.map_or(task.terms.device, |(device, _)| device);
-        self.parties.count_from(device);
+        let own = sent_to.map_or(task.terms.device, |(device, _)| device);
+        self.parties.count_from(own);
+        // Since then its device's place may have passed to another, unless it keeps no journal and came after that.
+        let is_known = self.recall(own).is_some();
+        let latest = latest.get(&task.device).filter(|one| is_known || one.0 >= task.created_at);
+        let device = latest.map_or(own, |(_, latest)| *latest);
         self.parties.count_from(task.terms.requester.unwrap_or_default());
         if self.parties.get(device).is_none() {
             // A device that keeps no journal is nobody's identity: who comes with its id and its key takes its place.
@@ -362,6 +368,14 @@ impl Hub {
     pub(crate) fn is_recovered(&self) -> bool {
         !self.sessions.values().any(|session| matches!(session.phase, Phase::Ending(_)))
     }
+}
+
+/// The latest of all devices.
+fn latest_devices(identities: &[IdentityRecord]) -> Latest {
+    let mut devices: Vec<_> =
+        identities.iter().filter(|one| one.role == aip::ClientType::Device).collect();
+    devices.sort_by_key(|one| (one.seen_at, one.id));
+    devices.into_iter().map(|one| (one.client_id.clone(), (one.seen_at, one.id))).collect()
 }
 
 fn origin(task: &Task) -> Origin {

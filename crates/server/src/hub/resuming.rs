@@ -1,7 +1,7 @@
 //! What becomes of a device's commands when its connection is lost and when it is back: each is sent again, goes on, or is
 //! settled, as the device's journal and the store together know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aip::ResponseId;
 use aip::message::{Feature, Held, HeldState, Instruction, JournalId};
@@ -102,6 +102,24 @@ impl Hub {
         self.tell_cancels(moment, device);
         self.wake_lane(moment, device);
         told
+    }
+
+    /// Of the commands that a device listed, the tasks of those that something else has settled since it came, and whose
+    /// settlement is not stored: were their results forgotten now, and the server died, nobody would have them.
+    pub(super) fn settled_meanwhile(
+        &self,
+        device: Incarnation,
+        listed: &[Held],
+    ) -> BTreeSet<TaskId> {
+        let lane = self.parties.seat(device).map(|seat| seat.lane.sessions()).unwrap_or_default();
+        let is_unstored = |task: &TaskId| {
+            let Some(session) = self.sessions.get(task) else { return false };
+            let last = session.last_command.as_ref();
+            !matches!(session.phase, Phase::Running(_))
+                && !session.journal.is_stored()
+                && listed.iter().any(|held| Some(&held.response_id) == last)
+        };
+        lane.into_iter().filter(is_unstored).collect()
     }
 
     /// Whether a command's session still waits for its results.

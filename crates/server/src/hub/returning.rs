@@ -304,9 +304,16 @@ impl Hub {
     }
 
     fn confirm_if_ready(&mut self, moment: &Moment<'_>, id: Incarnation) {
+        let Some(recall) = self.recall(id) else { return };
+        let Some(confirming) = recall.confirming.as_ref().filter(|own| own.is_ready()) else {
+            return;
+        };
+        let settled = self.settled_meanwhile(id, &confirming.listed);
         let Some(recall) = self.recall_mut(id) else { return };
-        let is_ready = |own: &mut Confirming| own.is_kept && own.unstored.is_empty();
-        let Some(confirming) = recall.confirming.take_if(is_ready) else { return };
+        if let Some(confirming) = recall.confirming.as_mut() {
+            confirming.unstored = settled;
+        }
+        let Some(confirming) = recall.confirming.take_if(|own| own.is_ready()) else { return };
         let Some(identity) = self.parties.get_mut(id) else { return };
         let Some(handle) = identity.connection().cloned() else { return };
         identity.presence = Presence::Here(handle.clone());

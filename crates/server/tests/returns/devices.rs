@@ -7,7 +7,8 @@ use server::Config;
 
 use crate::party::Party;
 use crate::rig::{
-    Client, Rig, accepted, cancel, complete, say_stopped, send_results, settle, submit, taken, task,
+    Client, Mood, Rig, accepted, cancel, complete, say_stopped, send_results, settle, submit,
+    taken, task,
 };
 
 #[tokio::test(start_paused = true)]
@@ -215,6 +216,36 @@ async fn a_cancel_that_finds_its_device_away_is_told_when_it_is_back() {
     send_results(&mut device, &command, "failure");
     let end = requester.expect("task_end").await;
     assert_eq!(end["error"], "Task was cancelled by 'q': stopped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_forgets_no_results_whose_settlement_is_not_stored() {
+    let rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (mut device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    let id = submit(&mut requester, &task("1")).await;
+    let command = device.expect("command").await;
+    device.switch.cut();
+    d.note(&command, "done");
+    cancel(&mut requester, "S-1", &id);
+    settle().await;
+    // While it waits for its confirmation, the wait for its word on the cancel ends.
+    rig.disk.set(Mood::Swallows);
+    let start = tokio::time::Instant::now();
+    let later = async {
+        settle().await;
+        rig.disk.set(Mood::Full);
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        rig.disk.answer();
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        rig.disk.set(Mood::Works);
+    };
+    let coming = async { (d.come(&rig).await, start.elapsed()) };
+    let (((_device, granted), took), ()) = tokio::join!(coming, later);
+    assert!(took >= Duration::from_secs(20), "{took:?}");
+    assert_eq!(granted["commands"][command["response_id"].as_str().unwrap()], "discard");
+    requester.expect("task_end").await;
 }
 
 #[tokio::test(start_paused = true)]

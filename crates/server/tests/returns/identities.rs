@@ -5,7 +5,8 @@ use server::Config;
 
 use crate::party::Party;
 use crate::rig::{
-    Client, Rig, acknowledge, complete, send_results, settle, submit, taken, task, task_that,
+    Client, Mood, Rig, accepted, acknowledge, complete, send_results, settle, submit, taken, task,
+    task_that,
 };
 
 #[tokio::test(start_paused = true)]
@@ -146,6 +147,58 @@ async fn what_a_client_left_that_is_forgotten_is_nobodys() {
         "metadata": {"flightdeck": {"task": id}}}));
     let answer = stranger.expect("error").await;
     assert_eq!(answer["result"]["flightdeck"]["refused"], "lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_identities_with_one_file_the_newer_one_is_its_clients() {
+    let mut rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (_device, _) = d.come(&rig).await;
+    let (requester, _) = q.try_come(&rig).await;
+    // It leaves for good, and that cannot be stored.
+    rig.disk.set(Mood::Full);
+    requester.leave().await;
+    settle().await;
+    rig.disk.set(Mood::Works);
+    let (mut requester, _) = q.try_come(&rig).await;
+    let id = submit(&mut requester, &task_that("1", &json!("continue"))).await;
+    rig.restart().await;
+    let (mut requester, answer) = q.try_come(&rig).await;
+    assert_eq!(answer["result"]["flightdeck"]["resumed"], true);
+    requester.say(json!({"type": "task", "session_id": "S-1", "target_id": "d", "request_id": "1",
+        "metadata": {"flightdeck": {"task": id}}}));
+    assert_eq!(accepted(&mut requester).await, id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_passed_to_another_device_is_that_devices_also_after_a_restart() {
+    let mut rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    for n in ["1", "2"] {
+        submit(&mut requester, &task_that(n, &json!("continue"))).await;
+    }
+    device.switch.cut();
+    settle().await;
+    let mut other = Client { file: "fresh".to_owned(), ..Client::device() };
+    let (mut device, _) = other.come(&rig).await;
+    assert_eq!(requester.expect("task_end").await["session_id"], "S-1");
+    assert_eq!(device.expect("task_end").await["session_id"], "S-1");
+    let second = device.expect("command").await;
+    other.note(&second, "running");
+    submit(&mut requester, &task_that("3", &json!("continue"))).await;
+    rig.restart().await;
+    let (mut device, granted) = other.come(&rig).await;
+    assert_eq!(granted["commands"][second["response_id"].as_str().unwrap()], "continue");
+    send_results(&mut device, &second, "success");
+    assert_eq!(device.expect("heartbeat").await["result"]["flightdeck"]["result"], "accepted");
+    assert_eq!(device.expect("task_end").await["session_id"], "S-2");
+    let third = device.expect("command").await;
+    assert_eq!(third["session_id"], "S-3");
+    send_results(&mut device, &third, "success");
+    settle().await;
+    rig.assert_quiet();
 }
 
 #[tokio::test(start_paused = true)]

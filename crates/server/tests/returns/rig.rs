@@ -51,6 +51,14 @@ impl Disk {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
+    /// Says after all that what was kept without a word is in.
+    pub(crate) fn answer(&self) {
+        let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        for answer in unanswered.drain(..) {
+            let _the_server_is_gone = answer.send(Ok(()));
+        }
+    }
+
     /// The same disk for a server that is started on it; the one before keeps nothing more.
     fn pass_on(&self) -> Self {
         self.set(Mood::Loses);
