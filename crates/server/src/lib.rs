@@ -40,7 +40,7 @@ pub use front::listen;
 pub use hosts::{HostPattern, InvalidPattern, OriginPattern};
 pub use server::{ServeError, Server, Services, Snapshot};
 pub use session::{
-    Call, CallResult, CallStatus, Finish, IdentityRecord, Incarnation, KeyHash, KeyName, Requester,
-    Step, Task, TaskId, Terms,
+    Call, CallResult, CallStatus, Finish, IdentityRecord, Incarnation, KeyHash, KeyName,
+    RequestHash, Requester, Step, Task, TaskId, Terms,
 };
 pub use tls::{Tls, TlsError};

@@ -17,6 +17,7 @@ mod outcomes;
 mod parties;
 mod recovery;
 mod replies;
+mod requests;
 mod resuming;
 mod returning;
 mod session;
@@ -49,8 +50,8 @@ pub(crate) use steps::{Advice, Next};
 pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError, Submitted};
 pub(crate) use views::{Away, SessionState};
 
-use self::outcomes::Requests;
 use self::parties::Parties;
+use self::requests::Requests;
 use self::session::{Halt, Held};
 use self::timers::{Due, Timers};
 use crate::config::Config;

@@ -9,8 +9,8 @@ use aip::message::OnDisconnect;
 
 use super::commands::{OpenCommand, Place, Reach};
 use super::identity::StoreName;
-use super::outcomes::{Known, Owner};
 use super::parties::{Identity, Presence, Recall, Seat};
+use super::requests::{Known, Owner};
 use super::session::{Broken, Cancelling, Halt, Origin, Phase, Sent, Session};
 use super::steps::unknown;
 use super::tasks::share;
@@ -77,10 +77,11 @@ impl Hub {
                 self.undelivered_bytes += one.bytes;
             }
         }
+        self.requests.reserve(requests.len());
         for one in requests {
             let owner = one.owner.map_or_else(|| Owner::Key(one.key.clone()), Owner::Client);
             let known = Known { hash: one.hash, task: one.task };
-            self.requests.insert(one.created_at, owner, one.request_id, known);
+            self.requests.insert(one.created_at, &owner, &one.request_id, known);
         }
         // Those with a command on its way keep their place.
         open.sort_by_key(|journal| !has_open_command(&journal.records));

@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 
 use super::effect::Effect;
 use super::identity::Recognized;
-use super::outcomes::Owner;
 use super::parties::{Confirming, Presence, Recall, Via};
 use super::session::Halt;
 use super::timers::Due;
@@ -403,10 +402,9 @@ impl Hub {
         }
     }
 
-    /// Forgets who a client was.
+    /// Forgets who a client was. Nobody can come as it any more, and so nobody with the ids of its requests.
     fn forget(&mut self, id: Incarnation) {
         if self.parties.give_up(id) {
-            self.requests.forget(&Owner::Client(id));
             self.effects.push(Effect::Keep(Change::Forget(id), None));
         }
     }

@@ -8,7 +8,7 @@ use aip::codec::Wire;
 use aip::message::{Refused, Taken, TaskRefused};
 
 use super::effect::Effect;
-use super::outcomes::Owner;
+use super::requests::Owner;
 use super::session::Phase;
 use super::timers::Due;
 use super::{Hub, Moment, RETRY_STORE, queue, queue_lazily};

@@ -11,8 +11,9 @@ use link::Kept;
 use tokio::sync::oneshot;
 
 use super::lane::{Share, Turn};
-use super::outcomes::{Asked, Known, Owner, hash};
+use super::outcomes::Asked;
 use super::parties::Via;
+use super::requests::{Known, Owner, hash};
 use super::session::{Journal, Origin, Phase, Session};
 use super::{Hub, Moment, say};
 use crate::auth::Principal;
@@ -152,9 +153,9 @@ impl Hub {
             From::Client(_) => Vec::new(),
             From::Http(stored) => vec![stored],
         };
-        if let (Some((owner, request_id)), Some(hash)) = (named, &task.terms.request_hash) {
-            let known = Known { hash: hash.clone(), task: task.id };
-            self.requests.insert(moment.at, owner, request_id, known);
+        if let (Some((owner, request_id)), Some(hash)) = (named, task.terms.request_hash) {
+            let known = Known { hash, task: task.id };
+            self.requests.insert(moment.at, &owner, &request_id, known);
         }
         let kept = self.budget.nothing();
         self.enter(Session { stored, ..Session::new(moment, &task, origin, holder, kept) });

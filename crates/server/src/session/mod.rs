@@ -20,7 +20,8 @@ pub(crate) use outcome::{Outcome, Stamp, write_whole_result};
 pub(crate) use progress::{forward_output, step_ended, step_runs, waits};
 pub(crate) use task::TaskIdHasher;
 pub use task::{
-    Call, CallResult, CallStatus, Finish, KeyName, Requester, Step, Task, TaskId, Terms,
+    Call, CallResult, CallStatus, Finish, KeyName, RequestHash, Requester, Step, Task, TaskId,
+    Terms,
 };
 
 /// Why the server stops a session.

@@ -87,6 +87,47 @@ impl fmt::Display for TaskId {
     }
 }
 
+/// What makes two requests the same: SHA-256 over all that was asked for. As text, in hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestHash([u8; 32]);
+
+impl RequestHash {
+    /// What no request has: stands for one that cannot be read any more.
+    pub(crate) const NONE: Self = Self([0; 32]);
+
+    /// Of a digest.
+    #[must_use]
+    pub const fn new(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// Of its text.
+    pub(crate) fn of_text(text: &str) -> Option<Self> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let byte = |[high, low]: &[u8; 2]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok();
+        let mut digest = [0; 32];
+        if pairs.len() != digest.len() || !rest.is_empty() {
+            return None;
+        }
+        for (to, pair) in digest.iter_mut().zip(pairs) {
+            *to = byte(pair)?;
+        }
+        Some(Self(digest))
+    }
+}
+
+impl fmt::Display for RequestHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
+        let mut text = String::with_capacity(self.0.len() * 2);
+        for byte in self.0 {
+            text.extend([digit(byte >> 4), digit(byte & 0xf)]);
+        }
+        f.write_str(&text)
+    }
+}
+
 /// Who wants a task, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Requester {
@@ -165,8 +206,8 @@ pub struct Terms {
     pub on_disconnect: OnDisconnect,
     /// The requester's id of it, by which it is known when it is sent again.
     pub request_id: Option<RequestId>,
-    /// SHA-256 over what was asked for with that id, in hexadecimal digits.
-    pub request_hash: Option<Arc<str>>,
+    /// What was asked for with that id.
+    pub request_hash: Option<RequestHash>,
 }
 
 impl Terms {

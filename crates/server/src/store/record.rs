@@ -7,7 +7,9 @@ use aip::{Payload, RequestId, ResponseId};
 use jiff::Timestamp;
 
 use crate::agent::Usage;
-use crate::session::{Call, CallResult, Finish, IdentityRecord, Incarnation, Task, TaskId};
+use crate::session::{
+    Call, CallResult, Finish, IdentityRecord, Incarnation, RequestHash, Task, TaskId,
+};
 
 /// What a record costs beside its payloads, about, in bytes.
 const RECORD_BYTES: usize = 512;
@@ -235,8 +237,8 @@ pub struct KnownRequest {
     pub key: Arc<str>,
     /// The request.
     pub request_id: RequestId,
-    /// SHA-256 over what was asked for, in hexadecimal digits.
-    pub hash: Arc<str>,
+    /// What was asked for.
+    pub hash: RequestHash,
     /// The task that it names.
     pub task: TaskId,
     /// When it was accepted.
@@ -250,7 +252,7 @@ impl KnownRequest {
             owner: task.terms.requester,
             key: task.key.public().clone(),
             request_id: task.terms.request_id.clone()?,
-            hash: task.terms.request_hash.clone().unwrap_or_else(|| "".into()),
+            hash: task.terms.request_hash.unwrap_or(RequestHash::NONE),
             task: task.id,
             created_at: task.created_at,
         })

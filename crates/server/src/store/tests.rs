@@ -10,7 +10,8 @@ use super::*;
 use crate::agent::Usage;
 use crate::session::tests::task;
 use crate::session::{
-    Call, CallResult, CallStatus, Finish, IdentityRecord, Incarnation, KeyHash, KeyName, Terms,
+    Call, CallResult, CallStatus, Finish, IdentityRecord, Incarnation, KeyHash, KeyName,
+    RequestHash, Terms,
 };
 
 /// A store that can be left and found again, as by a server that was killed.
@@ -119,7 +120,7 @@ fn requested(id: TaskId, request_id: &str, created_at: Timestamp) -> Record {
         device: Incarnation(3),
         features: Features::granted(&[Feature::Ack, Feature::RequestId], ClientType::Constellation),
         request_id: RequestId::new(request_id).ok(),
-        request_hash: Some("abc".into()),
+        request_hash: Some(RequestHash::new([0xab; 32])),
         ..Terms::default()
     };
     Record::Created(Arc::new(Task { created_at, terms, ..task(id) }))
@@ -323,7 +324,8 @@ async fn a_request_id_names_its_task_for_a_day_and_while_it_is_needed<K: Kept>()
     assert_eq!(names, ["open", "undelivered", "young"]);
     let young = &found[2];
     assert_eq!((young.owner, &*young.key), (Some(Incarnation(7)), "local"));
-    assert_eq!((&*young.hash, young.task, young.created_at), ("abc", id(4), now()));
+    let hash = RequestHash::new([0xab; 32]);
+    assert_eq!((young.hash, young.task, young.created_at), (hash, id(4), now()));
 }
 
 async fn pages_have_neither_gaps_nor_repeats<K: Kept>() {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::party::Party;
-use crate::rig::{Client, Rig};
+use crate::rig::{Client, Rig, settle};
 
 const CROWD: usize = 50;
 
@@ -129,6 +129,7 @@ async fn a_crowd_comes_back_spread_over_time_and_legacy_peers_are_sent_away_last
 
     *address.lock().unwrap() = None;
     rig.server.shut_down().await;
+    settle().await;
     let left: Vec<&str> = seen.lock().unwrap().left.iter().map(|(_, id)| *id).collect();
     assert_eq!(left.len(), CROWD + 2);
     let last: BTreeSet<&str> = left[CROWD..].iter().copied().collect();

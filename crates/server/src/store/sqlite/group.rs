@@ -204,7 +204,7 @@ impl<'a> Group<'a> {
                 task.key.id.is_none(),
                 task.terms.requester.map(number),
                 known.as_ref().map(|known| known.request_id.as_str()),
-                known.as_ref().map(|known| &*known.hash),
+                known.as_ref().map(|known| known.hash.to_string()),
                 seal(task.id, 0, &[json, request.as_bytes(), body]),
                 json,
                 request,

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 use super::folder::Payloads;
 use super::group::{Ledger, Open, Totals, seal_identity};
 use super::read::{self, Read, time};
-use crate::session::{IdentityRecord, Incarnation, TaskId};
+use crate::session::{IdentityRecord, Incarnation, RequestHash, TaskId};
 use crate::store::{
     KnownRequest, OpenJournal, REQUESTS_KEPT, Record, Recovered, Summary, Undelivered,
 };
@@ -200,7 +200,11 @@ fn request(row: &Row<'_>, key: Arc<str>) -> rusqlite::Result<Option<KnownRequest
         owner: row.get::<_, Option<i64>>(1)?.map(incarnation),
         key,
         request_id,
-        hash: row.get_ref(4)?.as_str_or_null()?.unwrap_or_default().into(),
+        hash: row
+            .get_ref(4)?
+            .as_str_or_null()?
+            .and_then(RequestHash::of_text)
+            .unwrap_or(RequestHash::NONE),
         task: TaskId::from_bytes(row.get(0)?),
         created_at: time(row.get(5)?),
     }))

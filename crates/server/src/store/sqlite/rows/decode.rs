@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::{CallRow, FileRef, Part, RecordRow, ResultRow, TaskRow};
 use crate::agent::Usage;
-use crate::session::{Call, CallResult, Finish, KeyName, Requester, Task, TaskId, Terms};
+use crate::session::{
+    Call, CallResult, Finish, KeyName, RequestHash, Requester, Task, TaskId, Terms,
+};
 use crate::store::{Ended, Record};
 
 /// Why a row makes no record.
@@ -70,7 +72,7 @@ impl Decoder<'_> {
                 features: row.features.into_iter().collect(),
                 on_disconnect: row.on_disconnect,
                 request_id: row.request_id,
-                request_hash: row.hash.map(|hash| hash.as_ref().into()),
+                request_hash: row.hash.and_then(|hash| RequestHash::of_text(&hash)),
             },
         })
     }

@@ -118,7 +118,7 @@ impl Beside {
             features: terms.features.list(),
             on_disconnect: terms.on_disconnect,
             request_id: terms.request_id.clone(),
-            hash: terms.request_hash.as_deref().map(Cow::Borrowed),
+            hash: terms.request_hash.map(|hash| hash.to_string().into()),
             request,
         };
         Ok(EncodedTask { task: task.clone(), json: serde_json::to_vec(&row)?, has_request })
