@@ -22,7 +22,7 @@ fn told(done: &Done) -> [Value; 4] {
 
 #[tokio::test]
 async fn exec_exits_as_its_command_did_or_says_why_there_is_no_such_code() {
-    let server = Server::start_with(&["--resume-window", "0.5"]).await;
+    let server = Server::start().await;
     let _device = server.device("box", &["--exec", "shell"]).await;
     let _careful = server.device("careful", &["--exec", "off"]).await;
     let (none, completed, failed) = (Value::Null, json!("completed"), json!("failed"));
