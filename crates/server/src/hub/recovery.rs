@@ -49,16 +49,24 @@ impl Hub {
     /// Takes in what is known from before, before anything else happens.
     pub(crate) fn recover(&mut self, moment: &Moment<'_>, found: Found<'_>) {
         let Found { recovered, is_durable, holder, nobody } = found;
-        let Recovered { store, former, has_lost, identities, mut open, undelivered, requests } =
-            recovered;
+        let Recovered {
+            store,
+            former,
+            has_lost,
+            identities,
+            mut open,
+            undelivered,
+            requests,
+            last_owner,
+            newest_task: _,
+        } = recovered;
         self.store = StoreName { id: store, former };
         self.is_durable = is_durable;
         self.has_lost = has_lost;
         // Above all that were, also those that are forgotten: what was theirs is nobody's.
         let millis = u64::try_from(moment.at.as_millisecond()).unwrap_or(0);
         self.parties.count_from(Incarnation(millis << NEWCOMERS_BITS));
-        let owners = requests.iter().filter_map(|one| one.owner);
-        owners.for_each(|owner| self.parties.count_from(owner));
+        self.parties.count_from(last_owner);
         for record in identities {
             let id = record.id;
             let seat = (record.role == aip::ClientType::Device).then(Seat::default);

@@ -184,8 +184,13 @@ pub struct Recovered {
     pub open: Vec<OpenJournal>,
     /// Outcomes that were not acknowledged.
     pub undelivered: Vec<Undelivered>,
-    /// What was submitted with a request id within the last day, or is not over or not delivered.
+    /// What was submitted with a request id within the last day, or is not over or not delivered: over HTTP, and by these
+    /// identities.
     pub requests: Vec<KnownRequest>,
+    /// The greatest number of an identity that asked for a task with a request id, also of one that is forgotten.
+    pub last_owner: Incarnation,
+    /// The greatest id of a task.
+    pub newest_task: Option<TaskId>,
 }
 
 impl Recovered {
@@ -199,8 +204,8 @@ impl Recovered {
         });
         let sent =
             self.identities.iter().filter_map(|one| one.newest.as_ref()?.as_str().parse().ok());
-        let known = self.requests.iter().map(|one| one.task.uuid());
-        of_open.chain(sent).chain(known).max().unwrap_or_default()
+        let newest = self.newest_task.map(|task| task.uuid());
+        of_open.chain(sent).chain(newest).max().unwrap_or_default()
     }
 }
 

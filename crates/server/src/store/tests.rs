@@ -114,8 +114,12 @@ pub(super) fn created(id: TaskId) -> Record {
 
 /// A task of the identity 7, with a request id.
 fn requested(id: TaskId, request_id: &str, created_at: Timestamp) -> Record {
+    requested_by(Incarnation(7), id, request_id, created_at)
+}
+
+fn requested_by(owner: Incarnation, id: TaskId, request_id: &str, created_at: Timestamp) -> Record {
     let terms = Terms {
-        requester: Some(Incarnation(7)),
+        requester: Some(owner),
         role: Some(ClientType::Constellation),
         device: Incarnation(3),
         features: Features::granted(&[Feature::Ack, Feature::RequestId], ClientType::Constellation),
@@ -306,19 +310,23 @@ async fn an_outcome_that_nobody_fetches_in_time_is_history<K: Kept>() {
 
 async fn a_request_id_names_its_task_for_a_day_and_while_it_is_needed<K: Kept>() {
     let kept = K::new();
-    let before = now() - 48.hours();
+    keep(kept.store(), Change::Identity(Arc::new(identity(7, None)))).await;
+    let (before, forgotten) = (now() - 48.hours(), Incarnation(8));
     let batches = [
         (1, vec![requested(id(1), "open", before)]),
         (2, vec![requested(id(2), "undelivered", before), ended(Some(now() + 1.hour()))]),
         (3, vec![requested(id(3), "old", before), ended(None)]),
         (4, vec![requested(id(4), "young", now()), ended(None)]),
-        (5, vec![created(id(5))]),
+        (5, vec![requested_by(forgotten, id(5), "nobody's", now()), ended(None)]),
+        (6, vec![created(id(6))]),
     ];
     for (n, batch) in batches {
         append(kept.store(), id(n), batch).await;
     }
     kept.store().tidy(now());
-    let mut found = kept.restarted().store().recover().unwrap().requests;
+    let recovered = kept.restarted().store().recover().unwrap();
+    assert_eq!((recovered.last_owner, recovered.newest_task), (forgotten, Some(id(6))));
+    let mut found = recovered.requests;
     found.sort_by_key(|request| request.task);
     let names: Vec<_> = found.iter().map(|request| request.request_id.as_str()).collect();
     assert_eq!(names, ["open", "undelivered", "young"]);

@@ -78,6 +78,8 @@ struct Journals {
     identities: BTreeMap<Incarnation, Arc<IdentityRecord>>,
     /// What was submitted with a request id of late, by the task that it names.
     requests: BTreeMap<TaskId, KnownRequest>,
+    /// The greatest number of an identity that asked for a task.
+    last_owner: Incarnation,
 }
 
 /// An ended task that is not cut yet.
@@ -135,7 +137,9 @@ impl Store for MemoryStore {
             identities: journals.identities.values().map(|known| (**known).clone()).collect(),
             open: journals.open(),
             undelivered: journals.undelivered(),
-            requests: journals.requests.values().cloned().collect(),
+            requests: journals.requests(),
+            last_owner: journals.last_owner,
+            newest_task: journals.tasks.keys().chain(journals.requests.keys()).max().copied(),
         })
     }
 
@@ -171,6 +175,7 @@ impl Journals {
     fn append(&mut self, batch: &Batch, limits: &HistoryLimits) {
         let journal = match batch.records.first() {
             Some(Record::Created(task)) => {
+                self.last_owner = self.last_owner.max(task.terms.requester.unwrap_or_default());
                 if let Some(request) = KnownRequest::of(task) {
                     self.requests.insert(task.id, request);
                 }
@@ -252,6 +257,14 @@ impl Journals {
         for task in gone.collect::<Vec<_>>() {
             self.requests.remove(&task);
         }
+    }
+
+    /// Not those of identities that are forgotten: nobody comes back as one.
+    fn requests(&self) -> Vec<KnownRequest> {
+        let is_needed = |known: &&KnownRequest| {
+            known.owner.is_none_or(|owner| self.identities.contains_key(&owner))
+        };
+        self.requests.values().filter(is_needed).cloned().collect()
     }
 
     fn open(&self) -> Vec<OpenJournal> {

@@ -1,5 +1,6 @@
 //! What a store that comes back knows: read once, before anything is written.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -90,6 +91,7 @@ pub(super) fn load(
         open.push(open_journal(task, read));
     }
     let mut stores = meta.stores.iter().cloned();
+    let (requests, last_owner) = requests(connection, &ledger.identities, now)?;
     let recovered = Recovered {
         store: stores.next().unwrap_or_default(),
         former: stores.collect(),
@@ -97,9 +99,17 @@ pub(super) fn load(
         identities,
         open,
         undelivered: undelivered(connection)?,
-        requests: requests(connection, now)?,
+        requests,
+        last_owner,
+        newest_task: newest_task(connection)?,
     };
     Ok(Loaded { ledger, recovered, unreadable })
+}
+
+fn newest_task(connection: &Connection) -> rusqlite::Result<Option<TaskId>> {
+    let sql = "SELECT max(id) FROM tasks";
+    let newest = connection.query_row(sql, [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
+    Ok(newest.map(TaskId::from_bytes))
 }
 
 fn open_tasks(connection: &Connection) -> rusqlite::Result<Vec<TaskId>> {
@@ -169,10 +179,15 @@ fn undelivered(connection: &Connection) -> rusqlite::Result<Vec<Undelivered>> {
     found.collect()
 }
 
-/// Those of the last day, which the index holds whole, and the older ones that are still needed.
-fn requests(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KnownRequest>> {
+/// Those of the last day, which the index holds whole, and the older ones that are still needed; not those of identities
+/// that are forgotten, as nobody comes back as one. Also the greatest number of any identity among them.
+fn requests(
+    connection: &Connection,
+    identities: &HashSet<Incarnation>,
+    now: Timestamp,
+) -> rusqlite::Result<(Vec<KnownRequest>, Incarnation)> {
     let since = now.checked_sub(REQUESTS_KEPT).unwrap_or(Timestamp::MIN).as_microsecond();
-    let mut requests: Vec<KnownRequest> = Vec::new();
+    let (mut requests, mut last_owner) = (Vec::<KnownRequest>::new(), Incarnation::default());
     for which in [
         "INDEXED BY requests WHERE request_id IS NOT NULL AND created_at >= ?1",
         "INDEXED BY open_tasks WHERE ended_at IS NULL AND request_id IS NOT NULL AND created_at < ?1",
@@ -183,21 +198,30 @@ fn requests(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Kno
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query(params![since])?;
         while let Some(row) = rows.next()? {
+            let owner = row.get::<_, Option<i64>>(1)?.map(incarnation);
+            last_owner = last_owner.max(owner.unwrap_or_default());
+            if owner.is_some_and(|owner| !identities.contains(&owner)) {
+                continue;
+            }
             // There can be a million of them, mostly with few keys.
             let key = row.get_ref(2)?.as_str()?;
             let before =
                 requests.last().map(|before| &before.key).filter(|before| ***before == *key);
             let key = before.cloned().unwrap_or_else(|| key.into());
-            requests.extend(request(row, key)?);
+            requests.extend(request(row, owner, key)?);
         }
     }
-    Ok(requests)
+    Ok((requests, last_owner))
 }
 
-fn request(row: &Row<'_>, key: Arc<str>) -> rusqlite::Result<Option<KnownRequest>> {
+fn request(
+    row: &Row<'_>,
+    owner: Option<Incarnation>,
+    key: Arc<str>,
+) -> rusqlite::Result<Option<KnownRequest>> {
     let Ok(request_id) = row.get_ref(3)?.as_str()?.parse() else { return Ok(None) };
     Ok(Some(KnownRequest {
-        owner: row.get::<_, Option<i64>>(1)?.map(incarnation),
+        owner,
         key,
         request_id,
         hash: row

@@ -14,7 +14,7 @@ async fn left(store: &SqliteStore) -> Vec<u128> {
 }
 
 fn opened(folder: &Path, retention: Retention) -> SqliteStore {
-    SqliteStore::open(&SqliteSettings { retention, ..settings(folder) }).unwrap()
+    open_with(&SqliteSettings { retention, ..settings(folder) })
 }
 
 const MUCH: Retention =
@@ -66,8 +66,8 @@ async fn of_too_many_bytes_the_oldest_go_with_their_files() {
     assert_eq!(left(&store).await, [4], "the counts outlive a restart");
 }
 
-/// By hand: `cargo test --release -p server --lib a_million_ended_tasks -- --ignored --nocapture`. All of them are of the
-/// last day and have a request id, so that the server takes in as much as there can be.
+/// By hand: `cargo test --release -p server --lib a_million_ended_tasks -- --ignored --nocapture`. All of them came in
+/// over HTTP on the last day and have a request id, so that the server takes in as much as there can be.
 #[tokio::test]
 #[ignore = "takes a while, and measures"]
 async fn a_million_ended_tasks_start_at_once_and_list_at_once() {
@@ -81,7 +81,7 @@ async fn a_million_ended_tasks_start_at_once_and_list_at_once() {
             "BEGIN;
              WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)
              INSERT INTO tasks SELECT i, CAST(substr(id, 1, 8) || printf('%08d', i) AS BLOB), created_at, device,
-                 task_name || i, key, is_shared, 7, 'Q' || i, printf('%064d', i), steps, ended_at, ending, error,
+                 task_name || i, key, is_shared, NULL, 'Q' || i, printf('%064d', i), steps, ended_at, ending, error,
                  bytes, undelivered_until, crc, task, request, body FROM n, tasks WHERE num = 1;
              INSERT INTO records SELECT (num << 20) + 1, r.crc, r.body FROM tasks, records r
                  WHERE r.at = (1 << 20) + 1 AND num > 1;
@@ -90,16 +90,17 @@ async fn a_million_ended_tasks_start_at_once_and_list_at_once() {
         )
         .unwrap();
     drop(connection);
-    let begun = Instant::now();
+    let (begun, busy_before) = (Instant::now(), busy());
     let store = Arc::new(open(folder.path()));
     println!("opened in {:?}", begun.elapsed());
     let config = crate::Config::default();
     let services = crate::Services { store: store.clone(), ..crate::Services::in_memory(&config) };
     let server = crate::Server::with(config, crate::Keys::local("k".to_owned().into()), services);
     server.recover().await.unwrap();
-    let took = begun.elapsed();
-    println!("started in {took:?}");
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // What else the machine does takes its time, but none of this.
+    let cpu = busy() - busy_before;
+    println!("started in {:?}, {cpu:?} of CPU", begun.elapsed());
+    assert!(cpu < Duration::from_secs(2), "{cpu:?}");
     let (before, limit) = (Some(id(u128::MAX >> 64 >> 16)), 51);
     for query in [
         Query { limit, ..Query::default() },

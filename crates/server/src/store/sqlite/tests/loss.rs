@@ -50,7 +50,7 @@ async fn a_flipped_bit_in_the_log_is_noticed_on_the_same_boot() {
     assert!(matches!(error, OpenError::Behind { .. }), "{error}");
     assert!(error.to_string().contains("--accept-loss"), "{error}");
     let accepting = SqliteSettings { accept_loss: true, ..settings(left.path()) };
-    let found = SqliteStore::open(&accepting).unwrap();
+    let found = open_with(&accepting);
     let recovered = found.recover().unwrap();
     assert!(recovered.has_lost && found.health().has_lost);
     assert_eq!(recovered.former, [before]);
@@ -86,12 +86,12 @@ async fn after_a_power_loss_open_tasks_are_lost_until_they_are_settled() {
 async fn with_power_a_power_loss_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let settings = SqliteSettings { durability: Durability::Power, ..settings(folder.path()) };
-    let store = SqliteStore::open(&settings).unwrap();
+    let store = open_with(&settings);
     let before = store.recover().unwrap().store;
     append(&store, id(1), vec![created(id(1))]).await;
     drop(store);
     forge(folder.path(), |mark| mark.boot = "another".to_owned());
-    let recovered = SqliteStore::open(&settings).unwrap().recover().unwrap();
+    let recovered = open_with(&settings).recover().unwrap();
     assert_eq!((recovered.has_lost, recovered.store), (false, before));
 }
 
@@ -141,6 +141,6 @@ async fn a_side_file_without_its_database_refuses_the_start() {
     let error = refusal(&settings(folder.path()));
     assert!(matches!(error, OpenError::Behind { .. }), "{error}");
     let accepting = SqliteSettings { accept_loss: true, ..settings(folder.path()) };
-    let recovered = SqliteStore::open(&accepting).unwrap().recover().unwrap();
+    let recovered = open_with(&accepting).recover().unwrap();
     assert_eq!((recovered.has_lost, recovered.former), (true, vec![before]));
 }
