@@ -7,6 +7,7 @@
 mod common;
 mod mcp_server;
 #[path = "../security/proxy.rs"]
+#[allow(dead_code, reason = "other tests need the rest")]
 mod proxy;
 
 mod disk;

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod fleet;
+#[allow(dead_code, reason = "other tests need the rest")]
 mod proxy;
 
 mod audit;
