@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aip::codec::Wire;
-use aip::message::{Accepted, Confirmed, Extension, Instruction, Resume, ResultAck};
+use aip::message::{Accepted, Confirmed, Extension, Instruction, ResultAck, Resume};
 use aip::{ClientMessage, ResponseId, ServerMessage, Status};
 use link::Frame;
 use server::store::{Batch, Record};
@@ -192,7 +192,9 @@ impl fmt::Display for Event {
             }
             What::Forgotten { batches } => write!(f, "the store has lost {batches} batches"),
             What::Server(life) => write!(f, "the server: {life:?}"),
-            What::Submitted { party, session } => write!(f, "{party} waits for S={}", short(session)),
+            What::Submitted { party, session } => {
+                write!(f, "{party} waits for S={}", short(session))
+            }
             What::Learned { party, session, end } => {
                 write!(f, "{party} learns of S={}: {end:?}", short(session))
             }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::message::SystemInfo;
 use aip::codec::Wire;
+use aip::message::SystemInfo;
 use aip::{ClientId, Payload, ServerMessage, ServerMessageType, ToolInfo, ToolType};
 use constellation::{Constellation, Keep};
 use device::progress::Progress;

@@ -17,9 +17,7 @@ use super::tasks::share;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement};
 use crate::auth::Principal;
-use crate::session::{
-    Cause, IdentityRecord, Incarnation, Outcome, Requester, Step, Task, TaskId,
-};
+use crate::session::{Cause, IdentityRecord, Incarnation, Outcome, Requester, Step, Task, TaskId};
 use crate::store::{OpenJournal, Record, Recovered};
 
 /// How many newcomers are numbered before the clock has to go on by a millisecond, as a power of two.
@@ -69,12 +67,7 @@ impl Hub {
             let id = record.id;
             let seat = (record.role == aip::ClientType::Device).then(Seat::default);
             let client_id = record.client_id.clone();
-            let recall = Recall {
-                record,
-                n: 0,
-                undelivered: BTreeMap::new(),
-                confirming: None,
-            };
+            let recall = Recall { record, n: 0, undelivered: BTreeMap::new(), confirming: None };
             self.put_back(moment, id, client_id, seat, Some(Box::new(recall)));
         }
         for one in undelivered {

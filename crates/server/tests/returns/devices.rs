@@ -7,7 +7,8 @@ use server::Config;
 
 use crate::party::Party;
 use crate::rig::{
-    Client, Mood, Rig, accepted, cancel, complete, say_stopped, send_results, settle, submit, taken, task,
+    Client, Mood, Rig, accepted, cancel, complete, say_stopped, send_results, settle, submit,
+    taken, task,
 };
 
 #[tokio::test(start_paused = true)]

@@ -74,7 +74,9 @@ impl Checker<'_> {
             () if stored.journal != wire.journal => Some("goes to another journal"),
             () if wire.listed.contains(command) => Some("it has already"),
             () if wire.commands.contains(command) => Some("it was told already"),
-            () if !wire.is_extended() && was_sent() => Some("was sent to a device without a journal"),
+            () if !wire.is_extended() && was_sent() => {
+                Some("was sent to a device without a journal")
+            }
             () => None,
         }
     }
