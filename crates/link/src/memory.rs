@@ -65,6 +65,14 @@ impl KillSwitch {
         lock(&self.wire).directions[end].swallows = true;
     }
 
+    /// Has nothing go to one end for now, so that what is for it waits at its sender, as when a reader takes nothing; or
+    /// ends that.
+    pub fn jam_to(&self, end: usize, is_jammed: bool) {
+        let mut wire = lock(&self.wire);
+        wire.directions[end].is_jammed = is_jammed;
+        wire.wake_all();
+    }
+
     /// Whether the wire is cut.
     #[must_use]
     pub fn is_cut(&self) -> bool {
@@ -86,6 +94,8 @@ struct Direction {
     /// Whether its sender has hung up: nothing follows.
     has_ended: bool,
     swallows: bool,
+    /// Whether its sender has to wait.
+    is_jammed: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -163,7 +173,7 @@ impl MemoryEnd {
             return Poll::Ready(Err(Closed::lost("cut")));
         }
         let direction = &mut wire.directions[1 - self.me];
-        if direction.frames.len() < CAPACITY {
+        if direction.frames.len() < CAPACITY && !direction.is_jammed {
             return Poll::Ready(Ok(()));
         }
         direction.writer = Some(cx.waker().clone());
@@ -300,6 +310,19 @@ mod tests {
         let Incoming::Closed(closed) = next(&mut far).await else { panic!() };
         assert_eq!(closed.code, CloseCode::POLICY);
         assert!(matches!(next(&mut far).await, Incoming::Closed(lost) if lost.code.0 == 1006));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_for_a_jammed_end_waits_at_its_sender() {
+        let (mut near, mut far, switch) = slow(0);
+        switch.jam_to(1, true);
+        let mut sending = std::pin::pin!(poll_fn(|cx| near.poll_ready(cx)));
+        let waited = tokio::time::timeout(Duration::from_secs(9), &mut sending).await;
+        assert!(waited.is_err());
+        switch.jam_to(1, false);
+        sending.await.unwrap();
+        near.start_send(text("comes")).unwrap();
+        assert_eq!(next(&mut far).await, Incoming::Text("comes".into()));
     }
 
     #[tokio::test(start_paused = true)]

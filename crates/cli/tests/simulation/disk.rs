@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aip::ResponseId;
 use jiff::Timestamp;
 use link::Ambient;
 use server::store::{
@@ -142,15 +143,11 @@ impl Disk {
         inner.ids.insert(0, format!("{id:032x}"));
     }
 
-    /// A copy of all that the server has is put back by hand, a little older and under the same id. It is younger than
-    /// every task and client that there is: more is not promised.
+    /// A copy of all that the server has is put back by hand, a little older and under the same id. More than what
+    /// [`Inner::after_all_that_counts`] says is not promised.
     pub(crate) fn put_back(&self) {
         let mut inner = self.lock();
-        let is_younger = |write: &&Write| match write {
-            Write::Batch(batch) => !matches!(batch.records.first(), Some(Record::Created(_))),
-            Write::Change(change) => matches!(change, Change::Delivered(_)),
-        };
-        let younger = inner.log.iter().rev().take_while(is_younger).count();
+        let younger = inner.log.len() - inner.after_all_that_counts();
         let lost = inner.chance.usize(..=younger.min(MOST_LOST));
         inner.lose(lost);
         inner.synced = inner.synced.min(inner.log.len());
@@ -236,6 +233,24 @@ impl Inner {
         }
     }
 
+    /// Where what may be lost under the same id begins: behind every task and client, and with no command that is older
+    /// than one that stays, since a device knows the newest one alone.
+    fn after_all_that_counts(&self) -> usize {
+        let (mut begins, mut newest) = (0, None);
+        for (at, write) in self.log.iter().enumerate() {
+            let decided = decided(write);
+            let counts = match write {
+                Write::Batch(batch) => matches!(batch.records.first(), Some(Record::Created(_))),
+                Write::Change(change) => !matches!(change, Change::Delivered(_)),
+            };
+            if counts || decided.is_some() && decided < newest {
+                begins = at + 1;
+            }
+            newest = newest.max(decided);
+        }
+        begins
+    }
+
     /// Loses so many of the last writes.
     fn lose(&mut self, writes: usize) {
         let left = self.log.len().saturating_sub(writes);
@@ -261,6 +276,15 @@ impl Inner {
         }
         self.log.push(write);
     }
+}
+
+/// The command that a write says was decided.
+fn decided(write: &Write) -> Option<&ResponseId> {
+    let Write::Batch(batch) = write else { return None };
+    batch.records.iter().find_map(|record| match record {
+        Record::Decided { response_id, .. } => Some(response_id),
+        _ => None,
+    })
 }
 
 fn put(store: &MemoryStore, write: &Write) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use link::memory::{KillSwitch, Network as Courier, pair_over};
 use link::{Connector, DialError, Frame, Socket};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::history::{History, What};
 use crate::site::Site;
@@ -29,6 +30,8 @@ struct Inner {
     /// The newest wire of each party.
     switches: BTreeMap<String, (usize, KillSwitch)>,
     legacy: BTreeSet<&'static str>,
+    /// The wire to the server that is slow, and until when.
+    slow: Option<(usize, Instant)>,
     is_calm: bool,
     history: History,
 }
@@ -40,6 +43,7 @@ impl Network {
             wires: 0,
             switches: BTreeMap::new(),
             legacy,
+            slow: None,
             is_calm: false,
             history: history.clone(),
         })))
@@ -86,7 +90,7 @@ impl Network {
                 take_extension_out(frame);
             }
             let mut inner = network.lock();
-            let takes = inner.takes();
+            let takes = inner.takes_on(wire, to_server);
             inner.history.push(What::Sent { wire, to_server, frame: frame.clone(), takes });
             takes
         })
@@ -119,11 +123,28 @@ impl Network {
         }
     }
 
-    /// What a wire does when its party crashes: its end is noticed, or, with the whole machine, is not.
+    /// What a wire does when its party crashes: with the whole machine its end is not noticed; else it is, at once, or once
+    /// all that is on its way has arrived.
     pub(crate) fn crash(&self, party: &str, with_machine: bool) {
+        let is_cut = self.lock().chance.bool();
         match with_machine {
             true => self.break_wire(party, "dead", KillSwitch::swallow),
-            false => self.break_wire(party, "cut", KillSwitch::cut),
+            false if is_cut => self.break_wire(party, "cut", KillSwitch::cut),
+            false => self.break_wire(party, "left alone", |_| ()),
+        }
+    }
+
+    /// Has nothing go to a party for now, or ends that.
+    pub(crate) fn jam(&self, party: &str, is_jammed: bool) {
+        let how = if is_jammed { "jammed" } else { "free again" };
+        self.break_wire(party, how, |wire| wire.jam_to(1 - SERVER_END, is_jammed));
+    }
+
+    /// For a while what a party sends takes very long.
+    pub(crate) fn slow_down(&self, party: &str, time: Duration) {
+        let mut inner = self.lock();
+        if let Some((wire, _)) = inner.switches.get(party) {
+            inner.slow = Some((*wire, Instant::now() + time));
         }
     }
 
@@ -154,6 +175,15 @@ impl Network {
 }
 
 impl Inner {
+    /// How long the next frame of this wire takes.
+    fn takes_on(&mut self, wire: usize, to_server: bool) -> Duration {
+        let is_slow = self.slow.is_some_and(|(slow, until)| slow == wire && Instant::now() < until);
+        match is_slow && to_server && !self.is_calm {
+            true => Duration::from_millis(self.chance.u64(500..8000)),
+            false => self.takes(),
+        }
+    }
+
     /// How long the next frame takes: mostly little, now and then so long that what waits for it gives up.
     fn takes(&mut self) -> Duration {
         let millis = match self.chance.u8(..100) {

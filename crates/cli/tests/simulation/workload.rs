@@ -116,6 +116,11 @@ async fn trouble(world: &World, perils: Perils, chance: &mut fastrand::Rng) -> V
                 world.site.fill(false);
                 world.history.note("the disk has room");
             }
+            10 => {
+                world.network.jam(DEVICES[at], true);
+                pause(chance, 8000).await;
+                world.network.jam(DEVICES[at], false);
+            }
             _ => {}
         }
     }
@@ -124,6 +129,11 @@ async fn trouble(world: &World, perils: Perils, chance: &mut fastrand::Rng) -> V
 
 /// A device crashes, and comes back after a while.
 async fn crash(world: &World, worker: &mut Worker, perils: Perils, chance: &mut fastrand::Rng) {
+    if chance.bool() {
+        // What it sends then arrives when it is back, or not at all.
+        world.network.slow_down(worker.id, Duration::from_secs(3));
+        pause(chance, 3000).await;
+    }
     if perils.of_power && chance.bool() {
         worker.lose_power(world, chance);
     } else {

@@ -42,7 +42,7 @@ impl Checker<'_> {
             return Some("has invented results".to_owned());
         }
         let is_present = |(arrived, replaced): (Duration, Option<Duration>)| {
-            arrived <= at && replaced.is_none_or(|replaced| at <= replaced)
+            arrived <= at && replaced.is_none_or(|replaced| arrived <= replaced)
         };
         if !sent.any(is_present) {
             return Some("was settled by a replaced connection".to_owned());

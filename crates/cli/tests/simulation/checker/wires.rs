@@ -26,8 +26,10 @@ pub(super) struct Wire {
     /// Results of commands that were sent on it, and when they arrive.
     pub(super) results: Vec<(String, Duration)>,
     pub(super) confirmed: Option<Duration>,
-    /// When a newer wire of its party was confirmed.
+    /// When a newer wire of its party was confirmed, or took over before that.
     pub(super) replaced: Option<Duration>,
+    /// When the server gets the REGISTER of a client that shows a key, which takes over at once.
+    takes_over: Option<Duration>,
     /// From when on it is not to be relied on.
     pub(super) broken: Option<Duration>,
     has_hung_up: bool,
@@ -123,6 +125,7 @@ impl Wires {
         let Some(state) = self.all.get_mut(&wire) else { return };
         if let More::Comes(resume) = &said.more {
             state.journal = Some(resume.journal.clone());
+            state.takes_over = resume.key.is_some().then_some(arrives);
             let listed = resume.commands.iter().map(|held| held.response_id.to_string());
             state.listed = listed.collect();
         }
@@ -145,10 +148,10 @@ impl Wires {
             return;
         }
         state.confirmed = Some(at);
-        let party = state.party.clone();
+        let (party, since) = (state.party.clone(), state.takes_over.unwrap_or(at).min(at));
         let same = |state: &Wire| state.confirmed.is_some() && state.party == party;
         for (_, older) in self.all.range_mut(..wire).filter(|(_, older)| same(older)) {
-            older.replaced.get_or_insert(at);
+            older.replaced.get_or_insert(since);
         }
     }
 
