@@ -124,7 +124,7 @@ impl Lane {
         }
     }
 
-    /// Takes in all of another device, behind its own: however many there are then.
+    /// Takes in all of another device, however many there are then. What waits of one client comes in its order.
     pub(super) fn absorb(&mut self, other: Self, places: usize) {
         let waiting = other.waiting.into_iter().flat_map(|OfKey { key, clients }| {
             clients.into_iter().flat_map(move |(client, queue)| {
@@ -135,6 +135,8 @@ impl Lane {
         for (share, session) in other.running.into_iter().chain(waiting) {
             self.put_back(share, session, places);
         }
+        let clients = self.waiting.iter_mut().flat_map(|of_key| &mut of_key.clients);
+        clients.for_each(|(_, queue)| queue.make_contiguous().sort_unstable());
     }
 
     fn has_room(&self, share: &Share, capacity: usize) -> bool {

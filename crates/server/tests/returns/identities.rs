@@ -244,67 +244,83 @@ async fn ended(requester: &mut Party) -> serde_json::Value {
     end
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_device_that_gets_back_what_a_stranger_had_loses_nothing_of_its_own() {
-    let mut rig = Rig::new().await;
-    let (mut d, mut q) = (Client::device(), Client::requester());
-    let (device, _) = d.come(&rig).await;
-    let (mut requester, _) = q.come(&rig).await;
-    let first = submit(&mut requester, &task_that("1", &json!("continue"))).await;
-    let second = submit(&mut requester, &task_that("2", &json!("continue"))).await;
-    device.switch.cut();
-    settle().await;
-    // Who has its id now has the second task, and a third one of its own.
-    let mut other = Client { file: "another".to_owned(), ..Client::device() };
-    let (mut stranger, granted) = other.come(&rig).await;
-    assert_eq!(granted["resumed"], false);
-    let end = ended(&mut requester).await;
-    assert_eq!(end["response_id"].as_str(), Some(&*first), "it went to another journal");
-    stranger.expect("task_end").await;
-    assert_eq!(stranger.expect("command").await["session_id"], "S-2");
-    let third = submit(&mut requester, &task_that("3", &json!("continue"))).await;
-    rig.restart().await;
-    let (mut device, granted) = d.come(&rig).await;
-    assert_eq!(granted["resumed"], true);
-    let (mut requester, _) = q.come(&rig).await;
-    let end = ended(&mut requester).await;
-    assert_eq!(end["response_id"].as_str(), Some(&*second), "it went to another journal");
-    assert!(end["error"].as_str().unwrap().ends_with("the outcome is unknown"), "{end}");
+/// Two devices with one id, whose server was killed: the first left three tasks, of which the first is lost. The other
+/// one got the second, and one of its own. The tasks are those that are open.
+struct Twins {
+    rig: Rig,
+    first: Client,
+    other: Client,
+    requester: Client,
+    tasks: [String; 3],
+    command: serde_json::Value,
+}
+
+impl Twins {
+    async fn new() -> Self {
+        let mut rig = Rig::new().await;
+        let (mut first, mut requester) = (Client::device(), Client::requester());
+        let (device, _) = first.come(&rig).await;
+        let (mut submits, _) = requester.come(&rig).await;
+        let going_on = |n| task_that(n, &json!("continue"));
+        let lost = submit(&mut submits, &going_on("1")).await;
+        let second = submit(&mut submits, &going_on("2")).await;
+        let third = submit(&mut submits, &going_on("3")).await;
+        device.switch.cut();
+        settle().await;
+        let mut other = Client { file: "another".to_owned(), ..Client::device() };
+        let (mut stranger, granted) = other.come(&rig).await;
+        assert_eq!(granted["resumed"], false);
+        let end = ended(&mut submits).await;
+        assert_eq!(end["response_id"].as_str(), Some(&*lost), "it went to another journal");
+        stranger.expect("task_end").await;
+        let command = stranger.expect("command").await;
+        assert_eq!(command["session_id"], "S-2");
+        let fourth = submit(&mut submits, &going_on("4")).await;
+        settle().await;
+        rig.restart().await;
+        Self { rig, first, other, requester, tasks: [second, third, fourth], command }
+    }
+}
+
+/// Does the next task, which must be this one.
+async fn does(device: &mut Party, requester: &mut Party, session: &str, id: &str) {
     let command = loop {
         let heard = device.hear().await;
         if heard["type"] == "command" {
             break heard;
         }
     };
-    assert_eq!(command["session_id"], "S-3");
-    send_results(&mut device, &command, "success");
-    assert_eq!(complete(&mut requester).await["response_id"].as_str(), Some(&*third));
+    assert_eq!(command["session_id"], session);
+    send_results(device, &command, "success");
+    assert_eq!(complete(requester).await["response_id"].as_str(), Some(id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_gets_back_what_a_stranger_had_loses_nothing_of_its_own() {
+    let Twins { rig, mut first, mut requester, tasks, .. } = Twins::new().await;
+    let (mut device, granted) = first.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+    let (mut requester, _) = requester.come(&rig).await;
+    let end = ended(&mut requester).await;
+    assert_eq!(end["response_id"].as_str(), Some(&*tasks[0]), "it went to another journal");
+    assert!(end["error"].as_str().unwrap().ends_with("the outcome is unknown"), "{end}");
+    does(&mut device, &mut requester, "S-3", &tasks[1]).await;
+    does(&mut device, &mut requester, "S-4", &tasks[2]).await;
     settle().await;
     rig.assert_quiet();
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_of_two_with_one_id_comes_first_after_a_restart_goes_on_with_what_it_has() {
-    let mut rig = Rig::new().await;
-    let (mut d, mut q) = (Client::device(), Client::requester());
-    let (device, _) = d.come(&rig).await;
-    let (mut requester, _) = q.come(&rig).await;
-    submit(&mut requester, &task_that("1", &json!("continue"))).await;
-    submit(&mut requester, &task_that("2", &json!("continue"))).await;
-    device.switch.cut();
-    settle().await;
-    let mut other = Client { file: "another".to_owned(), ..Client::device() };
-    let (mut stranger, _) = other.come(&rig).await;
-    ended(&mut requester).await;
-    stranger.expect("task_end").await;
-    let command = stranger.expect("command").await;
+async fn whoever_of_two_with_one_id_comes_first_after_a_restart_goes_on_with_what_there_is() {
+    let Twins { rig, mut other, mut requester, tasks, command, .. } = Twins::new().await;
     other.note(&command, "done");
-    rig.restart().await;
-    let (mut stranger, granted) = other.come(&rig).await;
+    let (mut device, granted) = other.come(&rig).await;
     assert_eq!(granted["commands"][command["response_id"].as_str().unwrap()], "send");
-    send_results(&mut stranger, &command, "success");
-    assert_eq!(taken(&mut stranger).await, "accepted");
-    let (mut requester, _) = q.come(&rig).await;
-    let end = complete(&mut requester).await;
-    assert_eq!((&end["session_id"], &end["status"]), (&json!("S-2"), &json!("completed")));
+    let (mut requester, _) = requester.come(&rig).await;
+    send_results(&mut device, &command, "success");
+    assert_eq!(complete(&mut requester).await["response_id"].as_str(), Some(&*tasks[0]));
+    does(&mut device, &mut requester, "S-3", &tasks[1]).await;
+    does(&mut device, &mut requester, "S-4", &tasks[2]).await;
+    settle().await;
+    rig.assert_quiet();
 }
