@@ -5,7 +5,7 @@ use server::Config;
 
 use crate::party::Party;
 use crate::rig::{
-    Client, Mood, Rig, accepted, acknowledge, complete, send_results, settle, submit, taken, task,
+    Client, Mood, Rig, accepted, acknowledge, complete, send_results, settle, submit, task,
     task_that,
 };
 
