@@ -129,7 +129,8 @@ async fn trouble(world: &World, perils: Perils, chance: &mut fastrand::Rng) -> V
 
 /// A device crashes, and comes back after a while.
 async fn crash(world: &World, worker: &mut Worker, perils: Perils, chance: &mut fastrand::Rng) {
-    if chance.bool() {
+    let is_slow = chance.bool();
+    if is_slow {
         // What it sends then arrives when it is back, or not at all.
         world.network.slow_down(worker.id, Duration::from_secs(3));
         pause(chance, 3000).await;
@@ -143,7 +144,7 @@ async fn crash(world: &World, worker: &mut Worker, perils: Perils, chance: &mut 
         worker.move_house(world, chance);
     }
     let away = [500, 10_000, 10_000, 40_000][chance.usize(..4)];
-    pause(chance, away).await;
+    pause(chance, if is_slow { 1000 } else { away }).await;
     worker.start(world, chance.u64(..));
 }
 
