@@ -72,8 +72,7 @@ impl Checker<'_> {
         if let Some(arrived) = self.arrived(command, at) {
             return Some(format!("is unknown ({why}), and its results were there at {arrived:?}"));
         }
-        let journal = self.mirror.command(command).and_then(|command| command.journal.as_ref());
-        let Some(journal) = journal else { return None };
+        let journal = self.mirror.command(command)?.journal.as_ref()?;
         let of_device = || self.wires.all().filter(|wire| wire.party == task.device.as_str());
         let is_excused = match why {
             "The device disconnected" => {
