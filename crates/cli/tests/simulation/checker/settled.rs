@@ -73,7 +73,8 @@ impl Checker<'_> {
             return Some(format!("is unknown ({why}), and its results were there at {arrived:?}"));
         }
         let journal = self.mirror.command(command).and_then(|command| command.journal.as_ref());
-        let Some(journal) = journal else { return None };
+        // Of what was sent to a device without a journal nothing more is promised.
+        let journal = journal?;
         let of_device = || self.wires.all().filter(|wire| wire.party == task.device.as_str());
         let is_excused = match why {
             "The device disconnected" => {
