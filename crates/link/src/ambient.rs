@@ -134,6 +134,12 @@ impl Ambient {
         *last = (*last).max(uuid.as_u128());
     }
 
+    /// The greatest UUIDv7 so far.
+    #[must_use]
+    pub fn newest_uuid(&self) -> Uuid {
+        Uuid::from_u128(*lock(&self.0.last))
+    }
+
     /// A UUIDv7 above all that came before it, also when the clock went back.
     #[must_use]
     pub fn uuid_v7(&self) -> Uuid {

@@ -159,7 +159,8 @@ impl Actor {
             Request::Task(task) => {
                 let (session_id, request_id) = (task.session_id.clone(), task.request_id.clone());
                 if let Err(error) = self.submit(task) {
-                    let is_task = !error.names_open_task();
+                    // A TASK_END would end the open one, unless the requester tells tasks by their own ids.
+                    let is_task = self.acknowledges() || !error.names_open_task();
                     let rejection =
                         Rejection { text: error.to_string(), session_id, request_id, is_task };
                     self.reject_task(rejection, error.means(), reply);

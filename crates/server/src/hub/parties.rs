@@ -285,6 +285,7 @@ impl Parties {
         identity.presence = Presence::Away { since: moment.now, at: moment.at };
         if let Some(recall) = &mut identity.recall {
             recall.record.seen_at = moment.at;
+            recall.record.is_here = false;
             recall.confirming = None;
         }
         Some(handle)

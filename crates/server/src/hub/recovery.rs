@@ -75,7 +75,11 @@ impl Hub {
         self.parties.count_from(Incarnation(millis << NEWCOMERS_BITS));
         self.parties.count_from(last_owner);
         let latest = latest_devices(&identities);
-        for record in identities {
+        for mut record in identities {
+            // Nobody knows until when it was here: at most until now.
+            if std::mem::take(&mut record.is_here) {
+                record.seen_at = moment.at;
+            }
             let id = record.id;
             let seat = (record.role == aip::ClientType::Device).then(Seat::default);
             let client_id = record.client_id.clone();

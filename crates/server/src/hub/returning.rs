@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::CloseCode;
-use aip::Payload;
 use aip::machine::Refusal;
 use aip::message::{Feature, OnDisconnect, Resume, Resumed};
+use aip::{Payload, ResponseId};
 use tokio::sync::oneshot;
 
 use super::effect::Effect;
@@ -24,6 +24,9 @@ use crate::store::{Change, StoreError};
 
 /// How often to look for identities and outcomes that have had their time.
 const TIDY: Duration = Duration::from_secs(30);
+
+/// How far ahead of this server's clock and ids a device's newest command may be.
+const LONGEST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A client that wants to be taken in.
 pub(crate) struct Newcomer<'a> {
@@ -53,6 +56,10 @@ impl Hub {
             return Err(Refusal::ShuttingDown);
         }
         let Newcomer { handle, facts, claim } = newcomer;
+        // Only of a device that keeps a journal it means anything.
+        let newest =
+            claim.filter(|_| handle.has(Feature::Resume)).and_then(|own| own.newest.as_ref());
+        newest.map_or(Ok(()), |newest| check_newest(moment, newest))?;
         let is_known_again = handle.has(Feature::Ack);
         let known = if is_known_again { self.recognize(handle, claim)? } else { Recognized::NEW };
         if known.identity.is_none() {
@@ -75,7 +82,10 @@ impl Hub {
             self.resume_device(moment, identity, &[]);
             return Ok(Entered::Here(via));
         };
-        self.compare_newest(moment, identity, claim.filter(|_| !known.is_former));
+        let own_store = |claim: &&Resume| !known.is_former && claim.store.is_some();
+        if handle.has(Feature::Resume) {
+            self.compare_newest(moment, identity, claim.filter(own_store));
+        }
         self.wait_for_commits(identity);
         Ok(Entered::Confirming(via, answer))
     }
@@ -186,6 +196,7 @@ impl Hub {
         record.platform.clone_from(&handle.platform);
         record.resumes = handle.has(Feature::Resume);
         record.seen_at = moment.at;
+        record.is_here = true;
         record.journal = claim.map(|claim| claim.journal.clone());
         if let Some(key) = claim.and_then(|claim| claim.key.as_deref()) {
             record.presented = Some(KeyHash::of(key));
@@ -360,8 +371,19 @@ impl Hub {
         if is_goodbye && !handle.is_device() && has_nothing {
             self.forget(id);
         }
+        if handle.is_device() {
+            self.keep_parting(id);
+        }
         self.parties.forget_unneeded(id, moment.now);
         self.effects.push(Effect::Moved);
+    }
+
+    /// Has it stored when a device was last seen. Nobody waits for that.
+    fn keep_parting(&mut self, id: Incarnation) {
+        if let Some(recall) = self.recall(id) {
+            let change = Change::Identity(Arc::new(recall.record.clone()));
+            self.effects.push(Effect::Keep(change, None));
+        }
     }
 
     /// Waits for a device that is away.
@@ -453,6 +475,20 @@ impl Hub {
     }
 }
 
+/// All ids from now on are to be above the one that a device has a receipt for, so it must be one that a store of this
+/// server may have made, also when a clock was wrong.
+fn check_newest(moment: &Moment<'_>, newest: &ResponseId) -> Result<(), Refusal> {
+    let wrong = |what| Refusal::BadExtension(format!(".resume.newest {what}"));
+    let id: uuid::Uuid = newest.as_str().parse().map_err(|_| wrong("is no UUID"))?;
+    let made_at = id.as_u128() >> 80;
+    let latest = (moment.ambient.newest_uuid().as_u128() >> 80)
+        .max(u128::try_from(moment.at.as_millisecond()).unwrap_or(0));
+    if made_at > latest + LONGEST_AHEAD.as_millis() {
+        return Err(wrong("lies in the future"));
+    }
+    Ok(())
+}
+
 fn new_record(id: Incarnation, handle: &Handle) -> IdentityRecord {
     IdentityRecord {
         id,
@@ -467,5 +503,6 @@ fn new_record(id: Incarnation, handle: &Handle) -> IdentityRecord {
         resumes: false,
         platform: String::new(),
         seen_at: jiff::Timestamp::UNIX_EPOCH,
+        is_here: false,
     }
 }

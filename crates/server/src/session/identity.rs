@@ -68,4 +68,7 @@ pub struct IdentityRecord {
     pub platform: String,
     /// When it last had a connection, an open task or an outcome to fetch.
     pub seen_at: Timestamp,
+    /// Whether it has a connection: then it was seen until the server ended.
+    #[serde(default)]
+    pub is_here: bool,
 }

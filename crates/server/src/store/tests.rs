@@ -211,6 +211,7 @@ fn identity(id: u64, newest: Option<ResponseId>) -> IdentityRecord {
         resumes: true,
         platform: "linux".to_owned(),
         seen_at: now(),
+        is_here: false,
     }
 }
 

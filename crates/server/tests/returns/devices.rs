@@ -280,7 +280,9 @@ async fn a_device_with_a_receipt_that_the_store_does_not_know_says_that_commits_
     d.note(&command, "running");
     device.switch.cut();
     settle().await;
-    let ahead = "7fffffff-ffff-7fff-bfff-ffffffffffff".to_owned();
+    // Of the same millisecond, and above it.
+    let made_at = &command["response_id"].as_str().unwrap()[..15];
+    let ahead = format!("{made_at}fff-bfff-ffffffffffff");
     d.held.push((ahead.clone(), "done"));
     d.newest = Some(ahead.clone());
     let (_device, granted) = d.come(&rig).await;
@@ -288,6 +290,44 @@ async fn a_device_with_a_receipt_that_the_store_does_not_know_says_that_commits_
     assert_eq!(granted["commands"], told);
     let end = requester.expect("task_end").await;
     assert!(end["error"].as_str().unwrap().ends_with("the outcome of this task is unknown"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_was_there_until_the_server_died_was_seen_then() {
+    let short = Config { device_time: Duration::from_secs(100), ..Config::default() };
+    let mut rig = Rig::with(short).await;
+    let mut d = Client::device();
+    let (_device, _) = d.come(&rig).await;
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    rig.restart().await;
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let (_device, granted) = d.come(&rig).await;
+    assert_eq!(granted["resumed"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_that_no_store_can_have_given_is_refused_or_means_nothing() {
+    let mut rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let far = "ffffffff-ffff-7fff-bfff-ffffffffffff".to_owned();
+    d.newest = Some(far.clone());
+    let (_refused, answer) = d.try_come(&rig).await;
+    let error = "Invalid message: metadata.flightdeck.resume.newest lies in the future";
+    assert_eq!(answer["error"], error);
+    // Who names no store, or keeps no journal, says nothing by it.
+    d.newest = Some("00000000-0001-7fff-bfff-ffffffffffff".to_owned());
+    d.come(&rig).await;
+    q.newest = Some(far);
+    q.come(&rig).await;
+    rig.restart().await;
+    d.newest = None;
+    let (mut device, _) = d.come(&rig).await;
+    q.newest = None;
+    let (mut requester, _) = q.come(&rig).await;
+    submit(&mut requester, &task("1")).await;
+    let command = device.expect("command").await;
+    let id = command["response_id"].as_str().unwrap();
+    assert!(id.starts_with("00000000-"), "{id} is not of these days");
 }
 
 #[tokio::test(start_paused = true)]

@@ -263,6 +263,21 @@ async fn a_task_that_was_accepted_is_answered_again_whatever_would_refuse_a_new_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_names_its_request_also_when_the_session_is_taken() {
+    let rig = Rig::new().await;
+    let (mut d, mut q) = (Client::device(), Client::requester());
+    let (_device, _) = d.come(&rig).await;
+    let (mut requester, _) = q.come(&rig).await;
+    submit(&mut requester, &task("1")).await;
+    let mut other = task("2");
+    other["session_id"] = json!("S-1");
+    requester.say(other);
+    let refused = requester.expect("error").await;
+    assert_eq!(refused["error"], "session_id 'S-1' is already running");
+    assert_eq!(refused["result"]["flightdeck"], json!({"request_id": "2", "refused": "final"}));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_is_the_same_only_if_it_was_written_the_same() {
     let rig = Rig::new().await;
     let (mut d, mut q) = (Client::device(), Client::requester());

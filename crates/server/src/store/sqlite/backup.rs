@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
-use super::folder::{Payloads, database_of_copy, make_private, sync_folder};
+use super::folder::{Payloads, database_of_copy, make_private, open_private, sync_folder};
 use super::queue::Answer;
 use super::writer::{Deletions, Writer};
 use crate::store::StoreError;
@@ -23,6 +23,8 @@ const STEP_PAGES: std::ffi::c_int = 256;
 enum BackupError {
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
+    #[error("{} is in the store's own folder", .0.display())]
+    Inside(PathBuf),
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -72,8 +74,14 @@ fn copy_database(
     if fs::read_dir(folder)?.next().is_some() {
         return Err(BackupError::NotEmpty(folder.to_owned()));
     }
+    let own = connection.path().and_then(|path| Path::new(path).parent()?.canonicalize().ok());
+    if own.is_some_and(|own| folder.canonicalize().is_ok_and(|folder| folder.starts_with(own))) {
+        return Err(BackupError::Inside(folder.to_owned()));
+    }
     let path = database_of_copy(folder);
     let partial = path.with_extension("partial");
+    // SQLite would let everybody read it.
+    drop(open_private(&partial)?);
     let mut copy = Connection::open(&partial)?;
     let backup = Backup::new(connection, &mut copy)?;
     while backup.step(STEP_PAGES)? != StepResult::Done {

@@ -202,6 +202,22 @@ async fn the_database_gives_back_room_and_keeps_its_log_short() {
 }
 
 #[tokio::test]
+async fn a_copy_is_its_owners_alone_and_not_among_what_is_copied() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    let inside = store.backup(&folder.path().join("copy")).await.unwrap_err();
+    assert!(inside.to_string().ends_with("is in the store's own folder"), "{inside}");
+    store.backup(copy.path()).await.unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        let mode = std::fs::metadata(copy.path().join("flightdeck.db")).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+    }
+}
+
+#[tokio::test]
 async fn a_copy_has_what_was_there_and_is_another_store() {
     let folder = tempfile::tempdir().unwrap();
     let copy = tempfile::tempdir().unwrap();
