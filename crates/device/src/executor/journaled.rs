@@ -44,7 +44,10 @@ impl Executor {
             Some((ticket, Known::New)) => return self.receive(ticket, command, line, answered),
             // It may be one that a loss had kept from being sent, or from being started.
             Some((ticket, Known::Held(_))) => return self.go_on(vec![ticket]),
-            Some((ticket, Known::Forgotten)) => (Some(ticket), FORGOTTEN),
+            Some((ticket, Known::Forgotten)) => {
+                self.desk().journals.remember(ticket);
+                (Some(ticket), FORGOTTEN)
+            }
             Some((ticket, Known::TooOld)) => (Some(ticket), TOO_OLD),
         };
         tracing::debug!(?ticket, error, "a command is not run");

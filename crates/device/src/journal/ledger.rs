@@ -69,7 +69,7 @@ pub(crate) enum Known {
     New,
     /// The command is held.
     Held(HeldState),
-    /// It was executed, and its results are gone.
+    /// It was taken once, and there are no results to send.
     Forgotten,
     /// It is not above the greatest id that was forgotten for good.
     TooOld,
@@ -163,6 +163,16 @@ impl Ledger {
             None if Some(id) <= self.horizon => Known::TooOld,
             None => Known::New,
         }
+    }
+
+    /// Whether a command is held, or over and still known by its id.
+    pub(super) fn has(&self, id: CommandId) -> bool {
+        self.held.contains_key(&id) || self.forgotten.contains(&id)
+    }
+
+    /// The ids of all that it has.
+    pub(super) fn ids(&self) -> impl Iterator<Item = CommandId> {
+        self.held.keys().chain(&self.forgotten).copied()
     }
 
     /// What REGISTER lists.

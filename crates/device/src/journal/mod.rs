@@ -161,8 +161,13 @@ impl Journals {
     }
 
     /// The journal of a store, a new one if there is none; what is held for the `former` id of that store moves there.
+    /// Of what was held for the present id meanwhile, the ids stay.
     pub(crate) fn select(&mut self, store: &str, former: Option<&str>) -> u32 {
         if let Some(moved) = former.and_then(|former| self.find(former)) {
+            let replaced = self.find(store).and_then(|number| self.journal(number));
+            let ids: Vec<_> =
+                replaced.into_iter().flat_map(|journal| journal.ledger.ids()).collect();
+            ids.into_iter().for_each(|id| self.remember(Ticket { journal: moved, id }));
             self.retain(|held| held != store);
             if let Err(error) = self.write(moved, &Record::Store(store)) {
                 tracing::warn!(%error, "failed to write the new id of the server's store");
@@ -197,10 +202,16 @@ impl Journals {
         (ledger.newest.and_then(CommandId::to_response_id), ledger.list())
     }
 
-    /// What is known of a command.
+    /// What is known of a command. No two stores make the same id, unless one is a copy of the other: what was taken
+    /// for the copy is over for the store itself, and the other way round.
     pub(crate) fn known(&self, ticket: Ticket) -> Known {
         let journal = self.journal(ticket.journal);
-        journal.map_or(Known::New, |journal| journal.ledger.known(ticket.id))
+        match journal.map_or(Known::New, |journal| journal.ledger.known(ticket.id)) {
+            Known::New if self.journals.iter().any(|other| other.ledger.has(ticket.id)) => {
+                Known::Forgotten
+            }
+            known => known,
+        }
     }
 
     /// The commands of a session that are held, and what a cancel of each is answered with, once it is done.
@@ -315,6 +326,17 @@ impl Journals {
         if let Stage::Done { results: Results::Aside { .. }, .. } = entry.stage {
             self.shelf.remove(ticket.id);
         }
+        self.write_over(ticket);
+    }
+
+    /// Keeps the id of a command that another journal knows, which may go before this one.
+    pub(crate) fn remember(&mut self, ticket: Ticket) {
+        if self.journal(ticket.journal).is_some_and(|journal| !journal.ledger.has(ticket.id)) {
+            self.write_over(ticket);
+        }
+    }
+
+    fn write_over(&mut self, ticket: Ticket) {
         let record = Record::Forgotten(ticket.id);
         if let Err(error) = self.write(ticket.journal, &record) {
             tracing::debug!(%error, "failed to write that a command is over");

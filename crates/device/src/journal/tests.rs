@@ -196,6 +196,27 @@ fn the_bounds_hold_over_all_stores() {
     assert_eq!(folder.open().find("B"), None);
 }
 
+#[test]
+fn what_was_taken_under_another_store_id_stays_over_when_that_journal_is_gone() {
+    let folder = Folder::new();
+    let mut journals = folder.open();
+    journals.select("S", None);
+    execute(&mut journals, ticket(1), "held");
+    execute(&mut journals, ticket(2), "results");
+    journals.forget(ticket(2));
+    assert_eq!(journals.select("copy", Some("S")), 0);
+    let journal = journals.select("S", None);
+    let back = [1, 2, 3].map(|n| Ticket { journal, ..ticket(n) });
+    let expected = [Known::Forgotten, Known::Forgotten, Known::New];
+    assert_eq!(back.map(|ticket| journals.known(ticket)), expected);
+    back[..2].iter().for_each(|ticket| journals.remember(*ticket));
+    journals.retain(|store| store == "S");
+    assert_eq!(back.map(|ticket| journals.known(ticket)), expected);
+    drop(journals);
+    let journals = folder.open();
+    assert_eq!([1, 2, 3].map(|n| journals.known(ticket(n))), expected);
+}
+
 #[cfg(unix)]
 #[test]
 fn nobody_else_can_read_a_journal() {

@@ -311,6 +311,67 @@ async fn what_is_held_moves_with_the_stores_id_and_stays_with_another_store() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_after_its_copy_has_nothing_run_again() {
+    let mut bench = Bench::new().await;
+    let mut wire = bench.connect().await;
+    for n in [1, 2] {
+        wire.command(&r(n), "s", json!({}));
+        wire.error(&r(n)).await;
+    }
+    wire.cut().await;
+    // A copy of the store takes over what is held, and wants only one of the results.
+    let mut wire = bench.accept().await;
+    let commands = [(&r(1), Instruction::Discard), (&r(2), Instruction::Send)];
+    wire.confirm_as(ALL, "copy", true, &commands);
+    assert_eq!(wire.error(&r(2)).await, "");
+    wire.cut().await;
+    for _ in 0..2 {
+        bench.restart().await;
+        // To the store itself these commands never arrived.
+        let mut wire = bench.connect().await;
+        for n in [1, 2] {
+            wire.command(&r(n), "s", json!({}));
+            assert_eq!(wire.error(&r(n)).await, "already executed, results no longer kept");
+        }
+        wire.cut().await;
+        let mut wire = bench.accept().await;
+        wire.confirm_as(ALL, "other", false, &[]);
+        wire.cut().await;
+    }
+    let mut wire = bench.connect().await;
+    wire.command(&r(3), "s", json!({}));
+    assert_eq!(wire.error(&r(3)).await, "");
+    assert_eq!(bench.lines().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_comes_back_after_its_store_has_nothing_run_again() {
+    let mut bench = Bench::new().await;
+    bench.connect().await.cut().await;
+    let mut wire = bench.accept().await;
+    wire.confirm_as(ALL, "copy", true, &[]);
+    for n in [1, 2] {
+        wire.command(&r(n), "s", json!({}));
+        wire.error(&r(n)).await;
+    }
+    wire.acknowledge(&r(1), Taken::Accepted);
+    wire.cut().await;
+    bench.connect().await.cut().await;
+    let mut wire = bench.accept().await;
+    assert_eq!((wire.resume.store.as_deref(), wire.listed()), (Some("S"), vec![]));
+    wire.confirm_as(ALL, "copy", true, &[]);
+    wire.cut().await;
+    bench.restart().await;
+    let mut wire = bench.accept().await;
+    wire.confirm_as(ALL, "copy", false, &[]);
+    for n in [1, 2] {
+        wire.command(&r(n), "s", json!({}));
+        assert_eq!(wire.error(&r(n)).await, "already executed, results no longer kept");
+    }
+    assert_eq!(bench.lines().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_grants_nothing_sees_what_it_always_saw() {
     let mut bench = Bench::new().await;
     let mut wire = bench.accept().await;
