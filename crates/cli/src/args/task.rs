@@ -26,8 +26,8 @@ out; 125 anything else, a setting that forbids it included; 2 for a wrong comman
 
 With --json each device is an object on stdout: device, task, status (completed, failed, cancelled),
 known (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop),
-refused (final, retry), error, exit_code, stdout, stderr. On stderr an object says each task's id as
-soon as the server has it.")]
+refused (final, retry), error, exit_code, stdout, stderr; also where no server could be asked, except
+with --all. On stderr an object says each task's id as soon as the server has it.")]
 pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) client: ClientKeys,
@@ -73,7 +73,8 @@ Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server
 With --json stderr has an object for each event (accepted with the task's id, progress, disconnected,
 reconnected) and stdout one for the end: task, status (completed, failed, cancelled), known
 (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop), lost,
-refused (final, retry), error, result.")]
+refused (final, retry), error, result; also where no server could be asked. Why stands on stderr then
+as a text too.")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) client: ClientKeys,

@@ -40,10 +40,20 @@ impl Followed {
 
     /// One whose outcome is not waited for any longer.
     fn given_up(ending: Ending, task: &Task) -> Self {
+        Self::without_result(ending, true, task.id())
+    }
+
+    /// One that did not get as far as the server.
+    pub(super) fn not_submitted(failure: &Failure) -> Self {
+        let error = Some(format!("{:#}", failure.error));
+        let ending = Ending { how: How::Failed, known: Some(Known::NeverSent), error };
+        Self::without_result(ending, false, None)
+    }
+
+    fn without_result(ending: Ending, is_lost: bool, task: Option<String>) -> Self {
         let error = ending.error.clone();
-        let outcome =
-            Outcome { completed: false, error, result: None, is_lost: true, refused: None };
-        Self { ending, outcome, task: task.id() }
+        let outcome = Outcome { completed: false, error, result: None, is_lost, refused: None };
+        Self { ending, outcome, task }
     }
 }
 
