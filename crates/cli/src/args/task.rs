@@ -17,7 +17,8 @@ Several words are passed on as they are; a single one is passed on as a whole co
 
 A lost connection or a restarted server costs nothing: it comes back, with a line on stderr. If this
 command itself ends, the server cancels what runs after a minute, unless it is detached. Ctrl-C
-cancels it and waits for the device to confirm that; a second one leaves at once.
+cancels it and waits for the device to confirm that; a second one leaves at once. If the server does
+not answer the cancel within 12 s, the outcome is unknown: the command may go on.
 
 Exit codes: the command's own, of several the greatest. Where there is none: 120 cancelled; 121 its
 outcome is unknown; 122 it was never sent; 123 server or device unreachable, or refused; 124 timed
@@ -25,8 +26,8 @@ out; 125 anything else, a setting that forbids it included; 2 for a wrong comman
 
 With --json each device is an object on stdout: device, task, status (completed, failed, cancelled),
 known (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop),
-refused (final, retry), error, exit_code, stdout, stderr. On stderr an object says each task's id as
-soon as the server has it.")]
+refused (final, retry), error, exit_code, stdout, stderr; also where no server could be asked, except
+with --all. On stderr an object says each task's id as soon as the server has it.")]
 pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) client: ClientKeys,
@@ -64,14 +65,16 @@ The outcome goes to stdout, the progress to stderr.
 
 A lost connection or a restarted server costs nothing: it comes back, with a line on stderr. If this
 command itself ends, the server cancels the task after a minute, unless it is detached. Ctrl-C
-cancels the task and waits for the device to confirm that; a second one leaves at once.
+cancels the task and waits for the device to confirm that; a second one leaves at once. If the server
+does not answer the cancel within 12 s, the task is lost to this command, and may go on.
 
 Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or lost.
 
 With --json stderr has an object for each event (accepted with the task's id, progress, disconnected,
 reconnected) and stdout one for the end: task, status (completed, failed, cancelled), known
 (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop), lost,
-refused (final, retry), error, result.")]
+refused (final, retry), error, result; also where no server could be asked. Why stands on stderr then
+as a text too.")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) client: ClientKeys,

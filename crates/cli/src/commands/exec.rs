@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use constellation::{ClientId, NewTask, Payload, StepStatus, Task, TaskEvent};
+use constellation::{
+    ClientId, Constellation, NewTask, OnDisconnect, Payload, StepStatus, Task, TaskEvent,
+};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,24 +26,32 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let plan = plan(&args)?;
     let target = Target::new(args.client.clone(), &global)?;
     let devices = devices(&args, &target).await?;
-    let constellation = target.connect("exec").await?;
-    if !constellation.is_flightdeck() {
-        return Err(Failure::unreachable(anyhow::anyhow!(
-            "the server at {} is no Flightdeck server: it takes no plans, which `exec` needs. \
-             Send it a task in words with `flightdeck run`",
-            target.server
-        )));
-    }
-    let on_disconnect = on_disconnect(&constellation, &target, args.detach)?;
     let show = Show { labels: devices.len() > 1, json: args.json };
-    let mut submitted = Vec::new();
+    let (constellation, on_disconnect) = match connect(&target, args.detach).await {
+        Ok(connected) => connected,
+        Err(failure) => {
+            for device in &devices {
+                show_not_submitted(device, &failure, show)?;
+            }
+            return Err(failure);
+        }
+    };
+    let (mut submitted, mut worst) = (Vec::new(), Code::COMPLETED);
     for device in devices {
         let task = NewTask {
             command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
             on_disconnect,
             ..NewTask::new(device.clone(), plan.clone())
         };
-        submitted.push((device, constellation.submit(task).map_err(Failure::unreachable)?));
+        match constellation.submit(task).map_err(Failure::unreachable) {
+            Ok(task) => submitted.push((device, task)),
+            Err(failure) => {
+                show_not_submitted(&device, &failure, show)?;
+                let (name, why) = (device.as_str(), format!("{:#}", failure.error));
+                say!("{RED}{}{RED:#}: {}", safe_line(name), safe_line(&why));
+                worst = worst.max(failure.code.of_exec());
+            }
+        }
     }
     let stop = CancellationToken::new();
     let code = if args.detach {
@@ -51,7 +61,24 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     };
     let code = code.unwrap_or(Ok(Code::EXEC_CANCELLED))?;
     say_goodbye(constellation).await;
-    Ok(code)
+    Ok(code.max(worst))
+}
+
+/// Connects to a server that takes plans, and says what shall become of a task without us there.
+async fn connect(
+    target: &Target,
+    is_detached: bool,
+) -> Result<(Constellation, OnDisconnect), Failure> {
+    let constellation = target.connect("exec").await?;
+    if !constellation.is_flightdeck() {
+        return Err(Failure::unreachable(anyhow::anyhow!(
+            "the server at {} is no Flightdeck server: it takes no plans, which `exec` needs. \
+             Send it a task in words with `flightdeck run`",
+            target.server
+        )));
+    }
+    let on_disconnect = on_disconnect(&constellation, target, is_detached)?;
+    Ok((constellation, on_disconnect))
 }
 
 /// How much longer the server waits than the device, so that the device's own answer comes through.
@@ -256,6 +283,14 @@ fn print_output(
         spinner.line(errors.trim_end_matches('\n'));
     }
     Ok(())
+}
+
+/// Tells programs of a device whose task did not get as far as the server.
+fn show_not_submitted(device: &ClientId, failure: &Failure, show: Show) -> anyhow::Result<()> {
+    if !show.json {
+        return Ok(());
+    }
+    print_line(&as_json(device, &Followed::not_submitted(failure), None).to_string())
 }
 
 fn as_json(device: &ClientId, followed: &Followed, output: Option<&CommandOutput>) -> Value {

@@ -40,10 +40,20 @@ impl Followed {
 
     /// One whose outcome is not waited for any longer.
     fn given_up(ending: Ending, task: &Task) -> Self {
+        Self::without_result(ending, true, task.id())
+    }
+
+    /// One that did not get as far as the server.
+    pub(super) fn not_submitted(failure: &Failure) -> Self {
+        let error = Some(format!("{:#}", failure.error));
+        let ending = Ending { how: How::Failed, known: Some(Known::NeverSent), error };
+        Self::without_result(ending, false, None)
+    }
+
+    fn without_result(ending: Ending, is_lost: bool, task: Option<String>) -> Self {
         let error = ending.error.clone();
-        let outcome =
-            Outcome { completed: false, error, result: None, is_lost: true, refused: None };
-        Self { ending, outcome, task: task.id() }
+        let outcome = Outcome { completed: false, error, result: None, is_lost, refused: None };
+        Self { ending, outcome, task }
     }
 }
 
@@ -54,6 +64,8 @@ pub(super) async fn follow(
     mut tell: impl FnMut(&TaskEvent),
 ) -> Followed {
     let (mut confirmed_by, mut back_by): (Option<Instant>, Option<Instant>) = (None, None);
+    // Whether the server was there at the cancel, or came back since.
+    let mut is_told = false;
     loop {
         let until = [confirmed_by, back_by].into_iter().flatten().min();
         let event = tokio::select! {
@@ -61,18 +73,23 @@ pub(super) async fn follow(
             event = task.next_event() => event,
             () = stop.cancelled(), if confirmed_by.is_none() => {
                 // Where it cannot be cancelled, nobody stops it this way.
-                let _is_told_or_over = task.cancel();
+                let _is_said_or_over = task.cancel();
+                is_told = back_by.is_none();
                 confirmed_by = Some(Instant::now() + CANCEL_WAIT);
                 continue;
             }
             () = sleep_until(until) => {
-                return Followed::given_up(too_long(confirmed_by.is_some()), &task);
+                let ending = match confirmed_by {
+                    Some(_) => cancelled_in_vain(is_told, task.id().as_deref()),
+                    None => away_too_long(),
+                };
+                return Followed::given_up(ending, &task);
             }
         };
         tell(&event);
         match event {
             TaskEvent::Disconnected { .. } => back_by = Some(Instant::now() + AWAY_WAIT),
-            TaskEvent::Reconnected => back_by = None,
+            TaskEvent::Reconnected => (back_by, is_told) = (None, true),
             TaskEvent::Ended(outcome) => return Followed::of(outcome, &task),
             TaskEvent::Accepted { .. } | TaskEvent::Progress { .. } => {}
         }
@@ -86,13 +103,25 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn too_long(is_cancelled: bool) -> Ending {
-    if is_cancelled {
-        let error = format!("no answer to the cancel within {} s", CANCEL_WAIT.as_secs());
-        let known = Some(Known::NotConfirmed);
-        return Ending { how: How::Cancelled, known, error: Some(error) };
-    }
-    let error = format!("the server was not back within {}", human(AWAY_WAIT));
+/// The server did not say what became of a cancel. Only it can say that the task is cancelled: for all that is known
+/// here the cancel did not reach it, and the task goes on.
+fn cancelled_in_vain(is_told: bool, task: Option<&str>) -> Ending {
+    let what = if is_told { "did not answer" } else { "could not be told of" };
+    let show = match task {
+        Some(task) => format!("flightdeck task show {task}"),
+        None => "flightdeck tasks".to_owned(),
+    };
+    lost(format!(
+        "the server {what} the cancel within {}; the task may go on (see `{show}`)",
+        human(CANCEL_WAIT)
+    ))
+}
+
+fn away_too_long() -> Ending {
+    lost(format!("the server was not back within {}", human(AWAY_WAIT)))
+}
+
+fn lost(error: String) -> Ending {
     Ending { how: How::Lost, known: Some(Known::OutcomeUnknown), error: Some(error) }
 }
 

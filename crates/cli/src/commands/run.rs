@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use anyhow::{Context, bail};
-use constellation::{NewTask, Task, TaskEvent};
+use constellation::{ClientId, Constellation, NewTask, Task, TaskEvent};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -23,15 +23,16 @@ const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
 pub(crate) async fn run(args: Run, global: Global) -> Ended {
     let text = task_text(&args.text)?;
     let on = args.on.parse().with_context(|| format!("--on {:?}", args.on))?;
-    let target = Target::new(args.client, &global)?;
-    let constellation = target.connect("run").await?;
-    let task = NewTask {
-        task_name: args.task_name,
-        command_timeout: args.command_timeout.map(|timeout| timeout.0),
-        on_disconnect: on_disconnect(&constellation, &target, args.detach)?,
-        ..NewTask::new(on, text)
+    let target = Target::new(args.client.clone(), &global)?;
+    let (constellation, task) = match submit(&args, &target, on, text).await {
+        Ok(submitted) => submitted,
+        Err(failure) => {
+            if args.json {
+                print_line(&ended_line(&Followed::not_submitted(&failure).ending, None, "null"))?;
+            }
+            return Err(failure);
+        }
     };
-    let task = constellation.submit(task).map_err(Failure::unreachable)?;
     let stop = CancellationToken::new();
     let code = if args.detach {
         let accepted = accepted(task, args.json);
@@ -45,6 +46,23 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
     }?;
     say_goodbye(constellation).await;
     Ok(code)
+}
+
+async fn submit(
+    args: &Run,
+    target: &Target,
+    on: ClientId,
+    text: String,
+) -> Result<(Constellation, Task), Failure> {
+    let constellation = target.connect("run").await?;
+    let task = NewTask {
+        task_name: args.task_name.clone(),
+        command_timeout: args.command_timeout.map(|timeout| timeout.0),
+        on_disconnect: on_disconnect(&constellation, target, args.detach)?,
+        ..NewTask::new(on, text)
+    };
+    let task = constellation.submit(task).map_err(Failure::unreachable)?;
+    Ok((constellation, task))
 }
 
 fn task_text(text: &str) -> anyhow::Result<String> {

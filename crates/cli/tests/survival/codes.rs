@@ -110,3 +110,37 @@ async fn exec_exits_with_2_for_its_own_command_line_only() {
     gone.process.ended().await;
     assert_eq!(gone.run(&["exec", "--on", "box", "--", "x"]).await.code, 123);
 }
+
+#[tokio::test]
+async fn programs_get_their_object_also_where_no_server_can_be_asked() {
+    let server = Server::start().await;
+    let nowhere = ("FLIGHTDECK_SERVER", "ws://127.0.0.1:1");
+    let stranger = ("FLIGHTDECK_TOKEN", "not-the-key-of-this-server");
+    for ((name, value), why) in [(nowhere, "no server answer"), (stranger, "refused the key")] {
+        let ask = async |args: &[&str]| {
+            Process::start(server.command(args).env(name, value)).done().await
+        };
+        let exec = ask(&["exec", "--json", "--on", "a", "--on", "b", "--", "x"]).await;
+        let run = ask(&["run", "--json", "--on", "a", "x"]).await;
+        assert_eq!((exec.code, run.code), (123, 4), "{exec:?} {run:?}");
+        let objects = |done: &Done| -> Vec<Value> {
+            done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        let of_exec = objects(&exec);
+        assert_eq!((&of_exec[0]["device"], &of_exec[1]["device"]), (&json!("a"), &json!("b")));
+        let of_run = objects(&run);
+        assert_eq!((of_exec.len(), of_run.len(), &of_run[0]["lost"]), (2, 1, &json!(false)));
+        for object in of_exec.iter().chain(&of_run) {
+            assert_eq!(
+                (&object["status"], &object["known"]),
+                (&json!("failed"), &json!("never_sent"))
+            );
+            assert_eq!(object["task"], Value::Null);
+            assert!(object["error"].as_str().unwrap().contains(why), "{object}");
+        }
+        assert!(exec.stderr.contains(why) && run.stderr.contains(why), "{exec:?} {run:?}");
+        // For people nothing is said twice.
+        let plain = ask(&["exec", "--on", "a", "--", "x"]).await;
+        assert!(plain.stdout.is_empty() && plain.stderr.matches(why).count() == 1, "{plain:?}");
+    }
+}

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::client::{Api, id};
-use crate::common::{Done, Process, Server, plan, until};
+use crate::common::{Done, Process, Server, plan, plan_of, until};
 use crate::gate::Gate;
 
 /// A device on which all commands run at once, and which is back soon.
@@ -178,4 +178,47 @@ async fn no_task_that_was_answered_201_is_unknown_after_the_death_of_the_server(
     }
     // Of the others some were taken and their answers lost. None ran twice.
     assert!(gate.written().values().all(|lines| *lines == 1), "{:?}", gate.written());
+}
+
+#[tokio::test]
+async fn nobody_says_cancelled_of_what_a_server_that_is_away_may_go_on_with() {
+    let (mut server, gate) = (Server::start().await, Gate::new());
+    let device = ["--exec", "shell", "--reconnect-first-wait", "0.1"];
+    let _device = server.device("box", &device).await;
+    let command = gate.command(0);
+    let mut exec = server.start_command(&["exec", "--json", "--on", "box", "--", &command]);
+    gate.has_begun(1).await;
+    let plan = plan_of(&[&gate.quick_command(1)]);
+    let mut run = server.start_command(&["run", "--json", "--on", "box", &plan]);
+    run.says(r#""event":"accepted""#).await;
+    server.process.kill().await;
+    for process in [&mut exec, &mut run] {
+        process.says(r#""event":"disconnected""#).await;
+        process.signal(Signal::INT);
+    }
+    let (exec, run) = (exec.done().await, run.done().await);
+    assert_eq!((exec.code, run.code), (121, 4), "{exec:?} {run:?}");
+
+    let again = server.start_again().await;
+    gate.open();
+    for done in [&exec, &run] {
+        let told: Value = serde_json::from_str(&done.stdout).expect(&done.stdout);
+        assert_eq!(
+            (&told["status"], &told["known"]),
+            (&json!("failed"), &json!("outcome_unknown"))
+        );
+        let task = told["task"].as_str().unwrap();
+        let error = told["error"].as_str().unwrap();
+        assert!(error.contains("could not be told of the cancel"), "{error}");
+        assert!(
+            error.contains(&format!("may go on (see `flightdeck task show {task}`)")),
+            "{error}"
+        );
+        // It did go on.
+        let followed = again.run(&["task", "follow", task]).await;
+        assert_eq!(followed.code, 0, "{followed:?}");
+    }
+    let told: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(told["lost"], json!(true), "{run:?}");
+    gate.assert_each_once(0..2);
 }
