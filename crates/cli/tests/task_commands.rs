@@ -180,6 +180,29 @@ async fn a_watched_list_tells_what_changes_until_it_is_stopped() {
     assert_eq!(within("its end", watching.wait()).await.unwrap().code(), Some(0));
 }
 
+/// The README's way with a task that is left running, word by word.
+#[tokio::test]
+async fn a_task_that_was_left_is_looked_at_by_the_id_that_was_printed() {
+    let server = Server::start().await;
+    let _device = server.device("box", &[]).await;
+    for _ in 0..2 {
+        assert_eq!(server.run(&["exec", "--on", "box", "--", "df", "-h"]).await.code, 0);
+    }
+    let id = server.run(&["exec", "--on", "box", "--detach", "--", "df", "-h"]).await.stdout;
+    for (command, code, says) in [
+        ("show", 0, "df -h"),
+        ("follow", 0, "Filesystem"),
+        ("result", 0, "Filesystem"),
+        ("cancel", 1, "had ended before: completed"),
+    ] {
+        let done = server.run(&["task", command, id.trim()]).await;
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert!(done.code == code && said.contains(says), "{command}: {done:?}");
+    }
+    let listed = server.run(&["tasks", "--state", "completed"]).await;
+    assert!(listed.stdout.contains("df -h"), "{listed:?}");
+}
+
 #[tokio::test]
 async fn devices_say_what_they_are_busy_with_and_for_whom() {
     let server = Server::start().await;
