@@ -181,6 +181,50 @@ async fn a_watched_list_tells_what_changes_until_it_is_stopped() {
 }
 
 #[tokio::test]
+async fn a_watched_list_outlives_a_restart_of_its_server() {
+    let mut server = Server::start().await;
+    let _device = server.device("box", &["--exec", "shell", "--reconnect-first-wait", "0.1"]).await;
+    let before = submit(&server, "before", &plan("echo x")).await;
+    until_state(&server, "before", "completed").await;
+    let mut watching =
+        server.start_command(&["tasks", "--watch", "--json", "--state", "completed"]);
+    watching.prints(&before).await;
+    server.process.kill().await;
+    watching.says("asking again").await;
+    let again = server.start_again().await;
+    watching.says("The server is back.").await;
+    watching.signal(rustix::process::Signal::INT);
+    let done = watching.done().await;
+    assert_eq!((done.code, done.stderr.lines().count()), (0, 2), "{done:?}");
+    let told = json_lines(&done.stdout);
+    assert_eq!((told.len(), &told[0]["id"]), (1, &json!(before)), "nothing is told twice");
+    drop(again);
+}
+
+/// The README's way with a task that is left running, word by word.
+#[tokio::test]
+async fn a_task_that_was_left_is_looked_at_by_the_id_that_was_printed() {
+    let server = Server::start().await;
+    let _device = server.device("box", &[]).await;
+    for _ in 0..2 {
+        assert_eq!(server.run(&["exec", "--on", "box", "--", "df", "-h"]).await.code, 0);
+    }
+    let id = server.run(&["exec", "--on", "box", "--detach", "--", "df", "-h"]).await.stdout;
+    for (command, code, says) in [
+        ("show", 0, "df -h"),
+        ("follow", 0, "Filesystem"),
+        ("result", 0, "Filesystem"),
+        ("cancel", 1, "had ended before: completed"),
+    ] {
+        let done = server.run(&["task", command, id.trim()]).await;
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert!(done.code == code && said.contains(says), "{command}: {done:?}");
+    }
+    let listed = server.run(&["tasks", "--state", "completed"]).await;
+    assert!(listed.stdout.contains("df -h"), "{listed:?}");
+}
+
+#[tokio::test]
 async fn devices_say_what_they_are_busy_with_and_for_whom() {
     let server = Server::start().await;
     let _device = server.device("box", &["--exec", "shell"]).await;

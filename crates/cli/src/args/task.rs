@@ -105,7 +105,9 @@ pub(crate) struct Run {
   flightdeck tasks --watch                           Until Ctrl-C
   flightdeck tasks --json --limit 500 | jq .error
 
-An operator's key shows everybody's tasks, any other those that were submitted with it.")]
+An operator's key shows everybody's tasks, any other those that were submitted with it.
+
+A restart of the server does not end --watch: it asks again for ten minutes, with a line on stderr.")]
 pub(crate) struct Tasks {
     #[command(flatten)]
     pub(crate) client: ClientKeys,

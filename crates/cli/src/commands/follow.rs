@@ -23,7 +23,7 @@ const CANCEL_AFTER_S: u32 = 60;
 const CANCEL_WAIT: Duration = Duration::from_secs(12);
 
 /// How long a server may be away before it is given up.
-const AWAY_WAIT: Duration = Duration::from_secs(600);
+pub(super) const AWAY_WAIT: Duration = Duration::from_secs(600);
 
 /// How a task that was followed ended.
 pub(super) struct Followed {

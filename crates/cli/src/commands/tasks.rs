@@ -5,11 +5,13 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
+use super::follow::AWAY_WAIT;
 use crate::api::{Api, Listed, PAGE, Query, Task, TaskId};
 use crate::args::{Global, Tasks};
 use crate::connect::Target;
-use crate::output::{human, print, print_line, safe_line, table};
+use crate::output::{human, print, print_line, safe, safe_line, table};
 use crate::{Code, Ended, Failure, Interrupts};
 
 /// The most tasks that are looked at for those that match what only this program can filter by.
@@ -133,29 +135,66 @@ pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-/// Shows them anew until Ctrl-C: on a terminal the whole list, else each task that is new or stands otherwise.
+/// Shows them anew until Ctrl-C: on a terminal the whole list, else each task that is new or stands otherwise. A server
+/// that has answered once may be away for a while.
 async fn watch(api: &Api<'_>, args: &Tasks) -> Ended {
     let mut interrupts = Interrupts::listen();
     let is_screen = !args.json && std::io::stdout().is_terminal();
     let mut seen = HashMap::new();
+    let mut link = Link::default();
     loop {
-        let found = tokio::select! {
-            found = look(api, args) => found?.tasks,
+        let looked = tokio::select! {
+            looked = look(api, args) => looked,
             () = interrupts.next() => return Ok(Code::COMPLETED),
         };
-        if is_screen {
-            print(&format!("{CLEAR}{}", shown(&found, Timestamp::now())))?;
-        } else {
-            print_changed(&found, &seen, args.json)?;
+        if let Some(Found { tasks, .. }) = link.outlive(looked)? {
+            if is_screen {
+                print(&format!("{CLEAR}{}", shown(&tasks, Timestamp::now())))?;
+            } else {
+                print_changed(&tasks, &seen, args.json)?;
+            }
+            let stands = |listed: Listed| (listed.task.id.to_string(), stand(&listed.task));
+            seen = tasks.into_iter().map(stands).collect();
         }
-        seen = found
-            .into_iter()
-            .map(|listed| (listed.task.id.to_string(), stand(&listed.task)))
-            .collect();
         tokio::select! {
             () = tokio::time::sleep(PACE) => {}
             () = interrupts.next() => return Ok(Code::COMPLETED),
         }
+    }
+}
+
+/// Whether the server answers.
+#[derive(Default)]
+struct Link {
+    answered_at: Option<Instant>,
+    is_away: bool,
+}
+
+impl Link {
+    /// What the server answered; `None` while it is waited for. Says once that it is away, and that it is back.
+    fn outlive<T>(&mut self, answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match answer {
+            Ok(answer) => {
+                self.answered_at = Some(Instant::now());
+                if std::mem::take(&mut self.is_away) {
+                    say!("The server is back.");
+                }
+                Ok(Some(answer))
+            }
+            Err(failure) if failure.code == Code::UNREACHABLE && self.may_be_away() => {
+                if !std::mem::replace(&mut self.is_away, true) {
+                    // The lines after it say how to start one.
+                    let text = format!("{:#}", failure.error);
+                    say!("{}; asking again", safe(text.lines().next().unwrap_or_default()));
+                }
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn may_be_away(&self) -> bool {
+        self.answered_at.is_some_and(|at| at.elapsed() <= AWAY_WAIT)
     }
 }
 

@@ -131,6 +131,13 @@ impl Process {
         self.says_times(what, 1).await;
     }
 
+    /// Waits until it has said this on stdout.
+    pub(crate) async fn prints(&mut self, what: &str) {
+        if tokio::time::timeout(PATIENCE, self.stdout.says(what, 1)).await != Ok(true) {
+            panic!("it never printed {what:?}: {}", self.stdout.text());
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.id()).unwrap();
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
