@@ -112,7 +112,7 @@ impl Hub {
             Some(handle) if handle.is_flightdeck => DeviceGoodbye::WithoutResult,
             Some(_) => DeviceGoodbye::Whole,
         };
-        let requester = session.origin.identity.and_then(|id| self.parties.handle(id));
+        let requester = session.task.terms.requester.and_then(|id| self.parties.handle(id));
         let writing = Writing {
             task: session.task.clone(),
             outcome,
@@ -131,7 +131,7 @@ impl Hub {
             return;
         }
         let Outcome { ending, error, finish, .. } = farewell.outcome.clone();
-        let is_unfetched = session.origin.identity.is_none() || !goodbyes.is_whole;
+        let is_unfetched = session.task.terms.requester.is_none() || !goodbyes.is_whole;
         let kept = moment.at.checked_add(self.config.outcome_time).unwrap_or(moment.at);
         let undelivered_until = session.task.terms.is_acknowledged().then_some(kept);
         let ended = Ended { at: moment.at, ending, error, finish, is_unfetched, undelivered_until };
@@ -170,7 +170,7 @@ impl Hub {
             queue(handle, frame);
         }
         self.keep_undelivered(moment, &session.task, bytes);
-        let requester = session.origin.identity.and_then(|id| self.parties.handle(id));
+        let requester = session.task.terms.requester.and_then(|id| self.parties.handle(id));
         match (requester, for_requester) {
             (Some(handle), Some(frame)) => queue(handle, frame),
             // It came back while its outcome was being written for nobody.
@@ -199,7 +199,7 @@ impl Hub {
         let cancel = session.cancel.as_ref().and_then(|cancel| cancel.timer);
         let timers = [deadline, session.journal.retry, session.leave, cancel];
         timers.into_iter().flatten().for_each(|timer| self.timers.clear(timer));
-        if let Some(identity) = session.origin.identity {
+        if let Some(identity) = session.task.terms.requester {
             if let Some(identity) = self.parties.get_mut(identity) {
                 identity.requested.remove(&id);
             }

@@ -1,14 +1,20 @@
 //! Whether a newcomer is who it says it is, in the order of the protocol's page on identities. Nothing here changes
 //! anything.
 
+use std::time::Duration;
+
+use aip::ResponseId;
 use aip::machine::Refusal;
 use aip::message::Resume;
 use subtle::ConstantTimeEq;
 
-use super::Hub;
 use super::parties::Recall;
+use super::{Hub, Moment};
 use crate::handle::Handle;
 use crate::session::{Incarnation, KeyHash};
+
+/// How far ahead of this server's clock and ids a device's newest command may be.
+const LONGEST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a server's store is called, and was.
 #[derive(Debug, Clone, Default)]
@@ -113,4 +119,18 @@ impl Hub {
     pub(super) fn recall_mut(&mut self, id: Incarnation) -> Option<&mut Recall> {
         self.parties.get_mut(id)?.recall.as_deref_mut()
     }
+}
+
+/// All ids from now on are to be above the one that a device has a receipt for, so it must be one that a store of this
+/// server may have made, also when a clock was wrong.
+pub(super) fn check_newest(moment: &Moment<'_>, newest: &ResponseId) -> Result<(), Refusal> {
+    let wrong = |what| Refusal::BadExtension(format!(".resume.newest {what}"));
+    let id: uuid::Uuid = newest.as_str().parse().map_err(|_| wrong("is no UUID"))?;
+    let made_at = id.as_u128() >> 80;
+    let latest = (moment.ambient.newest_uuid().as_u128() >> 80)
+        .max(u128::try_from(moment.at.as_millisecond()).unwrap_or(0));
+    if made_at > latest + LONGEST_AHEAD.as_millis() {
+        return Err(wrong("lies in the future"));
+    }
+    Ok(())
 }

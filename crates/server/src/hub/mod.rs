@@ -56,7 +56,7 @@ use self::session::{Halt, Held};
 use self::timers::{Due, Timers};
 use crate::config::Config;
 use crate::handle::Handle;
-use crate::session::{Cause, TaskId, TaskIdHasher};
+use crate::session::{Cause, LowHalf, TaskId};
 
 /// Messages for a requester that may wait behind the ACK of one session.
 const MAX_HELD: usize = 1024;
@@ -91,7 +91,7 @@ pub(crate) struct Hub {
     requests: Requests,
     /// What the outcomes take that were not acknowledged, in bytes.
     undelivered_bytes: usize,
-    sessions: HashMap<TaskId, Box<Session>, BuildHasherDefault<TaskIdHasher>>,
+    sessions: HashMap<TaskId, Box<Session>, BuildHasherDefault<LowHalf>>,
     open_ids: HashMap<SessionId, TaskId>,
     timers: Timers,
     budget: Budget,
@@ -181,7 +181,7 @@ impl Hub {
     pub(crate) fn send_about(&mut self, via: Via, session_id: &SessionId, frame: Bytes) {
         let Some(handle) = self.parties.current(via) else { return };
         let session = self.open_ids.get(session_id).and_then(|id| self.sessions.get_mut(id));
-        match session.filter(|session| session.origin.identity == Some(via.identity)) {
+        match session.filter(|session| session.task.terms.requester == Some(via.identity)) {
             Some(session) => say(handle, session, frame, false),
             None => queue(handle, frame),
         }

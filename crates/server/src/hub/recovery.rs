@@ -12,7 +12,7 @@ use super::commands::{OpenCommand, Place, Reach};
 use super::identity::StoreName;
 use super::parties::{Identity, Presence, Recall, Seat};
 use super::requests::{Known, Owner};
-use super::session::{Broken, Cancelling, Halt, Origin, Phase, Sent, Session};
+use super::session::{Broken, Cancelling, Halt, Phase, Sent, Session};
 use super::steps::unknown;
 use super::tasks::share;
 use super::timers::Due;
@@ -166,13 +166,12 @@ impl Hub {
             ..Session::new(
                 moment,
                 &task,
-                origin(&task),
                 opens.clone().unwrap_or_else(|| nobody.clone()),
                 self.budget.nothing(),
             )
         };
         let id = task.id;
-        let share = share(&task, &session.origin);
+        let share = share(&task);
         self.enter(Session { journal: super::session::Journal::default(), ..session });
         let places = self.config.sessions_per_device;
         if let Some(seat) = self.parties.seat_mut(device) {
@@ -286,7 +285,7 @@ impl Hub {
             return self.end_recovered(moment, id, broken);
         }
         let wait = match session.task.terms.on_disconnect {
-            _ if session.origin.client.is_none() => None,
+            _ if session.task.terms.requester.is_none() => None,
             OnDisconnect::Continue => None,
             OnDisconnect::Cancel => Some(self.config.resume_window),
             OnDisconnect::After(after) => Some(Duration::from_secs(after.cancel_after_s.into())),
@@ -380,14 +379,6 @@ fn latest_devices(identities: &[IdentityRecord]) -> Latest {
         identities.iter().filter(|one| one.role == aip::ClientType::Device).collect();
     devices.sort_by_key(|one| (one.seen_at, one.id));
     devices.into_iter().map(|one| (one.client_id.clone(), (one.seen_at, one.id))).collect()
-}
-
-fn origin(task: &Task) -> Origin {
-    let client = match &task.requester {
-        Requester::Client(id) => task.terms.role.map(|role| (id.clone(), role)),
-        Requester::Http(_) => None,
-    };
-    Origin { identity: task.terms.requester, client, address: task.terms.address }
 }
 
 fn has_open_command(records: &[Record]) -> bool {

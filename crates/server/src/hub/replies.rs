@@ -106,7 +106,7 @@ impl Hub {
             .filter(|command| !command.is_stopping && command.session_id == *session_id)
             .map(|command| command.task);
         let Some(session) = task.and_then(|task| self.sessions.get_mut(&task)) else { return };
-        let handle = session.origin.identity.and_then(|id| self.parties.handle(id));
+        let handle = session.task.terms.requester.and_then(|id| self.parties.handle(id));
         if let Some(handle) = handle.filter(|handle| handle.has(Feature::Progress)) {
             say(handle, session, forward_output(session_id, lines, moment.text()), true);
         }

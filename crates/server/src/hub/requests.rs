@@ -4,7 +4,7 @@
 //! are made under keys of this process, so that nobody can choose ids that agree in them.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
 use std::sync::Arc;
 
 use aip::machine::TaskRequest;
@@ -12,7 +12,7 @@ use aip::{RequestId, SessionId};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::session::{Incarnation, KeyName, RequestHash, TaskId};
+use crate::session::{Incarnation, KeyName, LowHalf, RequestHash, TaskId};
 
 /// Whose a request's id is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,33 +45,8 @@ pub(super) struct Known {
     pub(super) task: TaskId,
 }
 
-/// Stands for an owner and the id of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Name([u64; 2]);
-
-impl Hash for Name {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[0]);
-    }
-}
-
-/// Hashes a [`Name`], which is a hash already.
-#[derive(Default)]
-struct NameHasher(u64);
-
-impl Hasher for NameHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
+/// Stands for an owner and the id of a request: 128 bits of a keyed hash.
+type Name = u128;
 
 /// When a request was accepted, in seconds, and from which client.
 #[derive(Debug)]
@@ -85,13 +60,15 @@ struct Accepted {
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     keys: [RandomState; 2],
-    known: HashMap<Name, Known, BuildHasherDefault<NameHasher>>,
+    known: HashMap<Name, Known, BuildHasherDefault<LowHalf>>,
     order: VecDeque<Accepted>,
 }
 
 impl Requests {
     fn name(&self, owner: &Owner, request_id: &RequestId) -> Name {
-        Name(self.keys.each_ref().map(|key| key.hash_one((owner, request_id))))
+        let [high, low] =
+            self.keys.each_ref().map(|key| Name::from(key.hash_one((owner, request_id))));
+        high << 64 | low
     }
 
     /// Makes room for so many more.

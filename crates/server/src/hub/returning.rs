@@ -12,7 +12,7 @@ use aip::{Payload, ResponseId};
 use tokio::sync::oneshot;
 
 use super::effect::Effect;
-use super::identity::Recognized;
+use super::identity::{Recognized, check_newest};
 use super::parties::{Confirming, Presence, Recall, Via};
 use super::session::Halt;
 use super::timers::Due;
@@ -24,9 +24,6 @@ use crate::store::{Change, StoreError};
 
 /// How often to look for identities and outcomes that have had their time.
 const TIDY: Duration = Duration::from_secs(30);
-
-/// How far ahead of this server's clock and ids a device's newest command may be.
-const LONGEST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A client that wants to be taken in.
 pub(crate) struct Newcomer<'a> {
@@ -60,6 +57,7 @@ impl Hub {
         let newest =
             claim.filter(|_| handle.has(Feature::Resume)).and_then(|own| own.newest.as_ref());
         newest.map_or(Ok(()), |newest| check_newest(moment, newest))?;
+        let newest = newest.filter(|_| claim.is_some_and(|own| own.store.is_some()));
         let is_known_again = handle.has(Feature::Ack);
         let known = if is_known_again { self.recognize(handle, claim)? } else { Recognized::NEW };
         if known.identity.is_none() {
@@ -82,10 +80,7 @@ impl Hub {
             self.resume_device(moment, identity, &[]);
             return Ok(Entered::Here(via));
         };
-        let own_store = |claim: &&Resume| !known.is_former && claim.store.is_some();
-        if handle.has(Feature::Resume) {
-            self.compare_newest(moment, identity, claim.filter(own_store));
-        }
+        self.compare_newest(moment, identity, newest.filter(|_| !known.is_former));
         self.wait_for_commits(identity);
         Ok(Entered::Confirming(via, answer))
     }
@@ -230,13 +225,17 @@ impl Hub {
 
     /// A device that has a receipt of a command that the store does not know of says that the store has lost commits:
     /// what it may have done for its other tasks is unknown too.
-    fn compare_newest(&mut self, moment: &Moment<'_>, id: Incarnation, claim: Option<&Resume>) {
-        let Some(newest) = claim.and_then(|claim| claim.newest.clone()) else { return };
-        let Some(recall) = self.recall_mut(id) else { return };
-        if recall.record.newest.as_ref().is_some_and(|known| *known >= newest) {
+    fn compare_newest(
+        &mut self,
+        moment: &Moment<'_>,
+        id: Incarnation,
+        newest: Option<&ResponseId>,
+    ) {
+        let (Some(newest), Some(recall)) = (newest, self.recall_mut(id)) else { return };
+        if recall.record.newest.as_ref() >= Some(newest) {
             return;
         }
-        recall.record.newest = Some(newest);
+        recall.record.newest = Some(newest.clone());
         tracing::error!(
             device = %recall.record.client_id,
             "the store has lost commits: this device has received a command that it does not know"
@@ -473,20 +472,6 @@ impl Hub {
         }
         self.forget_requests(moment);
     }
-}
-
-/// All ids from now on are to be above the one that a device has a receipt for, so it must be one that a store of this
-/// server may have made, also when a clock was wrong.
-fn check_newest(moment: &Moment<'_>, newest: &ResponseId) -> Result<(), Refusal> {
-    let wrong = |what| Refusal::BadExtension(format!(".resume.newest {what}"));
-    let id: uuid::Uuid = newest.as_str().parse().map_err(|_| wrong("is no UUID"))?;
-    let made_at = id.as_u128() >> 80;
-    let latest = (moment.ambient.newest_uuid().as_u128() >> 80)
-        .max(u128::try_from(moment.at.as_millisecond()).unwrap_or(0));
-    if made_at > latest + LONGEST_AHEAD.as_millis() {
-        return Err(wrong("lies in the future"));
-    }
-    Ok(())
 }
 
 fn new_record(id: Incarnation, handle: &Handle) -> IdentityRecord {

@@ -1,12 +1,11 @@
 //! One task that is not over, as a state machine.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use aip::message::{JournalId, Taken};
-use aip::{ClientId, ClientType, Payload, ResponseId};
+use aip::{Payload, ResponseId};
 use bytes::Bytes;
 use link::Kept;
 use tokio::sync::oneshot;
@@ -17,17 +16,6 @@ use crate::agent::Memo;
 use crate::auth::Principal;
 use crate::session::{Call, Cause, Incarnation, Outcome, Step, Task};
 use crate::store::{Batch, Ending, Record, StoreError};
-
-/// Where a task comes from, and where its messages go.
-#[derive(Debug, Clone)]
-pub(crate) struct Origin {
-    /// Who is sent its messages; the HTTP API looks instead.
-    pub(crate) identity: Option<Incarnation>,
-    /// The client, as the audit log names it.
-    pub(crate) client: Option<(ClientId, ClientType)>,
-    /// From which address it was submitted.
-    pub(crate) address: Option<SocketAddr>,
-}
 
 /// A decided step that waits for its commit.
 pub(crate) struct Prepared {
@@ -163,7 +151,6 @@ pub(super) struct Held {
 /// A task that is not over.
 pub(crate) struct Session {
     pub(super) task: Arc<Task>,
-    pub(super) origin: Origin,
     pub(super) holder: Arc<Principal>,
     pub(super) device: Incarnation,
     pub(super) phase: Phase,
@@ -230,7 +217,7 @@ impl Session {
 
     /// Whether it goes on after a restart of a server with a durable store.
     pub(super) fn outlives_the_server(&self) -> bool {
-        self.origin.client.is_none() || self.task.terms.is_acknowledged()
+        self.task.terms.requester.is_none() || self.task.terms.is_acknowledged()
     }
 
     /// The number of the step that comes next, from 1.
@@ -240,6 +227,6 @@ impl Session {
 
     /// Whether the device asked for the task itself.
     pub(super) fn is_own_task(&self) -> bool {
-        self.origin.identity == Some(self.device)
+        self.task.terms.requester == Some(self.device)
     }
 }

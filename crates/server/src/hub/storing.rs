@@ -33,7 +33,7 @@ impl Hub {
         committed: Result<(), StoreError>,
     ) {
         let Some(session) = self.sessions.get_mut(&batch.task) else { return };
-        let parties = [Some(session.device), session.origin.identity];
+        let parties = [Some(session.device), session.task.terms.requester];
         match committed {
             Ok(()) => {
                 if self.is_closed {
@@ -111,7 +111,8 @@ impl Hub {
             // The asker may be gone; the task runs all the same.
             let _asker_is_gone = stored.send(Ok(()));
         }
-        let Some(handle) = session.origin.identity.and_then(|id| self.parties.handle(id)) else {
+        let Some(handle) = session.task.terms.requester.and_then(|id| self.parties.handle(id))
+        else {
             return session.held.clear();
         };
         queue_lazily(handle, Self::ack(moment, &session.task));
@@ -124,7 +125,7 @@ impl Hub {
     fn refuse(&mut self, moment: &Moment<'_>, id: TaskId, error: StoreError) {
         let Some(mut session) = self.remove(moment, id) else { return };
         let text = format!("The task could not be stored: {error}; try again later");
-        let handle = session.origin.identity.and_then(|id| self.parties.handle(id));
+        let handle = session.task.terms.requester.and_then(|id| self.parties.handle(id));
         if let Some(handle) = handle {
             let session_id = session.task.session_id.clone();
             let stamp = |message: ServerMessage| ServerMessage {

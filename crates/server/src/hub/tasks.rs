@@ -14,7 +14,7 @@ use super::lane::{Share, Turn};
 use super::outcomes::Asked;
 use super::parties::Via;
 use super::requests::{Known, Owner, hash};
-use super::session::{Journal, Origin, Phase, Session};
+use super::session::{Journal, Phase, Session};
 use super::{Hub, Moment, say};
 use crate::auth::Principal;
 use crate::session::{
@@ -118,10 +118,10 @@ impl Hub {
         moment: &Moment<'_>,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
-        let (origin, requester) = self.origin(&submission)?;
+        let requester = self.requester(&submission)?;
         let key = key_name(&submission.holder);
         let named = submission.request.request_id.clone();
-        let named = named.map(|id| (Owner::new(origin.identity, &key), id));
+        let named = named.map(|id| (Owner::new(requester, &key), id));
         // Before anything else: what was accepted once is not refused when it comes again.
         if let Some((owner, request_id)) = &named {
             let known = self.requests.get(owner, request_id);
@@ -145,11 +145,11 @@ impl Hub {
             return Err(CannotBegin::ShuttingDown.into());
         }
         self.check_undelivered(&submission.holder).map_err(SubmitError::TooMuch)?;
-        let terms = self.terms(&submission, &origin, device);
+        let (requester, terms) = self.terms(&submission, device);
         let Submission { request, holder, from, .. } = submission;
         let task = self.task(moment, request, requester, (timeout, terms), key);
-        self.check_session_id(&task.session_id, &origin, &holder)?;
-        let turn = self.join_lane(device, &task, &origin)?;
+        self.check_session_id(&task, &holder)?;
+        let turn = self.join_lane(device, &task)?;
         let task = Arc::new(task);
         let stored = match from {
             From::Client(_) => Vec::new(),
@@ -160,7 +160,7 @@ impl Hub {
             self.requests.insert(moment.at, &owner, &request_id, known);
         }
         let kept = self.budget.nothing();
-        self.enter(Session { stored, ..Session::new(moment, &task, origin, holder, kept) });
+        self.enter(Session { stored, ..Session::new(moment, &task, holder, kept) });
         self.begin(moment, task.id, turn);
         Ok(Submitted::New(task))
     }
@@ -197,16 +197,25 @@ impl Hub {
         if may { Ok(()) } else { Err(SubmitError::NotAuthorized) }
     }
 
-    fn terms(&self, submission: &Submission, origin: &Origin, device: Incarnation) -> Terms {
-        let handle = match &submission.from {
-            From::Client(via) => self.parties.current(*via),
-            From::Http(_) => None,
+    /// Whose task it is; the HTTP API has no identity.
+    fn requester(&self, submission: &Submission) -> Result<Option<Incarnation>, SubmitError> {
+        match &submission.from {
+            From::Client(via) if self.parties.current(*via).is_none() => Err(SubmitError::Replaced),
+            From::Client(via) => Ok(Some(via.identity)),
+            From::Http(_) => Ok(None),
+        }
+    }
+
+    fn terms(&self, submission: &Submission, device: Incarnation) -> (Requester, Terms) {
+        let (handle, requester) = match &submission.from {
+            From::Client(via) => (self.parties.current(*via), Some(via.identity)),
+            From::Http(_) => (None, None),
         };
         let request = &submission.request;
-        Terms {
-            requester: origin.identity,
-            role: origin.client.as_ref().map(|(_, role)| *role),
-            address: origin.address,
+        let terms = Terms {
+            requester,
+            role: handle.map(|handle| handle.peer.client_type),
+            address: submission.address,
             device,
             device_key: self
                 .parties
@@ -219,24 +228,9 @@ impl Hub {
             on_disconnect: request.on_disconnect,
             request_id: request.request_id.clone(),
             request_hash: request.request_id.as_ref().map(|_| hash(request)),
-        }
-    }
-
-    fn origin(&self, submission: &Submission) -> Result<(Origin, Requester), SubmitError> {
-        let address = submission.address;
-        match &submission.from {
-            From::Client(via) => {
-                let handle = self.parties.current(*via).ok_or(SubmitError::Replaced)?;
-                let client = Some((handle.id().clone(), handle.peer.client_type));
-                let identity = Some(via.identity);
-                let requester = Requester::Client(handle.id().clone());
-                Ok((Origin { identity, client, address }, requester))
-            }
-            From::Http(_) => {
-                let requester = Requester::Http(submission.holder.name().into());
-                Ok((Origin { identity: None, client: None, address }, requester))
-            }
-        }
+        };
+        let of_key = || Requester::Http(submission.holder.name().into());
+        (handle.map_or_else(of_key, |handle| Requester::Client(handle.id().clone())), terms)
     }
 
     fn target(&self, target: &ClientId) -> Result<Incarnation, SubmitError> {
@@ -264,16 +258,12 @@ impl Hub {
         Ok(timeout)
     }
 
-    fn check_session_id(
-        &self,
-        id: &SessionId,
-        origin: &Origin,
-        holder: &Principal,
-    ) -> Result<(), CannotBegin> {
+    fn check_session_id(&self, task: &Task, holder: &Principal) -> Result<(), CannotBegin> {
+        let id = &task.session_id;
         let known = self.open_ids.get(id).and_then(|task| self.sessions.get(task));
         match known {
             None => Ok(()),
-            Some(known) if known.is_of(origin, holder) => {
+            Some(known) if known.is_of(task, holder) => {
                 Err(CannotBegin::AlreadyRunning(id.clone()))
             }
             Some(_) => Err(CannotBegin::OwnedByAnother(id.clone())),
@@ -306,13 +296,8 @@ impl Hub {
         }
     }
 
-    fn join_lane(
-        &mut self,
-        device: Incarnation,
-        task: &Task,
-        origin: &Origin,
-    ) -> Result<Turn, SubmitError> {
-        let share = share(task, origin);
+    fn join_lane(&mut self, device: Incarnation, task: &Task) -> Result<Turn, SubmitError> {
+        let share = share(task);
         let (places, capacity) = (self.config.sessions_per_device, self.config.queue_per_device);
         let seat = self.parties.seat_mut(device).ok_or(SubmitError::NotADevice)?;
         seat.lane.join(share, task.id, places, capacity).map_err(|full| {
@@ -322,7 +307,8 @@ impl Hub {
 
     pub(super) fn enter(&mut self, session: Session) {
         let (id, session_id) = (session.task.id, session.task.session_id.clone());
-        if let Some(identity) = session.origin.identity.and_then(|id| self.parties.get_mut(id)) {
+        if let Some(identity) = session.task.terms.requester.and_then(|id| self.parties.get_mut(id))
+        {
             identity.requested.insert(id);
         }
         self.open_ids.insert(session_id, id);
@@ -344,7 +330,7 @@ impl Hub {
     /// Shows a requester that wants to see it what happens.
     pub(super) fn show(&mut self, id: TaskId, frames: impl FnOnce(&Task) -> Vec<bytes::Bytes>) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let handle = session.origin.identity.and_then(|id| self.parties.handle(id));
+        let handle = session.task.terms.requester.and_then(|id| self.parties.handle(id));
         if let Some(handle) = handle.filter(|handle| handle.has(Feature::Progress)) {
             let task = session.task.clone();
             frames(&task).into_iter().for_each(|frame| say(handle, session, frame, true));
@@ -353,9 +339,9 @@ impl Hub {
 }
 
 /// Whose a task's place is.
-pub(super) fn share(task: &Task, origin: &Origin) -> Share {
+pub(super) fn share(task: &Task) -> Share {
     let key = task.key.id.as_ref().unwrap_or(&task.key.name).clone();
-    Share { key, client: origin.identity.map_or(0, |id| id.0) }
+    Share { key, client: task.terms.requester.map_or(0, |id| id.0) }
 }
 
 fn key_name(holder: &Principal) -> KeyName {
@@ -366,7 +352,6 @@ impl Session {
     pub(super) fn new(
         moment: &Moment<'_>,
         task: &Arc<Task>,
-        origin: Origin,
         holder: Arc<Principal>,
         kept: Kept,
     ) -> Self {
@@ -374,7 +359,6 @@ impl Session {
         journal.push(Record::Created(task.clone()));
         Self {
             task: task.clone(),
-            origin,
             holder,
             device: task.terms.device,
             phase: Phase::Queued,
@@ -400,9 +384,9 @@ impl Session {
         }
     }
 
-    /// Whether it has the same requester: the same identity, or the same key over HTTP.
-    fn is_of(&self, origin: &Origin, holder: &Principal) -> bool {
-        self.origin.identity == origin.identity
-            && (origin.identity.is_some() || self.holder.has_key_of(holder))
+    /// Whether it has the same requester as another task: the same identity, or the same key over HTTP.
+    fn is_of(&self, task: &Task, holder: &Principal) -> bool {
+        let requester = self.task.terms.requester;
+        requester == task.terms.requester && (requester.is_some() || self.holder.has_key_of(holder))
     }
 }

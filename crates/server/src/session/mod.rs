@@ -18,7 +18,7 @@ pub(crate) use history::steps;
 pub use identity::{IdentityRecord, Incarnation, KeyHash};
 pub(crate) use outcome::{Outcome, Stamp, write_whole_result};
 pub(crate) use progress::{forward_output, step_ended, step_runs, waits};
-pub(crate) use task::TaskIdHasher;
+pub(crate) use task::LowHalf;
 pub use task::{
     Call, CallResult, CallStatus, Finish, KeyName, RequestHash, Requester, Step, Task, TaskId,
     Terms,

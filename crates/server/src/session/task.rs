@@ -46,11 +46,11 @@ impl TaskId {
     }
 }
 
-/// Hashes a [`TaskId`], which the server made and whose end is random.
+/// Hashes what nobody else can choose and whose low half is random, such as a [`TaskId`].
 #[derive(Debug, Default)]
-pub(crate) struct TaskIdHasher(u64);
+pub(crate) struct LowHalf(u64);
 
-impl Hasher for TaskIdHasher {
+impl Hasher for LowHalf {
     fn finish(&self) -> u64 {
         self.0
     }

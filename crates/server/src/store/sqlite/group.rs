@@ -11,7 +11,7 @@ use super::Retention;
 use super::queue::Work;
 use super::rows::{Encoded, EncodedTask, encode};
 use super::schema::BATCH_BITS;
-use crate::session::{IdentityRecord, Incarnation, TaskId, TaskIdHasher};
+use crate::session::{IdentityRecord, Incarnation, LowHalf, TaskId};
 use crate::store::{Batch, Change, Ended, Ending, KnownRequest, Record};
 
 /// Tasks that are let go of in one transaction.
@@ -52,7 +52,7 @@ pub(super) struct Open {
     pub(super) bytes: usize,
 }
 
-type OpenTasks = HashMap<TaskId, Open, BuildHasherDefault<TaskIdHasher>>;
+type OpenTasks = HashMap<TaskId, Open, BuildHasherDefault<LowHalf>>;
 
 /// The open tasks, as committed. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
@@ -100,7 +100,7 @@ pub(super) struct Group<'a> {
     ledger: &'a mut Ledger,
     totals: Totals,
     /// Tasks that it changed; `None` is over.
-    changed: HashMap<TaskId, Option<Open>, BuildHasherDefault<TaskIdHasher>>,
+    changed: HashMap<TaskId, Option<Open>, BuildHasherDefault<LowHalf>>,
     newest: HashMap<Incarnation, String>,
 }
 
