@@ -1,6 +1,6 @@
 //! The state folder: where the generated key is kept, for its owner's eyes only.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -112,6 +112,26 @@ impl StateFolder {
             }
         }
         Ok(())
+    }
+
+    /// Takes the folder for a server, for as long as the file is open: two would overwrite each other's keys and logs,
+    /// wherever they keep their tasks. A file system that has no locks is taken at its word.
+    ///
+    /// # Errors
+    /// When another server has it.
+    pub(crate) fn take(&self) -> anyhow::Result<File> {
+        self.create()?;
+        let path = self.0.join("serve.lock");
+        let cannot = || format!("cannot open {}", path.display());
+        let lock = private(File::options().write(true).create(true).truncate(false)).open(&path);
+        let lock = lock.with_context(cannot)?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => bail!(
+                "another server uses the state folder {}\n  name another folder with --state-dir",
+                self.0.display()
+            ),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(lock),
+        }
     }
 
     /// Keeps a key where there is none.

@@ -73,9 +73,10 @@ fn ended(done: &Done) -> Value {
 }
 
 /// The next message, heartbeats aside, which asks for the cancel of the task.
-async fn expect_cancel(link: &mut Peer) {
+/// A cancel of the task that we called this, if we have.
+async fn expect_cancel(link: &mut Peer, task: impl Into<Value>) {
     let cancel = link.expect("task_end").await;
-    assert_eq!((&cancel["status"], &cancel["prev_response_id"]), (&json!("failed"), &json!("T1")));
+    assert_eq!((&cancel["status"], &cancel["prev_response_id"]), (&json!("failed"), &task.into()));
     assert_eq!(cancel["metadata"], json!({"flightdeck": {"cancel": "request"}}));
 }
 
@@ -115,7 +116,7 @@ async fn ctrl_c_cancels_and_waits_for_what_the_device_says() {
             let (mut process, mut link, task) = script.accepted(args).await;
             process.says(r#""task":"T1""#).await;
             process.signal(Signal::INT);
-            expect_cancel(&mut link).await;
+            expect_cancel(&mut link, "T1").await;
             let error = format!("Task was cancelled by 'x': {said}");
             end(&mut link, &task, "failed", json!({"error": error})).await;
             let done = process.done().await;
@@ -124,14 +125,34 @@ async fn ctrl_c_cancels_and_waits_for_what_the_device_says() {
             assert_eq!((&ended["status"], &ended["known"]), (&json!("cancelled"), &json!(known)));
             assert_eq!(ended["task"], "T1");
         }
-        // A second one leaves at once.
+        // A second one leaves at once, and nobody can say that the task is cancelled.
         let (mut process, mut link, _) = script.accepted(args).await;
         process.says("accepted").await;
         process.signal(Signal::INT);
-        expect_cancel(&mut link).await;
+        expect_cancel(&mut link, "T1").await;
         process.signal(Signal::INT);
         let (done, _) = tokio::join!(process.done(), link.expect_close());
-        assert_eq!(done.code, code, "{done:?}");
+        assert_eq!(done.code, if code == 120 { 121 } else { 4 }, "{done:?}");
+        assert!(done.stderr.contains("its outcome is unknown"), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_before_a_task_is_accepted_cancels_it_also_with_detach() {
+    let script = Script::start().await;
+    for (args, code) in [
+        (&["run", "--detach", "--on", "box", "tidy up"][..], 3),
+        (&["exec", "--detach", "--on", "box", "--", "x"], 120),
+    ] {
+        let process = script.run(args);
+        let mut link = script.accept(false).await;
+        let task = link.expect("task").await;
+        process.signal(Signal::INT);
+        expect_cancel(&mut link, Value::Null).await;
+        accept(&mut link, &task).await;
+        end(&mut link, &task, "failed", json!({"error": "Task was cancelled by 'x'"})).await;
+        let done = process.done().await;
+        assert_eq!((done.code, done.stdout.as_str()), (code, ""), "{done:?}");
     }
 }
 

@@ -67,10 +67,13 @@ async fn a_task_is_known_after_its_server_stopped_or_was_killed() {
 #[tokio::test]
 async fn a_second_server_on_the_same_state_folder_is_refused_with_the_remedy() {
     let server = Server::start().await;
-    let done = server.run(&["serve", "--port", "0"]).await;
-    assert_eq!(done.code, 2, "{done:?}");
-    assert!(done.stderr.contains("another server uses"), "{done:?}");
-    assert!(done.stderr.contains("--state-dir"), "{done:?}");
+    // Also where the tasks are kept elsewhere: the keys and the audit log are the folder's.
+    for tasks in [&[][..], &["--memory"], &["--data", "elsewhere"]] {
+        let done = server.run(&[&["serve", "--port", "0"], tasks].concat()).await;
+        assert_eq!(done.code, 2, "{done:?}");
+        assert!(done.stderr.contains("another server uses"), "{done:?}");
+        assert!(done.stderr.contains("--state-dir"), "{done:?}");
+    }
 }
 
 #[tokio::test]

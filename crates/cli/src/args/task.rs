@@ -17,8 +17,8 @@ Several words are passed on as they are; a single one is passed on as a whole co
 
 A lost connection or a restarted server costs nothing: it comes back, with a line on stderr. If this
 command itself ends, the server cancels what runs after a minute, unless it is detached. Ctrl-C
-cancels it and waits for the device to confirm that; a second one leaves at once. If the server does
-not answer the cancel within 12 s, the outcome is unknown: the command may go on.
+cancels it and waits for the device to confirm that. After a second one, which leaves at once, or if
+the server does not answer the cancel within 12 s, the outcome is unknown: the command may go on.
 
 Exit codes: the command's own, of several the greatest. Where there is none: 120 cancelled; 121 its
 outcome is unknown; 122 it was never sent; 123 server or device unreachable, or refused; 124 timed
@@ -65,8 +65,9 @@ The outcome goes to stdout, the progress to stderr.
 
 A lost connection or a restarted server costs nothing: it comes back, with a line on stderr. If this
 command itself ends, the server cancels the task after a minute, unless it is detached. Ctrl-C
-cancels the task and waits for the device to confirm that; a second one leaves at once. If the server
-does not answer the cancel within 12 s, the task is lost to this command, and may go on.
+cancels the task and waits for the device to confirm that. After a second one, which leaves at once,
+or if the server does not answer the cancel within 12 s, the task is lost to this command, and may go
+on.
 
 Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or lost.
 

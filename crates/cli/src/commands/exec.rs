@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{
-    CommandOutput, Followed, Notices, describe, event_json, follow, interruptible, on_disconnect,
+    CommandOutput, Followed, Notices, accepted, describe, event_json, follow, interruptible,
+    on_disconnect,
 };
 use crate::api::Api;
 use crate::args::{Exec, Global};
@@ -55,11 +56,11 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     }
     let stop = CancellationToken::new();
     let code = if args.detach {
-        interruptible(&constellation, &stop, accepted(submitted, show)).await
+        interruptible(&constellation, &stop, all_accepted(submitted, &stop, show)).await
     } else {
         interruptible(&constellation, &stop, follow_all(submitted, &stop, show)).await
     };
-    let code = code.unwrap_or(Ok(Code::EXEC_CANCELLED))?;
+    let code = code.unwrap_or_else(|left| Ok(left.exec_code()))?;
     say_goodbye(constellation).await;
     Ok(code.max(worst))
 }
@@ -133,32 +134,26 @@ async fn devices(args: &Exec, target: &Target) -> Result<Vec<ClientId>, Failure>
 }
 
 /// Waits until the server has each task, and prints their ids. Returns the worst code.
-async fn accepted(tasks: Vec<(ClientId, Task)>, show: Show) -> Ended {
-    let spinner = Spinner::new("submitted");
+async fn all_accepted(tasks: Vec<(ClientId, Task)>, stop: &CancellationToken, show: Show) -> Ended {
+    let (spinner, notices) = (Spinner::new("submitted"), Notices::default());
     let mut worst = Code::COMPLETED;
-    for (device, mut task) in tasks {
-        loop {
-            match task.next_event().await {
-                TaskEvent::Accepted { task } => break print_id(&device, task, show)?,
-                TaskEvent::Ended(outcome) => {
-                    let followed = Followed::of(outcome, &task);
-                    break worst = worst.max(show_outcome(&spinner, &device, &followed, show)?);
-                }
-                _ => {}
-            }
+    for (device, task) in tasks {
+        let tell = |event: &_| notices.of(event).iter().for_each(|said| spinner.line(said));
+        match accepted(task, stop, tell).await {
+            Ok(id) => print_id(&device, &id, show)?,
+            Err(followed) => worst = worst.max(show_outcome(&spinner, &device, &followed, show)?),
         }
     }
     Ok(worst)
 }
 
-fn print_id(device: &ClientId, task: Option<String>, show: Show) -> anyhow::Result<()> {
-    let id = task.unwrap_or_default();
+fn print_id(device: &ClientId, id: &str, show: Show) -> anyhow::Result<()> {
     if show.json {
         return print_line(&json!({"device": device, "task": id}).to_string());
     }
     match show.labels {
-        true => print_line(&format!("{}  {}", safe_line(&id), safe_line(device.as_str()))),
-        false => print_line(&safe_line(&id)),
+        true => print_line(&format!("{}  {}", safe_line(id), safe_line(device.as_str()))),
+        false => print_line(&safe_line(id)),
     }
 }
 

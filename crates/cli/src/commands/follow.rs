@@ -8,6 +8,7 @@ use aip::{ActionResult, Payload};
 use constellation::{Constellation, OnDisconnect, Outcome, Step, StepStatus, Task, TaskEvent};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -96,6 +97,33 @@ pub(super) async fn follow(
     }
 }
 
+/// Follows a task until the server has it, and returns its id there; on `stop` it is cancelled instead.
+///
+/// # Errors
+/// How it ended, when it did so before, or was cancelled.
+pub(super) async fn accepted(
+    task: Task,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(&TaskEvent),
+) -> Result<String, Followed> {
+    let (has_it, is_there) = oneshot::channel();
+    let mut has_it = Some(has_it);
+    let following = follow(task, stop, |event| {
+        tell(event);
+        if let TaskEvent::Accepted { task } = event
+            && !stop.is_cancelled()
+            && let Some(has_it) = has_it.take()
+        {
+            let _nobody_waits = has_it.send(task.clone().unwrap_or_default());
+        }
+    });
+    tokio::select! {
+        biased;
+        Ok(id) = is_there => Ok(id),
+        ended = following => Err(ended),
+    }
+}
+
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -125,29 +153,35 @@ fn lost(error: String) -> Ending {
     Ending { how: How::Lost, known: Some(Known::OutcomeUnknown), error: Some(error) }
 }
 
-/// Does something that Ctrl-C cancels by `stop`, if the server can; a second Ctrl-C leaves at once. `None` when it was
-/// left.
+/// Does something that Ctrl-C cancels by `stop`, if the server can; a second Ctrl-C leaves at once.
+///
+/// # Errors
+/// What is known of a task that was left: a server that can cancel none ends those whose requester is gone.
 pub(super) async fn interruptible<T>(
     constellation: &Constellation,
     stop: &CancellationToken,
     work: impl Future<Output = T>,
-) -> Option<T> {
+) -> Result<T, Ending> {
     let mut interrupts = Interrupts::listen();
     tokio::pin!(work);
     tokio::select! {
-        done = &mut work => return Some(done),
+        done = &mut work => return Ok(done),
         () = interrupts.next() => {}
     }
-    if constellation.may_cancel() {
-        say!("Cancelling. Ctrl-C again leaves without an answer.");
-        stop.cancel();
-        tokio::select! {
-            done = &mut work => return Some(done),
-            () = interrupts.next() => {}
-        }
+    if !constellation.may_cancel() {
+        say!("Cancelled.");
+        return Err(Ending { how: How::Cancelled, known: None, error: None });
     }
-    say!("Cancelled.");
-    None
+    say!("Cancelling. Ctrl-C again leaves without an answer.");
+    stop.cancel();
+    tokio::select! {
+        done = &mut work => return Ok(done),
+        () = interrupts.next() => {}
+    }
+    let ending =
+        lost("left before the server had answered the cancel; see `flightdeck tasks`".to_owned());
+    say!("{}", ending.why());
+    Err(ending)
 }
 
 /// What shall become of a task without us: it waits a minute, or goes on if it is left on purpose.

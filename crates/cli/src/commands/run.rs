@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{
-    Followed, Notices, ended_line, event_json, follow, interruptible, on_disconnect, print_ending,
-    show_step,
+    Followed, Notices, accepted, ended_line, event_json, follow, interruptible, on_disconnect,
+    print_ending, show_step,
 };
 use crate::args::{Global, Run};
 use crate::connect::{Target, say_goodbye};
@@ -35,13 +35,17 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
     };
     let stop = CancellationToken::new();
     let code = if args.detach {
-        let accepted = accepted(task, args.json);
-        interruptible(&constellation, &stop, accepted).await.unwrap_or(Ok(Code::CANCELLED))
+        let notices = Notices::default();
+        let tell = |event: &_| notices.of(event).iter().for_each(|said| say!("{said}"));
+        match interruptible(&constellation, &stop, accepted(task, &stop, tell)).await {
+            Ok(Ok(id)) => print_id(&id, args.json).map(|()| Code::COMPLETED),
+            Ok(Err(followed)) => print_outcome(&followed, args.json),
+            Err(left) => Ok(left.code()),
+        }
     } else {
-        let watching = watch(task, &stop, args.json);
-        match interruptible(&constellation, &stop, watching).await {
-            Some(followed) => print_outcome(&followed, args.json).map_err(Failure::from),
-            None => Ok(Code::CANCELLED),
+        match interruptible(&constellation, &stop, watch(task, &stop, args.json)).await {
+            Ok(followed) => print_outcome(&followed, args.json),
+            Err(left) => Ok(left.code()),
         }
     }?;
     say_goodbye(constellation).await;
@@ -81,23 +85,11 @@ fn task_text(text: &str) -> anyhow::Result<String> {
     Ok(read)
 }
 
-/// Waits until the server has the task, and prints its id.
-async fn accepted(mut task: Task, as_json: bool) -> Ended {
-    loop {
-        match task.next_event().await {
-            TaskEvent::Accepted { task } => {
-                let id = task.unwrap_or_default();
-                match as_json {
-                    true => print_line(&json!({"event": "accepted", "task": id}).to_string())?,
-                    false => print_line(&safe_line(&id))?,
-                }
-                return Ok(Code::COMPLETED);
-            }
-            TaskEvent::Ended(outcome) => {
-                return Ok(print_outcome(&Followed::of(outcome, &task), as_json)?);
-            }
-            _ => {}
-        }
+/// The id of a task that goes on without us.
+fn print_id(id: &str, as_json: bool) -> anyhow::Result<()> {
+    match as_json {
+        true => print_line(&json!({"event": "accepted", "task": id}).to_string()),
+        false => print_line(&safe_line(id)),
     }
 }
 

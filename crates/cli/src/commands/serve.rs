@@ -39,6 +39,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let tls = files.clone().map(Files::serve).transpose()?;
     let config = config(&values, file.devices)?;
     let folder = StateFolder::new(global.state_dir)?;
+    let _taken = folder.take()?;
     let key = Key::find(&values, &folder)?;
     raise_open_files();
     let key_file = KeyFile::new(&folder);
