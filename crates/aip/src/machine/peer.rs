@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
 use crate::message::{
-    ActionResult, Cancel, ClientMessage, ClientMessageType, ClientType, Feature, Features,
-    OnDisconnect, Output, Status, TaskSettings, Word,
+    ActionResult, Cancel, ClientMessage, ClientMessageType, ClientType, Downstream, Feature,
+    Features, OnDisconnect, Output, Status, Streams, TaskSettings, Upstream, Word,
 };
 use crate::payload::Payload;
 
@@ -38,6 +38,22 @@ pub enum Request {
         response_id: ResponseId,
         /// What it tells.
         output: Output,
+    },
+    /// A device says something of the streams of a COMMAND.
+    Upstream {
+        /// The session that the COMMAND belongs to.
+        session_id: SessionId,
+        /// The COMMAND, *R*.
+        response_id: ResponseId,
+        /// What it says.
+        upstream: Upstream,
+    },
+    /// A requester says something of the streams of a task.
+    Downstream {
+        /// The task, *T*.
+        task: ResponseId,
+        /// What it says.
+        downstream: Downstream,
     },
     /// It submits a task.
     Task(TaskRequest),
@@ -110,6 +126,8 @@ pub struct TaskRequest {
     pub store: Option<String>,
     /// What becomes of it when its requester's connection is lost.
     pub on_disconnect: OnDisconnect,
+    /// The streams that it asks for, from who may.
+    pub streams: Option<Streams>,
     /// What else tells it from another one with the same `request_id`.
     pub as_sent: AsSent,
 }
@@ -180,19 +198,36 @@ impl Peer {
         Ok(())
     }
 
-    /// A sign of life; with status `continue` and the extension's `output` in it, what a tool tells.
+    /// A sign of life; with status `continue` what it says of streams, or what a tool tells.
     fn heartbeat(&self, message: ClientMessage) -> Request {
-        let is_device = self.client_type == ClientType::Device;
-        if !is_device || message.status != Status::Continue {
+        let (Some(session_id), Some(about)) = (message.session_id, message.prev_response_id) else {
             return Request::Heartbeat;
-        }
-        let output = Output::of(message.metadata.as_ref());
-        match (message.session_id, message.prev_response_id, output) {
-            (Some(session_id), Some(response_id), Some(output)) => {
-                Request::Output { session_id, response_id, output }
+        };
+        let metadata = message.metadata.as_ref();
+        let says = match (message.status, self.client_type) {
+            (Status::Continue, ClientType::Device) => self.device_says(session_id, about, metadata),
+            (Status::Continue, ClientType::Constellation) if self.features.has(Feature::Output) => {
+                Downstream::of(metadata)
+                    .map(|downstream| Request::Downstream { task: about, downstream })
             }
-            _ => Request::Heartbeat,
+            _ => None,
+        };
+        says.unwrap_or(Request::Heartbeat)
+    }
+
+    fn device_says(
+        &self,
+        session_id: SessionId,
+        response_id: ResponseId,
+        metadata: Option<&Payload>,
+    ) -> Option<Request> {
+        if self.features.has(Feature::Output)
+            && let Some(upstream) = Upstream::of(metadata)
+        {
+            return Some(Request::Upstream { session_id, response_id, upstream });
         }
+        let output = Output::of(metadata)?;
+        Some(Request::Output { session_id, response_id, output })
     }
 
     fn read(&self, message: ClientMessage) -> Result<Request, String> {
@@ -279,6 +314,7 @@ impl Peer {
             request_id,
             store: settings.store.filter(|_| may_repeat),
             on_disconnect: settings.on_disconnect.unwrap_or_default(),
+            streams: settings.streams.filter(|_| self.features.has(Feature::Output)),
             as_sent,
         };
         if task.request_id.is_none() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use super::Keyed;
+use super::{Keyed, Streams};
 use crate::id::RequestId;
 use crate::payload::Payload;
 
@@ -20,6 +20,9 @@ pub struct TaskSettings {
     /// What becomes of it when its requester's connection is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
+    /// The streams that it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Streams>,
     /// The store id under which it was first sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
@@ -159,6 +162,9 @@ pub struct Accepted {
     /// The request that it was accepted for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
+    /// The streams that it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Streams>,
 }
 
 /// The refusal of a task, in the ERROR to an `ack` requester.
