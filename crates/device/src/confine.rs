@@ -277,7 +277,7 @@ mod tests {
             awaits_line: false,
             confinement: confinement.clone(),
         };
-        run(spec, &CancellationToken::new(), None, &Progress::default()).await.unwrap()
+        run(spec, &CancellationToken::new(), None, &Progress::default(), None).await.unwrap()
     }
 
     /// A folder that isn't one for temporary files: those may be written to.
@@ -305,24 +305,24 @@ mod tests {
     async fn a_process_gets_no_more_memory_than_its_limit() {
         let script = "perl -e 'my $n = 200 << 20; my $x = \"x\" x $n; print length $x'";
         let limited = ran(&Confinement::new(100 << 20), Path::new("/"), script).await;
-        assert!(limited.exit_code != 0 && limited.stdout.is_empty(), "{limited:?}");
+        assert!(limited.exit_code != 0 && limited.stdout.text.is_empty(), "{limited:?}");
         for enough in [500 << 20, 0] {
             let output = ran(&Confinement::new(enough), Path::new("/"), script).await;
-            assert_eq!(output.stdout, "209715200", "{output:?}");
+            assert_eq!(output.stdout.text, "209715200", "{output:?}");
         }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_limit_that_leaves_no_room_at_all_is_no_riddle() {
         let output = ran(&Confinement::new(1), Path::new("/"), "echo never").await;
-        assert!(output.exit_code != 0 && output.stdout.is_empty(), "{output:?}");
+        assert!(output.exit_code != 0 && output.stdout.text.is_empty(), "{output:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn no_program_gains_privileges() {
         let script = "exec setsid grep NoNewPrivs /proc/self/status";
         let output = ran(&Confinement::default(), Path::new("/"), script).await;
-        assert_eq!(output.stdout, "NoNewPrivs:\t1\n");
+        assert_eq!(output.stdout.text, "NoNewPrivs:\t1\n");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -337,7 +337,7 @@ mod tests {
             setsid sh -c 'echo deep > deep'; cat deep /etc/passwd > copied; ls";
         let output = ran(&sandbox, inside.path(), script).await;
         let expected = (0, "copied\ndeep\nlinked\nmoved\npipe\n", "error\n");
-        let shown = (output.exit_code, output.stdout.as_str(), output.stderr.as_str());
+        let shown = (output.exit_code, output.stdout.text.as_str(), output.stderr.text.as_str());
         assert_eq!(shown, expected);
     }
 
@@ -377,7 +377,7 @@ mod tests {
             assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1, "{attempt}");
         }
         let read = format!("cat {}", file.display());
-        assert_eq!(ran(&sandbox, inside.path(), &read).await.stdout, "kept");
+        assert_eq!(ran(&sandbox, inside.path(), &read).await.stdout.text, "kept");
     }
 
     #[test]

@@ -101,7 +101,14 @@ pub enum DeviceError {
 }
 
 /// What a device asks its server for.
-const FEATURES: [Feature; 4] = [Feature::Progress, Feature::Ack, Feature::Cancel, Feature::Resume];
+const FEATURES: [Feature; 6] = [
+    Feature::Progress,
+    Feature::Ack,
+    Feature::Cancel,
+    Feature::Resume,
+    Feature::Output,
+    Feature::Input,
+];
 
 /// The file in the folder of a journal that says who its device is.
 const IDENTITY_FILE: &str = "identity.json";

@@ -12,6 +12,7 @@
 pub mod confine;
 pub mod device;
 mod executor;
+mod flow;
 mod group;
 pub mod info;
 pub mod journal;

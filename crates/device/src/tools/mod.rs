@@ -39,6 +39,7 @@ use self::places::Places;
 use self::screen::Screen;
 pub use self::settings::{Exec, ToolSettings};
 use crate::confine::Confinement;
+use crate::flow::Flow;
 use crate::info::Offers;
 use crate::progress::Progress;
 use crate::watchdog::Watchdog;
@@ -64,6 +65,8 @@ pub(crate) struct Call<'a> {
     /// Ends it early.
     pub(crate) stop: &'a CancellationToken,
     pub(crate) progress: &'a Progress,
+    /// The streams that its requester wants.
+    pub(crate) flow: Option<&'a Flow>,
 }
 
 impl Call<'_> {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::observe::Observe;
 use super::{Call, Exec, STOPPED, ToolSettings};
 use crate::confine::Confinement;
+use crate::flow::Flow;
 use crate::process::{self, Output, RunError, Spec};
 use crate::watchdog::Watchdog;
 
@@ -20,6 +21,12 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the shell does with a command line, its `$1`: waits until it is guarded, empties its standard
 /// input, and runs the line as if it were its own.
 const GUARDED_SHELL: &str = r#"read -r _ || exit; exec </dev/null; eval "shift; $1""#;
+
+/// The same for a command line that has standard input; `read` takes no byte behind its line.
+const GUARDED_SHELL_WITH_INPUT: &str = r#"read -r _ || exit; eval "shift; $1""#;
+
+/// How much is kept of each stream of a command whose requester gets all of it.
+const STREAMED_KEPT: usize = 64 * 1024;
 
 /// How much of an output is repeated in the text of a time-out or a stop, in characters.
 const OUTPUT_HEAD_CHARS: usize = 500;
@@ -89,16 +96,18 @@ impl Shell {
         arguments: Arguments,
         call: &Call<'_>,
     ) -> Result<Value, String> {
-        let spec = self.spec(&arguments)?;
-        let ran = process::run(spec, call.stop, self.watchdog.as_deref(), call.progress).await;
-        ran.map(|output| result(&output)).map_err(|error| explain(&error))
+        let spec = self.spec(&arguments, call.flow)?;
+        let watchdog = self.watchdog.as_deref();
+        let ran = process::run(spec, call.stop, watchdog, call.progress, call.flow).await;
+        let is_streamed = call.flow.is_some_and(Flow::takes_output);
+        ran.map(|output| result(&output, is_streamed)).map_err(|error| explain(&error))
     }
 
-    fn spec(&self, arguments: &Arguments) -> Result<Spec, String> {
+    fn spec(&self, arguments: &Arguments, flow: Option<&Flow>) -> Result<Spec, String> {
         let timeout = self.timeout(arguments.timeout)?;
         let (program, args, cwd) = match self.exec {
             Exec::Off => return Err("Running commands is switched off on this device".to_owned()),
-            Exec::Shell => self.in_shell(arguments)?,
+            Exec::Shell => self.in_shell(arguments, flow.is_some_and(Flow::has_input))?,
             Exec::Observe => self.observed(arguments)?,
         };
         Ok(Spec {
@@ -106,7 +115,10 @@ impl Shell {
             args: args.into_iter().map(Into::into).collect(),
             cwd,
             timeout,
-            max_output: self.max_output,
+            max_output: match flow.is_some_and(Flow::takes_output) {
+                true => self.max_output.min(STREAMED_KEPT),
+                false => self.max_output,
+            },
             env: self.environment(),
             awaits_line: self.exec == Exec::Shell,
             confinement: self.confinement.clone(),
@@ -143,13 +155,18 @@ impl Shell {
         Ok((program.path, program.args, cwd))
     }
 
-    fn in_shell(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
+    fn in_shell(
+        &self,
+        arguments: &Arguments,
+        has_input: bool,
+    ) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
         let cwd = arguments.cwd.clone().or_else(home).unwrap_or_else(|| PathBuf::from("/"));
         if !cwd.is_dir() {
             return Err(format!("Bad arguments: cwd {cwd:?} is no folder"));
         }
         let command = arguments.command.clone();
-        let args = ["-c", GUARDED_SHELL, "sh", &command].map(str::to_owned);
+        let script = if has_input { GUARDED_SHELL_WITH_INPUT } else { GUARDED_SHELL };
+        let args = ["-c", script, "sh", &command].map(str::to_owned);
         Ok((PathBuf::from("/bin/sh"), args.to_vec(), cwd))
     }
 }
@@ -163,23 +180,35 @@ fn blocked(refusal: &impl std::fmt::Display) -> String {
     format!("Blocked: {refusal}")
 }
 
-/// As UFO's devices return it.
-fn result(output: &Output) -> Value {
-    json!({
+/// As UFO's devices return it; with the number of bytes where the texts may be less than what was written.
+fn result(output: &Output, is_streamed: bool) -> Value {
+    let (stdout, stderr) = (&output.stdout, &output.stderr);
+    let mut result = json!({
         "success": output.exit_code == 0,
         "exit_code": output.exit_code,
-        "stdout": output.stdout,
-        "stderr": output.stderr,
-    })
+        "stdout": stdout.text,
+        "stderr": stderr.text,
+    });
+    let is_cut = stdout.is_cut || stderr.is_cut;
+    if is_cut || is_streamed {
+        result["stdout_bytes"] = json!(stdout.bytes);
+        result["stderr_bytes"] = json!(stderr.bytes);
+    }
+    if is_cut {
+        result["truncated"] = json!(true);
+    }
+    result
 }
 
 fn explain(error: &RunError) -> String {
     match error {
         RunError::TimedOut { after, stdout, stderr } => {
             let how = format!("Timed out after {} s and was stopped", after.as_secs_f64());
-            how + &so_far(stdout, stderr)
+            how + &so_far(&stdout.text, &stderr.text)
         }
-        RunError::Stopped { stdout, stderr } => format!("{STOPPED}{}", so_far(stdout, stderr)),
+        RunError::Stopped { stdout, stderr } => {
+            format!("{STOPPED}{}", so_far(&stdout.text, &stderr.text))
+        }
         RunError::NotStarted(why) => format!("Could not start: {why}"),
         RunError::Lost(why) => format!("Could not see how it ended: {why}"),
     }
@@ -216,7 +245,8 @@ mod tests {
     ) -> Result<Value, String> {
         let settings = ToolSettings { exec: Exec::Shell, ..ToolSettings::default() };
         let shell = Shell::new(&settings, Confinement::new(100 << 20), None);
-        let call = Call { parameters: None, caller: &Caller::default(), stop, progress };
+        let call =
+            Call { parameters: None, caller: &Caller::default(), stop, progress, flow: None };
         shell.execute(serde_json::from_value(arguments).unwrap(), &call).await
     }
 

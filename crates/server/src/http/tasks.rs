@@ -183,6 +183,7 @@ impl NewTask {
             request_id: None,
             store: None,
             on_disconnect: OnDisconnect::Continue,
+            streams: None,
             as_sent: AsSent {
                 task_name: self.task_name,
                 settings: Some(settings.into_iter().collect()),

@@ -273,6 +273,7 @@ async fn start(
         request_id: None,
         store: None,
         on_disconnect: OnDisconnect::Continue,
+        streams: None,
         as_sent: AsSent::default(),
     };
     let task =
@@ -296,7 +297,9 @@ fn refused(why: &NotSubmitted) -> Response<Body> {
         SubmitError::NotConnected(_) => {
             return detail(StatusCode::NOT_FOUND, "Client not online");
         }
-        SubmitError::NotADevice | SubmitError::Timeout { .. } => StatusCode::BAD_REQUEST,
+        SubmitError::NotADevice | SubmitError::Timeout { .. } | SubmitError::NoInput(_) => {
+            StatusCode::BAD_REQUEST
+        }
         SubmitError::RequestUsed(_) | SubmitError::Lost => StatusCode::UNPROCESSABLE_ENTITY,
         SubmitError::Away(_) | SubmitError::TooMuch(_) => StatusCode::SERVICE_UNAVAILABLE,
         SubmitError::NotAuthorized | SubmitError::NotGranted(_) => StatusCode::FORBIDDEN,

@@ -14,6 +14,7 @@ use super::parties::{Identity, Presence, Recall, Seat};
 use super::requests::{Known, Owner};
 use super::session::{Broken, Cancelling, Halt, Phase, Sent, Session};
 use super::steps::unknown;
+use super::streams::Relay;
 use super::tasks::share;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement};
@@ -254,6 +255,7 @@ impl Hub {
             is_stopping: false,
             timer: None,
             left: session.task.command_timeout,
+            relay: Relay::of(&session.task, &sent.calls, session.step_number()),
         };
         let (device, response_id) = (session.device, sent.response_id.clone());
         if let Some(seat) = self.parties.seat_mut(device) {

@@ -202,7 +202,8 @@ impl Hub {
     ) {
         let Some(session) = self.sessions.get(&task) else { return };
         let Phase::Running(sent) = &session.phase else { return };
-        let frame = encode_command(&session.task, &sent.calls, response_id, moment.text());
+        let streams = self.streams_of(&session.task, &sent.calls);
+        let frame = encode_command(&session.task, &sent.calls, response_id, streams, moment.text());
         let place = self.parties.handle(device).and_then(|handle| handle.outbox.push(frame).ok());
         // A connection that takes nothing more is gone at once, and comes back for it.
         let place = place.map_or(Place::Known(Reach::Sent), Place::Queued);
@@ -224,8 +225,10 @@ impl Hub {
         if let Some(recall) = self.recall_mut(device) {
             recall.record.newest = recall.record.newest.take().max(Some(response_id.clone()));
         }
+        let Some(session) = self.sessions.get(&task) else { return };
+        let streams = self.streams_of(&session.task, &calls);
+        let frame = encode_command(&session.task, &calls, &response_id, streams, moment.text());
         let Some(session) = self.sessions.get_mut(&task) else { return };
-        let frame = encode_command(&session.task, &calls, &response_id, moment.text());
         session.journal.push(Record::Readdressed {
             response_id: response_id.clone(),
             device,

@@ -9,6 +9,7 @@ use tokio_util::sync::DropGuard;
 use super::commands::{OpenCommand, Place, Reach};
 use super::effect::Effect;
 use super::session::{Broken, Phase, Prepared, Sent, Session};
+use super::streams::Relay;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement};
 use crate::agent::{Memo, Question, Remaining, Usage};
@@ -193,6 +194,7 @@ impl Hub {
             is_stopping: false,
             timer,
             left: timeout,
+            relay: Relay::of(&session.task, &sent.calls, n),
         };
         seat.commands.insert(sent.response_id, command);
     }

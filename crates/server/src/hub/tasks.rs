@@ -57,6 +57,8 @@ pub(crate) enum SubmitError {
     Replaced,
     #[error("Target device '{0}' is away and expected back; try again later")]
     Away(ClientId),
+    #[error("Device '{0}' takes no input")]
+    NoInput(ClientId),
     #[error("request_id '{0}' was used for another task")]
     RequestUsed(RequestId),
     #[error("The task was sent to another store than this server has: its outcome is unknown")]
@@ -145,7 +147,12 @@ impl Hub {
             return Err(CannotBegin::ShuttingDown.into());
         }
         self.check_undelivered(&submission.holder).map_err(SubmitError::TooMuch)?;
+        let streams = match submission.from {
+            From::Client(via) => self.grant_streams(via, device, submission.request.streams)?,
+            From::Http(_) => None,
+        };
         let (requester, terms) = self.terms(&submission, device);
+        let terms = Terms { streams, ..terms };
         let Submission { request, holder, from, .. } = submission;
         let task = self.task(moment, request, requester, (timeout, terms), key);
         self.check_session_id(&task, &holder)?;
@@ -228,6 +235,7 @@ impl Hub {
             on_disconnect: request.on_disconnect,
             request_id: request.request_id.clone(),
             request_hash: request.request_id.as_ref().map(|_| hash(request)),
+            streams: None,
         };
         let of_key = || Requester::Http(submission.holder.name().into());
         (handle.map_or_else(of_key, |handle| Requester::Client(handle.id().clone())), terms)

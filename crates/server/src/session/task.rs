@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::message::{Feature, Features, OnDisconnect};
+use aip::message::{Feature, Features, OnDisconnect, Streams};
 use aip::{CallId, ClientId, ClientType, Payload, RequestId, ResultStatus, SessionId, TaskName};
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -210,6 +210,8 @@ pub struct Terms {
     pub request_id: Option<RequestId>,
     /// What was asked for with that id.
     pub request_hash: Option<RequestHash>,
+    /// The streams that the requester gets of its commands.
+    pub streams: Option<Streams>,
 }
 
 impl Terms {

@@ -37,8 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(1000);
 pub(super) const WINDOW: Duration = Duration::from_secs(120);
 
 /// Everything that a device can be granted.
-pub(super) const ALL: &[Feature] =
-    &[Feature::Progress, Feature::Ack, Feature::Cancel, Feature::Resume];
+pub(super) const ALL: &[Feature] = &super::super::FEATURES;
 
 /// Notes that it ran, and takes as long as it is told to.
 #[derive(Clone, Default)]

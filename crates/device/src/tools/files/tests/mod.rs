@@ -70,6 +70,7 @@ impl Tree {
                     caller: &Caller::default(),
                     stop: &self.stop,
                     progress: &Progress::default(),
+                    flow: None,
                 },
             )
             .await

@@ -74,6 +74,7 @@ impl Decoder<'_> {
                 on_disconnect: row.on_disconnect,
                 request_id: row.request_id,
                 request_hash: row.hash.and_then(|hash| RequestHash::of_text(&hash)),
+                streams: row.streams,
             },
         })
     }

@@ -120,6 +120,7 @@ impl Beside {
             on_disconnect: terms.on_disconnect,
             request_id: terms.request_id.clone(),
             hash: terms.request_hash.map(|hash| hash.to_string().into()),
+            streams: terms.streams,
             request,
         };
         Ok(EncodedTask { task: task.clone(), json: serde_json::to_vec(&row)?, has_request })

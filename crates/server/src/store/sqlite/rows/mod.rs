@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aip::message::{Feature, JournalId, OnDisconnect};
+use aip::message::{Feature, JournalId, OnDisconnect, Streams};
 use aip::{CallId, ClientId, ClientType, Payload, RequestId, ResponseId, SessionId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,8 @@ struct TaskRow<'a> {
     request_id: Option<RequestId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hash: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    streams: Option<Streams>,
     /// Where a large request stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     request: Option<FileRef>,
