@@ -113,7 +113,7 @@ fn is_visible(c: char) -> bool {
 }
 
 /// Control characters, and those that change the direction of the text around them.
-fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -193,8 +193,15 @@ impl Spinner {
     }
 
     pub(crate) fn say(&self, text: &str) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = self.0.as_ref().filter(|bar| !bar.is_finished()) {
             bar.set_message(text.to_owned());
+        }
+    }
+
+    /// Takes it away: something else is shown from now on.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = self.0.as_ref().filter(|bar| !bar.is_finished()) {
+            bar.finish_and_clear();
         }
     }
 
@@ -209,9 +216,7 @@ impl Spinner {
 
 impl Drop for Spinner {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+        self.clear();
     }
 }
 

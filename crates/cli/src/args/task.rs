@@ -43,6 +43,15 @@ pub(crate) struct Exec {
     /// The folder to run in
     #[arg(long, value_name = "FOLDER")]
     pub(crate) cwd: Option<String>,
+    /// Leave standard input alone, as in a `while read` loop
+    #[arg(short = 'n', long)]
+    pub(crate) no_input: bool,
+    /// Print the bytes as they are also on a terminal, whatever they do to it
+    #[arg(long, conflicts_with = "escape")]
+    pub(crate) raw: bool,
+    /// Escape control characters also where the output is no terminal
+    #[arg(long)]
+    pub(crate) escape: bool,
     /// Print one JSON object for each device, one a line
     #[arg(long)]
     pub(crate) json: bool,

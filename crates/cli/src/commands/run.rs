@@ -96,15 +96,15 @@ fn print_id(id: &str, as_json: bool) -> anyhow::Result<()> {
 async fn watch(task: Task, stop: &CancellationToken, as_json: bool) -> Followed {
     let notices = Notices::default();
     if as_json {
-        return follow(task, stop, |event| {
+        let mut tell = |event: &TaskEvent| {
             if let Some(event) = event_json(event, &notices) {
                 say!("{event}");
             }
-        })
-        .await;
+        };
+        return follow(task, stop, &mut tell).await;
     }
     let spinner = Spinner::new("submitted");
-    follow(task, stop, |event| match event {
+    let mut tell = |event: &TaskEvent| match event {
         TaskEvent::Accepted { .. } => spinner.say("accepted"),
         TaskEvent::Progress { step: Some(step), .. } => show_step(&spinner, step),
         TaskEvent::Progress { line, step: None } => {
@@ -115,9 +115,9 @@ async fn watch(task: Task, stop: &CancellationToken, as_json: bool) -> Followed 
         TaskEvent::Disconnected { .. } | TaskEvent::Reconnected => {
             notices.of(event).iter().for_each(|said| spinner.line(said));
         }
-        TaskEvent::Ended(_) => {}
-    })
-    .await
+        TaskEvent::Output(_) | TaskEvent::Ended(_) => {}
+    };
+    follow(task, stop, &mut tell).await
 }
 
 fn print_outcome(followed: &Followed, as_json: bool) -> anyhow::Result<Code> {
