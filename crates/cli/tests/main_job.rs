@@ -88,7 +88,8 @@ async fn several_devices_answer_with_their_labels_and_the_worst_code_wins() {
     answers.sort_by_key(|answer| answer["device"].to_string());
     let shown = |id, code| {
         json!({"device": id, "task": null, "status": "completed", "known": null, "refused": null,
-            "error": null, "exit_code": code, "stdout": format!("exit {code}\n"), "stderr": "err\n"})
+            "error": null, "exit_code": code, "stdout": format!("exit {code}\n"), "stderr": "err\n",
+            "truncated": false})
     };
     assert_eq!((all.code, answers), (5, vec![shown("a", 0), shown("b", 5), shown("c", 3)]));
 

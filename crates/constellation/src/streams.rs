@@ -295,7 +295,7 @@ mod tests {
         let second = feeding.push(&[b'y'; 96], true).unwrap();
         assert_eq!(feeding.room(), 0);
         assert_eq!(feeding.taken(1, &at(4000, false), now), [], "it comes on");
-        assert_eq!(feeding.repeat(), [second.clone()]);
+        assert_eq!(feeding.repeat(), std::slice::from_ref(&second));
         let later = now + REPEAT_PAUSE;
         assert_eq!(feeding.taken(1, &at(4000, false), later), [second]);
         assert_eq!(feeding.taken(1, &at(4000, false), later), [], "not more than once a second");

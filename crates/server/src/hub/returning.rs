@@ -344,6 +344,9 @@ impl Hub {
             Via { identity: id, connection: handle.connection },
             outcomes.unwrap_or_default(),
         );
+        for task in self.requested(id) {
+            self.ask_for_output(moment, task);
+        }
     }
 
     /// The connection is over, or is given up; `is_goodbye` says that the client closed it because it was done. Doing so

@@ -231,17 +231,30 @@ impl Hub {
         let Some(command) = seat.commands.get_mut(response_id) else { return };
         let Some(relay) = &mut command.relay else { return };
         relay.is_watched = false;
-        let requester = self.sessions.get(&command.task).and_then(|own| own.task.terms.requester);
+        let task = command.task;
+        let requester = self.sessions.get(&task).and_then(|own| own.task.terms.requester);
         let is_back = requester.is_some_and(|own| self.parties.handle(own).is_some());
-        if is_back {
-            return;
+        if !is_back
+            && let Some(seat) = self.parties.seat_mut(device)
+            && let Some(command) = seat.commands.get_mut(response_id)
+            && let Some(relay) = &mut command.relay
+        {
+            (relay.stands_in, relay.is_watched) = (true, true);
+            self.ask_for_output(moment, task);
         }
+    }
+
+    /// Asks the device for what it said of a task's output while nobody was there to take it.
+    pub(super) fn ask_for_output(&mut self, moment: &Moment<'_>, task: TaskId) {
+        let Some(session) = self.sessions.get(&task) else { return };
+        let Phase::Running(sent) = &session.phase else { return };
+        let (device, response_id) = (session.device, sent.response_id.clone());
         let Some(seat) = self.parties.seat_mut(device) else { return };
-        let Some(command) = seat.commands.get_mut(response_id) else { return };
-        let Some(relay) = &mut command.relay else { return };
-        relay.stands_in = true;
+        let Some(command) = seat.commands.get_mut(&response_id) else { return };
+        let Some(relay) = command.relay.as_mut().filter(|relay| relay.is_watched) else { return };
+        relay.is_watched = false;
         let again = relay.take_all(true);
-        let frame = to_device(&command.session_id, response_id, &again, moment.text());
+        let frame = to_device(&command.session_id, &response_id, &again, moment.text());
         if let Some(handle) = self.parties.handle(device) {
             queue(handle, frame);
         }

@@ -24,7 +24,7 @@ fn is_null(input: &std::io::Stdin) -> bool {
         (Ok(input), Ok(null)) => {
             let is_device = rustix::fs::FileType::from_raw_mode(input.st_mode)
                 == rustix::fs::FileType::CharacterDevice;
-            is_device && u64::from(input.st_rdev) == null
+            is_device && input.st_rdev == null
         }
         (Err(_), _) => true,
         _ => false,
