@@ -14,3 +14,4 @@ mod devices;
 mod identities;
 mod requesters;
 mod servers;
+mod streams;
