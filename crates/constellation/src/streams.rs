@@ -63,6 +63,8 @@ struct Side {
     done: u64,
     /// Up to where the device was told that it was.
     told: u64,
+    /// How much nobody has any more in front of what comes next.
+    lost: u64,
     /// Whether it was asked for again since it last came on.
     has_asked: bool,
 }
@@ -86,10 +88,10 @@ impl Reading {
         let side = &mut self.sides[chunk.stream as usize];
         let bytes = chunk.data.to_bytes().filter(|_| step == self.step);
         let Some(bytes) = bytes else { return (None, None) };
-        let mut lost = 0;
         if chunk.offset > side.at && chunk.held > side.at {
-            lost = chunk.held.min(chunk.offset) - side.at;
-            side.at += lost;
+            let held = chunk.held.min(chunk.offset);
+            side.lost += held - side.at;
+            side.at = held;
         }
         let is_dealt_with = chunk.offset + (bytes.len() as u64) <= side.at && !bytes.is_empty();
         if chunk.offset < side.at || is_dealt_with {
@@ -102,6 +104,7 @@ impl Reading {
         side.has_asked = false;
         side.at += bytes.len() as u64;
         let (channel, end, is_end) = (chunk.stream, side.at, chunk.end);
+        let lost = std::mem::take(&mut side.lost);
         (Some(Output { step, channel, lost, bytes, end, is_end }), None)
     }
 
@@ -259,6 +262,8 @@ mod tests {
     #[test]
     fn what_nobody_has_any_more_is_counted_as_lost() {
         let mut reading = Reading::new(streams(8192));
+        // It says so only with what comes behind it.
+        assert_eq!(reading.take(1, &chunk(950, 900, b"later", false), true).0, None);
         let (output, _) = reading.take(1, &chunk(900, 900, b"late", false), true);
         let output = output.unwrap();
         assert_eq!((output.lost, output.bytes.as_slice()), (900, b"late".as_slice()));

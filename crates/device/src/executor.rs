@@ -293,8 +293,12 @@ impl Executor {
                 Way::Direct { outbox, .. } => Some(outbox.clone()),
                 Way::Journaled(ticket) => self.line_of(ticket.journal).map(|line| line.outbox),
             };
-            match outbox.and_then(|outbox| Some((outbox, flow.next()?))) {
-                Some((outbox, upstream)) => {
+            let Some(outbox) = outbox else {
+                flow.another_connection().await;
+                continue;
+            };
+            match flow.next() {
+                Some(upstream) => {
                     let message = ClientMessage {
                         metadata: Some(upstream.to_metadata()),
                         ..self.about(&run.job)

@@ -233,6 +233,7 @@ impl Flow {
     pub(crate) fn rewind(&self) {
         let mut state = self.lock();
         state.rewind();
+        state.repeat_at = None;
         state.input.is_news = state.has_begun && self.has_input();
         self.0.news.notify_one();
     }
@@ -276,6 +277,11 @@ impl Flow {
         }
         self.0.moved.notify_waiters();
         (!chunks.is_empty()).then_some(Upstream::Chunks(chunks))
+    }
+
+    /// Waits until there may be a connection to say something on.
+    pub(crate) async fn another_connection(&self) {
+        self.0.news.notified().await;
     }
 
     /// Waits until there may be something to say.

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::bash::Bash;
 use self::catalog::{Catalog, Origin, Tool};
 use self::embedded::Embedded;
-pub use self::embedded::{EmbeddedTool, Running};
+pub use self::embedded::{EmbeddedTool, Output, Running};
 use self::files::Files;
 use self::gate::Gate;
 use self::mcp::{Host, Prospect};

@@ -12,7 +12,7 @@ use super::observe::Observe;
 use super::{Call, Exec, STOPPED, ToolSettings};
 use crate::confine::Confinement;
 use crate::flow::Flow;
-use crate::process::{self, Output, RunError, Spec};
+use crate::process::{self, Output, RunError, Spec, Written};
 use crate::watchdog::Watchdog;
 
 /// The time limit of a command whose caller asks for none.
@@ -100,7 +100,7 @@ impl Shell {
         let watchdog = self.watchdog.as_deref();
         let ran = process::run(spec, call.stop, watchdog, call.progress, call.flow).await;
         let is_streamed = call.flow.is_some_and(Flow::takes_output);
-        ran.map(|output| result(&output, is_streamed)).map_err(|error| explain(&error))
+        ran.map(|output| result(&output, is_streamed)).map_err(|error| explain(&error, is_streamed))
     }
 
     fn spec(&self, arguments: &Arguments, flow: Option<&Flow>) -> Result<Spec, String> {
@@ -200,14 +200,19 @@ fn result(output: &Output, is_streamed: bool) -> Value {
     result
 }
 
-fn explain(error: &RunError) -> String {
+/// Why there is no result; with what came until then, where nobody has it yet.
+fn explain(error: &RunError, is_streamed: bool) -> String {
+    let so_far = |stdout: &Written, stderr: &Written| match is_streamed {
+        true => String::new(),
+        false => so_far(&stdout.text, &stderr.text),
+    };
     match error {
         RunError::TimedOut { after, stdout, stderr } => {
             let how = format!("Timed out after {} s and was stopped", after.as_secs_f64());
-            how + &so_far(&stdout.text, &stderr.text)
+            how + &so_far(stdout, stderr)
         }
         RunError::Stopped { stdout, stderr } => {
-            format!("{STOPPED}{}", so_far(&stdout.text, &stderr.text))
+            format!("{STOPPED}{}", so_far(stdout, stderr))
         }
         RunError::NotStarted(why) => format!("Could not start: {why}"),
         RunError::Lost(why) => format!("Could not see how it ended: {why}"),

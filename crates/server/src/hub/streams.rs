@@ -4,12 +4,13 @@
 //! While its requester stays away from a task that goes on, the server takes its place, so that the command is not held
 //! up for as long: what it takes then is lost to the requester, who sees that by the lowest offset that is still held.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aip::message::{
-    Channel, Chunk, Downstream, Feature, Input, MAX_CHUNK_BYTES, MAX_WINDOW_BYTES,
-    MIN_WINDOW_BYTES, OutputTaken, Streams, Upstream,
+    Chunk, Downstream, Feature, Input, MAX_CHUNK_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES,
+    OutputTaken, Streams, Upstream,
 };
 use aip::{CloseCode, ResponseId, SessionId};
 
@@ -69,11 +70,14 @@ impl Position {
         Ok(())
     }
 
-    /// Its receiver has taken it up to here. What was never passed on it cannot have.
-    fn take(&mut self, offset: u64) {
-        if offset <= self.sent {
-            self.taken = self.taken.max(Some(offset));
+    /// Its receiver has taken it up to here. What was never passed on it cannot have; where nothing was since a restart,
+    /// only its sender knows how far it is. Returns what counts of it: what its sender hears of must be what is known here.
+    fn take(&mut self, offset: Option<u64>) -> Option<u64> {
+        let offset = offset.filter(|offset| *offset <= self.sent)?;
+        if let Some(taken) = &mut self.taken {
+            *taken = offset.max(*taken);
         }
+        Some(offset)
     }
 }
 
@@ -280,16 +284,15 @@ impl Hub {
         let Some(seat) = self.parties.seat_mut(device) else { return };
         let Some(command) = seat.commands.get_mut(&response_id) else { return };
         let Some(relay) = command.relay.as_mut() else { return };
-        match downstream {
+        let passed = match downstream {
             Downstream::Taken(taken) => {
                 relay.stands_in = false;
-                for channel in Channel::ALL {
-                    let offset = taken.of(channel);
-                    offset.into_iter().for_each(|at| relay.output[channel as usize].take(at));
-                }
+                let [stdout, stderr] = &mut relay.output;
+                let (stdout, stderr) = (stdout.take(taken.stdout), stderr.take(taken.stderr));
+                Cow::Owned(Downstream::Taken(OutputTaken { stdout, stderr, ..*taken }))
             }
             Downstream::Input(input) => match relay.pass_input(input) {
-                Ok(true) => {}
+                Ok(true) => Cow::Borrowed(downstream),
                 Ok(false) => return,
                 Err(Excess) => {
                     let reason = "it sends more input than its command has room for";
@@ -297,9 +300,9 @@ impl Hub {
                     return;
                 }
             },
-        }
+        };
         if let Some(handle) = self.parties.handle(device) {
-            queue(handle, to_device(&session_id, &response_id, downstream, moment.text()));
+            queue(handle, to_device(&session_id, &response_id, &passed, moment.text()));
         }
     }
 }

@@ -94,6 +94,9 @@ impl Checker<'_> {
             What::Submitted { party, session } => {
                 self.submitted.push((party.clone(), session.clone()));
             }
+            What::Garbled { party, session } => {
+                self.wrong.push(format!("{party} got output of {session} that nobody wrote there"));
+            }
             What::Learned { party, session, end } => {
                 let learned = self.learned.entry(session.clone()).or_default();
                 learned.push((party.clone(), end.clone()));

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::device::{Device, DeviceError, DeviceSettings};
 use crate::journal::JournalSettings;
 use crate::progress::Progress;
-use crate::tools::{EmbeddedTool, Running, ToolSettings};
+use crate::tools::{EmbeddedTool, Output, Running, ToolSettings};
 use crate::{Capacity, Features};
 
 /// The longest wait for anything, in the clock of the test.
@@ -75,7 +75,13 @@ impl EmbeddedTool for Work {
         }
     }
 
-    fn call(&self, order: Option<Payload>, stop: CancellationToken, _: Progress) -> Running {
+    fn call(
+        &self,
+        order: Option<Payload>,
+        stop: CancellationToken,
+        _: Progress,
+        _: Output,
+    ) -> Running {
         let lines = self.0.clone();
         Box::pin(async move {
             let order: Order = order.ok_or("no order")?.parse().map_err(|e| format!("{e}"))?;
