@@ -279,6 +279,7 @@ impl State {
             return Err(RequestError::NotGranted("let a task go on without its requester"));
         }
         let settings = TaskSettings {
+            no_time_limit: task.no_time_limit.then_some(true),
             command_timeout_s: task.command_timeout.map(|timeout| timeout.as_secs_f64()),
             on_disconnect: (!is_plain).then_some(task.on_disconnect),
             store,

@@ -47,8 +47,8 @@ fn config(chance: &mut fastrand::Rng) -> Config {
     Config {
         sessions_per_device: chance.usize(1..3),
         queue_per_device: chance.usize(1..6),
-        command_timeout: Duration::from_secs(20),
-        session_timeout: Duration::from_secs(60),
+        command_timeout: Some(Duration::from_secs(20)),
+        session_timeout: Some(Duration::from_secs(60)),
         stop_grace: Duration::from_secs(10),
         cancel_wait: Duration::from_secs(5),
         shutdown_grace: Duration::from_secs(5),

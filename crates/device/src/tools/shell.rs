@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aip::machine::LONGEST_WAIT;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,7 +29,7 @@ const OUTPUT_HEAD_CHARS: usize = 500;
 pub(super) struct Shell {
     exec: Exec,
     observe: Observe,
-    max_time: Duration,
+    max_time: Option<Duration>,
     max_output: usize,
     confinement: Confinement,
     watchdog: Option<Arc<Watchdog>>,
@@ -91,7 +92,7 @@ impl Shell {
     ) -> Result<Value, String> {
         let spec = self.spec(&arguments)?;
         let ran = process::run(spec, call.stop, self.watchdog.as_deref(), call.progress).await;
-        ran.map(|output| result(&output)).map_err(|error| explain(&error))
+        ran.map(|output| result(&output)).map_err(|error| self.explain(&error))
     }
 
     fn spec(&self, arguments: &Arguments) -> Result<Spec, String> {
@@ -125,12 +126,29 @@ impl Shell {
     }
 
     fn timeout(&self, seconds: Option<f64>) -> Result<Duration, String> {
-        let Some(seconds) = seconds else { return Ok(DEFAULT_TIMEOUT.min(self.max_time)) };
+        let most = self.max_time.unwrap_or(LONGEST_WAIT);
+        let Some(seconds) = seconds else { return Ok(DEFAULT_TIMEOUT.min(most)) };
         if !(seconds.is_finite() && seconds > 0.0) {
             return Err("Bad arguments: timeout must be a number of seconds above 0".to_owned());
         }
         // Beyond what a duration can hold is beyond every limit too.
-        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(self.max_time).min(self.max_time))
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(most).min(most))
+    }
+
+    /// Why there is no output, for the caller; a limit of the owner's with the name of its setting.
+    fn explain(&self, error: &RunError) -> String {
+        match error {
+            RunError::TimedOut { after, stdout, stderr } => {
+                let is_owners = self.max_time == Some(*after);
+                let whose = if is_owners { " (this device's max_command_time)" } else { "" };
+                let seconds = after.as_secs_f64();
+                let how = format!("Timed out after {seconds} s{whose} and was stopped");
+                how + &so_far(stdout, stderr)
+            }
+            RunError::Stopped { stdout, stderr } => format!("{STOPPED}{}", so_far(stdout, stderr)),
+            RunError::NotStarted(why) => format!("Could not start: {why}"),
+            RunError::Lost(why) => format!("Could not see how it ended: {why}"),
+        }
     }
 
     fn observed(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
@@ -171,18 +189,6 @@ fn result(output: &Output) -> Value {
         "stdout": output.stdout,
         "stderr": output.stderr,
     })
-}
-
-fn explain(error: &RunError) -> String {
-    match error {
-        RunError::TimedOut { after, stdout, stderr } => {
-            let how = format!("Timed out after {} s and was stopped", after.as_secs_f64());
-            how + &so_far(stdout, stderr)
-        }
-        RunError::Stopped { stdout, stderr } => format!("{STOPPED}{}", so_far(stdout, stderr)),
-        RunError::NotStarted(why) => format!("Could not start: {why}"),
-        RunError::Lost(why) => format!("Could not see how it ended: {why}"),
-    }
 }
 
 /// The beginning of what a program wrote before it was ended.

@@ -14,3 +14,5 @@ mod devices;
 mod identities;
 mod requesters;
 mod servers;
+mod times;
+mod together;
