@@ -46,6 +46,7 @@ const IN_MEMORY: &str = "/dev/shm";
 fn config(chance: &mut fastrand::Rng) -> Config {
     Config {
         sessions_per_device: chance.usize(1..3),
+        shared_per_device: chance.usize(1..5),
         queue_per_device: chance.usize(1..6),
         command_timeout: Some(Duration::from_secs(20)),
         session_timeout: Some(Duration::from_secs(60)),

@@ -237,6 +237,26 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn the_owners_limit_is_named_and_there_need_be_none() {
+        let limit = |most| {
+            let settings = ToolSettings { max_command_time: most, ..ToolSettings::default() };
+            Shell::new(&settings, Confinement::default(), None)
+        };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(limit(None).timeout(None), Ok(DEFAULT_TIMEOUT));
+        assert_eq!(limit(None).timeout(Some(1e9)), Ok(Duration::from_secs(1_000_000_000)));
+        assert_eq!(limit(None).timeout(Some(1e300)), Ok(LONGEST_WAIT));
+        assert_eq!(limit(Some(hour)).timeout(Some(1e9)), Ok(hour));
+        let over = |after| {
+            let (stdout, stderr) = (String::new(), String::new());
+            limit(Some(hour)).explain(&RunError::TimedOut { after, stdout, stderr })
+        };
+        let named = "Timed out after 3600 s (this device's max_command_time) and was stopped";
+        assert_eq!(over(hour), named);
+        assert_eq!(over(hour / 2), "Timed out after 1800 s and was stopped");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_command_that_is_stopped_says_what_came_until_then() {
         let stop = CancellationToken::new();
         let heard = stop.clone();
