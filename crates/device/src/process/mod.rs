@@ -12,6 +12,11 @@
 //! most [`LINGER`] and the time of a hunt, in which the numbers would have to run once round to hit a
 //! stranger.
 
+#[cfg(target_os = "linux")]
+mod child;
+#[cfg(not(target_os = "linux"))]
+#[path = "child_elsewhere.rs"]
+mod child;
 mod environment;
 pub(crate) mod hunter;
 mod output;
@@ -26,28 +31,22 @@ use std::{
     ffi::OsString,
     future, io,
     path::PathBuf,
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
-use tokio::{
-    process::{Child, ChildStderr, ChildStdout, Command},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::environment::scrubbed_env;
 pub(crate) use self::session::Session;
 use self::{
+    child::{Child, ChildStderr, ChildStdin, ChildStdout},
     output::Stream,
     telling::{Source, Telling},
 };
 use crate::{
-    confine::Confinement,
-    group::{Cgroup, Tie, enter, set_apart},
-    mark::Mark,
-    progress::Progress,
-    watchdog::Watchdog,
+    confine::Confinement, group::Cgroup, mark::Mark, progress::Progress, watchdog::Watchdog,
 };
 
 /// How long a child that was asked to end may take before it is killed.
@@ -276,37 +275,22 @@ impl<'a> Call<'a> {
 /// Starts the child: in a cgroup of its own where there can be one, else without.
 fn spawn(spec: &Spec, mark: Option<Mark>) -> io::Result<(Child, Option<Cgroup>)> {
     if let Some(cgroup) = Cgroup::new()
-        && let Ok(child) = command(spec, mark, Some(&cgroup)).spawn()
+        && let Ok(child) = Child::start(spec, mark, Some(&cgroup))
     {
         return Ok((child, Some(cgroup)));
     }
-    Ok((command(spec, mark, None).spawn()?, None))
-}
-
-fn command(spec: &Spec, mark: Option<Mark>, cgroup: Option<&Cgroup>) -> Command {
-    let mut command = std::process::Command::new(&spec.program);
-    command.args(&spec.args).current_dir(&spec.cwd);
-    command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(if spec.awaits_line { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    if let Some(cgroup) = cgroup {
-        enter(&mut command, cgroup);
-    }
-    set_apart(&mut command, Tie::DiesWithDevice, &spec.confinement, mark);
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
-    command
+    Ok((Child::start(spec, mark, None)?, None))
 }
 
 /// Writes the line that a child waits for. An empty pipe takes it at once.
 #[cfg(unix)]
-fn release(input: tokio::process::ChildStdin) -> io::Result<()> {
+fn release(input: ChildStdin) -> io::Result<()> {
     use std::io::Write;
-    std::fs::File::from(input.into_owned_fd()?).write_all(b"\n")
+    std::fs::File::from(input.into_blocking_fd()?).write_all(b"\n")
 }
 
 #[cfg(not(unix))]
-fn release(_: tokio::process::ChildStdin) -> io::Result<()> {
+fn release(_: ChildStdin) -> io::Result<()> {
     Ok(())
 }
 

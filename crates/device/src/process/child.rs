@@ -1,0 +1,165 @@
+//! A child with its pipes, as `tokio::process` has one, but started without a copy of the device's memory.
+//!
+//! It must not know what the child does, or when it is to end.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Spec;
+use crate::group::{Cgroup, Image, start};
+use crate::mark::Mark;
+
+pub(super) type ChildStdin = Sender;
+pub(super) type ChildStdout = Receiver;
+pub(super) type ChildStderr = Receiver;
+
+/// A process of ours. Dropping it kills it; it is reaped all the same.
+pub(super) struct Child {
+    pub(super) stdin: Option<ChildStdin>,
+    pub(super) stdout: Option<ChildStdout>,
+    pub(super) stderr: Option<ChildStderr>,
+    process: Process,
+}
+
+/// What is waited for.
+struct Process {
+    id: Pid,
+    /// Says when it has ended; `None` where the system has no such descriptors.
+    end: Option<AsyncFd<OwnedFd>>,
+    /// How it ended, once it is reaped.
+    status: Option<ExitStatus>,
+}
+
+impl Child {
+    /// Starts a program, set apart and within its limits.
+    ///
+    /// # Errors
+    /// What the system says of the program, its directory or its limits.
+    pub(super) fn start(
+        spec: &Spec,
+        mark: Option<Mark>,
+        cgroup: Option<&Cgroup>,
+    ) -> io::Result<Self> {
+        let image = Image::new(&spec.program, &spec.args, &spec.env, &spec.cwd)?;
+        let (input, stdin) = input(spec.awaits_line)?;
+        let ((stdout, output), (stderr, errors)) = (io::pipe()?, io::pipe()?);
+        let stdio = [input.as_fd(), output.as_fd(), errors.as_fd()];
+        let id = start(&image, stdio, (&spec.confinement, mark), cgroup)?;
+        // From here on it ends with this.
+        let process = Process { id, end: None, status: None };
+        let mut child = Self { stdin: None, stdout: None, stderr: None, process };
+        child.process.end = pidfd_open(id, PidfdFlags::NONBLOCK).ok().map(awaited).transpose()?;
+        child.stdin = stdin.map(Sender::from_owned_fd).transpose()?;
+        child.stdout = Some(Receiver::from_owned_fd(stdout.into())?);
+        child.stderr = Some(Receiver::from_owned_fd(stderr.into())?);
+        Ok(child)
+    }
+
+    /// Its number, until it is reaped.
+    pub(super) fn id(&self) -> Option<u32> {
+        let is_there = self.process.status.is_none();
+        is_there.then(|| self.process.id.as_raw_pid().cast_unsigned())
+    }
+
+    /// Waits until it has ended; may be dropped and called again.
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.process.wait().await
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it is reaped already, or may not be killed.
+    pub(super) fn start_kill(&self) -> io::Result<()> {
+        self.process.kill()
+    }
+}
+
+#[allow(
+    deprecated,
+    reason = "what it warns of cannot befall a descriptor that is owned; the other way is unsafe"
+)]
+fn awaited(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
+}
+
+/// What a child reads, and where that comes from if it gets anything.
+fn input(is_piped: bool) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    if !is_piped {
+        return Ok((std::fs::File::open("/dev/null")?.into(), None));
+    }
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), Some(writer.into())))
+}
+
+impl Process {
+    fn kill(&self) -> io::Result<()> {
+        match self.status {
+            None => Ok(kill_process(self.id, Signal::KILL)?),
+            Some(_) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        // Made before it is looked for: no end is missed in between.
+        let mut children = match self.end {
+            Some(_) => None,
+            None => Some(signal(SignalKind::child())?),
+        };
+        loop {
+            if let Some(status) = self.reaped()? {
+                return Ok(status);
+            }
+            match (&self.end, &mut children) {
+                (Some(end), _) => {
+                    let mut ready = end.readable().await?;
+                    if let Some(status) = reap(self.id)? {
+                        return Ok(*self.status.insert(status));
+                    }
+                    ready.clear_ready();
+                }
+                (None, Some(children)) => {
+                    children.recv().await;
+                }
+                (None, None) => return Err(io::ErrorKind::Unsupported.into()),
+            }
+        }
+    }
+
+    fn reaped(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            self.status = reap(self.id)?;
+        }
+        Ok(self.status)
+    }
+}
+
+fn reap(id: Pid) -> io::Result<Option<ExitStatus>> {
+    let ended = waitpid(Some(id), WaitOptions::NOHANG)?;
+    Ok(ended.map(|(_, status)| ExitStatus::from_raw(status.as_raw())))
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // An error means that it has ended.
+        let _ = self.process.kill();
+        if !matches!(self.process.reaped(), Ok(None)) {
+            return;
+        }
+        // It is dying. Without a runtime it stays listed as dead until the device ends.
+        if let Ok(runtime) = Handle::try_current() {
+            let Process { id, end, status } = &mut self.process;
+            let mut process = Process { id: *id, end: end.take(), status: *status };
+            runtime.spawn(async move { process.wait().await });
+        }
+    }
+}
