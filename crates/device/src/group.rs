@@ -70,7 +70,7 @@ pub(crate) fn set_apart(
 }
 
 /// Has the child that `command` will start enter `cgroup` first of all. It isn't started if it can't.
-#[cfg(target_os = "linux")]
+#[cfg(all(test, target_os = "linux"))]
 #[allow(unsafe_code)]
 pub(crate) fn enter(command: &mut Command, cgroup: &Cgroup) {
     use std::os::unix::process::CommandExt;

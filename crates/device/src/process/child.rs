@@ -2,7 +2,7 @@
 //!
 //! It must not know what the child does, or when it is to end.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -90,6 +90,11 @@ impl Child {
 )]
 fn awaited(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
+}
+
+/// Writes the line that a child waits for. An empty pipe takes it at once.
+pub(super) fn release(input: ChildStdin) -> io::Result<()> {
+    std::fs::File::from(input.into_blocking_fd()?).write_all(b"\n")
 }
 
 /// What a child reads, and where that comes from if it gets anything.

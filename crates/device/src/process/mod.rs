@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::environment::scrubbed_env;
 pub(crate) use self::session::Session;
 use self::{
-    child::{Child, ChildStderr, ChildStdin, ChildStdout},
+    child::{Child, ChildStderr, ChildStdout, release},
     output::Stream,
     telling::{Source, Telling},
 };
@@ -280,18 +280,6 @@ fn spawn(spec: &Spec, mark: Option<Mark>) -> io::Result<(Child, Option<Cgroup>)>
         return Ok((child, Some(cgroup)));
     }
     Ok((Child::start(spec, mark, None)?, None))
-}
-
-/// Writes the line that a child waits for. An empty pipe takes it at once.
-#[cfg(unix)]
-fn release(input: ChildStdin) -> io::Result<()> {
-    use std::io::Write;
-    std::fs::File::from(input.into_blocking_fd()?).write_all(b"\n")
-}
-
-#[cfg(not(unix))]
-fn release(_: ChildStdin) -> io::Result<()> {
-    Ok(())
 }
 
 /// The system says "not found" for the program and for the directory alike; this names the latter.
