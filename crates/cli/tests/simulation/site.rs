@@ -31,8 +31,13 @@ impl Agent for Sharing {
     }
 
     fn shares_device(&self, request: &str) -> bool {
-        request.contains(r#""keep_going":true"#)
+        shares_device(request)
     }
+}
+
+/// Whether a plan shares its device.
+pub(crate) fn shares_device(request: &str) -> bool {
+    request.contains(r#""keep_going":true"#)
 }
 
 #[derive(Clone)]
