@@ -168,3 +168,83 @@ impl Drop for Child {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::confine::Confinement;
+    use crate::group::testing;
+
+    fn shell(script: &str) -> Spec {
+        Spec {
+            program: "sh".into(),
+            args: ["-c", script].map(Into::into).to_vec(),
+            cwd: "/".into(),
+            timeout: Duration::from_secs(60),
+            max_output: 1024,
+            env: crate::process::scrubbed_env(),
+            awaits_line: false,
+            confinement: Confinement::default(),
+        }
+    }
+
+    fn start_shell(script: &str) -> Child {
+        Child::start(&shell(script), None, None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_child_begins_with_no_signal_blocked_or_ignored() {
+        let mut child = start_shell("grep -E '^Sig(Blk|Ign)' /proc/self/status");
+        let mut told = String::new();
+        child.stdout.as_mut().unwrap().read_to_string(&mut told).await.unwrap();
+        assert!(child.wait().await.unwrap().success());
+        // The two that the C library has for itself are nobody's to set.
+        let own = 1 << 31 | 1 << 32;
+        let signals = told.lines().map(|line| line.split_once('\t').unwrap().1);
+        let signals = signals.map(|signals| u64::from_str_radix(signals, 16).unwrap() & !own);
+        assert_eq!(signals.collect::<Vec<_>>(), [0, 0], "{told}");
+    }
+
+    #[tokio::test]
+    async fn an_end_is_seen_also_where_no_descriptor_tells_it() {
+        for end in ["exit 3", "sleep 0.2; exit 3"] {
+            let mut child = start_shell(end);
+            child.process.end = None;
+            assert_eq!(child.wait().await.unwrap().code(), Some(3));
+            assert_eq!(child.wait().await.unwrap().code(), Some(3), "it may be asked again");
+            assert!(child.id().is_none() && child.start_kill().is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_dropped_is_killed_and_reaped() {
+        let child = start_shell("exec sleep 1000");
+        let id = child.id().unwrap();
+        drop(child);
+        let process = Pid::from_raw(id.cast_signed());
+        let is_reaped = || waitpid(process, WaitOptions::NOHANG).is_err();
+        while !is_reaped() {
+            tokio::task::yield_now().await;
+        }
+        testing::all_gone(&[id]);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_begin_says_why_and_leaves_nobody() {
+        let nowhere = Spec { cwd: "/no/such/place".into(), ..shell("true") };
+        let nothing = Spec { program: "/etc/passwd".into(), ..shell("true") };
+        let nul = Spec { args: vec!["a\0b".into()], ..shell("true") };
+        for (spec, kind) in [
+            (nowhere, io::ErrorKind::NotFound),
+            (nothing, io::ErrorKind::PermissionDenied),
+            (nul, io::ErrorKind::InvalidInput),
+        ] {
+            let failed = Child::start(&spec, None, None).map(|_| ()).unwrap_err();
+            assert_eq!(failed.kind(), kind, "{failed}");
+        }
+    }
+}
