@@ -197,7 +197,7 @@ pub(crate) fn start(
 
 /// The stack of a child until its program begins, in bytes: it calls nothing but the system.
 #[cfg(target_os = "linux")]
-const CHILD_STACK: usize = 64 * 1024;
+const CHILD_STACK: usize = 32 * 1024;
 
 /// What a child begins with, in the device's memory.
 #[cfg(target_os = "linux")]
