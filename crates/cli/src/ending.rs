@@ -200,7 +200,8 @@ fn is_cancelled(error: &str) -> bool {
 
 /// Whether an error, of a task or of a result, says that a time limit was over. UFO's devices have a word of their own.
 pub(crate) fn is_timeout(error: &str) -> bool {
-    let of_task = error.starts_with("Task did not end within ") && error.ends_with(" s");
+    let of_task = error.strip_prefix("Task did not end within ");
+    let of_task = of_task.is_some_and(|limit| limit.split(' ').nth(1) == Some("s"));
     let of_step = error.starts_with("Step ") && error.contains(") timed out after ");
     let of_command = ["Timed out after ", "Timeout after ", "No answer within "];
     of_task || of_step || of_command.iter().any(|beginning| error.starts_with(beginning))
@@ -274,6 +275,13 @@ mod tests {
                 None,
             ),
             ("Task did not end within 600 s", None, 124, None),
+            ("Task did not end within 600 s (the server's session_timeout)", None, 124, None),
+            (
+                "Step 1 (execute_command) timed out after 5 s (the server's command_timeout)",
+                Some("No answer within 5 s (the server's command_timeout); its outcome is unknown"),
+                124,
+                Some("outcome_unknown"),
+            ),
             ("Task did not end within 50 steps", None, 125, None),
             ("Step 1 failed: execute_command: Blocked: rm", Some("Blocked: rm"), 125, None),
             ("Step 1 failed: t: I stopped", Some("I stopped"), 125, None),

@@ -12,7 +12,7 @@ use common::{Peer, Process, Server, long_sleep, plan, unique, until, within};
 use rustix::process::Signal;
 
 /// A device that runs any command, and stops it at once when it is told to stop itself.
-const AT_WORK: [&str; 4] = ["--exec", "shell", "--finish-time", "0"];
+const AT_WORK: [&str; 6] = ["--exec", "shell", "--finish-time", "0", "--parallel-commands", "1"];
 
 /// A device that runs a command line, and somebody who waits for it.
 struct Working {

@@ -297,6 +297,7 @@ impl State {
             return Err(RequestError::NotGranted("pass on streams"));
         }
         let settings = TaskSettings {
+            no_time_limit: task.no_time_limit.then_some(true),
             command_timeout_s: task.command_timeout.map(|timeout| timeout.as_secs_f64()),
             on_disconnect: (!is_plain).then_some(task.on_disconnect),
             streams: Some(task.streams).filter(Streams::is_any),

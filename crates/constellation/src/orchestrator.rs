@@ -55,6 +55,7 @@ impl Role for Orchestrator {
             flightdeck: Extension {
                 version: VERSION,
                 features: WANTED.to_vec(),
+                at_once: None,
                 resume: Some(resume),
             },
         };

@@ -29,6 +29,9 @@ pub struct NewTask {
     /// Longest time for one of its commands, if it shall be another than the server's default. A
     /// Python server does not know it.
     pub command_timeout: Option<Duration>,
+    /// Whether it wants no time limit but that, and those that the server's owner has set. A Python server does not know
+    /// it.
+    pub no_time_limit: bool,
     /// What becomes of it when our connection is lost and does not come back. Anything but
     /// [`OnDisconnect::Cancel`] wants a server that [may detach](crate::Constellation::may_detach).
     pub on_disconnect: OnDisconnect,
@@ -46,6 +49,7 @@ impl NewTask {
             request: request.into(),
             task_name: None,
             command_timeout: None,
+            no_time_limit: false,
             on_disconnect: OnDisconnect::Cancel,
             streams: Streams::default(),
         }

@@ -316,6 +316,7 @@ impl Actor {
 
     fn submit(&self, request: TaskRequest) -> Result<(), SubmitError> {
         let submission = Submission {
+            shares: self.server.agent().shares_device(&request.request),
             request,
             holder: self.client.holder.clone(),
             address: self.client.address,

@@ -120,6 +120,8 @@ pub struct TaskRequest {
     pub request: String,
     /// Longest time for one of its commands, if it shall be another than the server's default.
     pub command_timeout: Option<Duration>,
+    /// Whether it wants no limit but that.
+    pub no_time_limit: bool,
     /// The requester's id of it, by which it is known when it is sent again; from who may.
     pub request_id: Option<RequestId>,
     /// The store id under which it was first sent.
@@ -311,6 +313,7 @@ impl Peer {
             target_id,
             request: request.ok_or("Empty task content")?,
             command_timeout,
+            no_time_limit: settings.no_time_limit == Some(true),
             request_id,
             store: settings.store.filter(|_| may_repeat),
             on_disconnect: settings.on_disconnect.unwrap_or_default(),

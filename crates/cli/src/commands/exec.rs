@@ -48,6 +48,7 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let asked = Asked::new(&args, devices.len(), &constellation);
     let new_task = |device: &ClientId, has_input| NewTask {
         command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
+        no_time_limit: has_no_limit(&args),
         on_disconnect,
         streams: Streams { output: asked.output, input: has_input, window: None },
         ..NewTask::new(device.clone(), plan.clone())
@@ -117,6 +118,16 @@ async fn connect(
 /// How much longer the server waits than the device, so that the device's own answer comes through.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 
+/// What a command asks its device for that is to take as long as it takes, in seconds: a year. Every device knows a number,
+/// also those that know of no limit at all.
+const NO_LIMIT_S: u64 = 366 * 24 * 3600;
+
+/// Whether only the time that is asked for, and what others have set, may end the command: somebody waits for it, or has
+/// said how long it may take.
+const fn has_no_limit(args: &Exec) -> bool {
+    !args.detach || args.timeout.is_some()
+}
+
 /// How to print.
 #[derive(Clone, Copy)]
 struct Show {
@@ -139,6 +150,8 @@ fn plan(args: &Exec) -> anyhow::Result<String> {
     if let Some(timeout) = args.timeout {
         anyhow::ensure!(!timeout.0.is_zero(), "--timeout must be more than 0");
         parameters.insert("timeout".to_owned(), json!(timeout.0.as_secs_f64()));
+    } else if has_no_limit(args) {
+        parameters.insert("timeout".to_owned(), json!(NO_LIMIT_S));
     }
     if let Some(cwd) = &args.cwd {
         parameters.insert("cwd".to_owned(), json!(cwd));

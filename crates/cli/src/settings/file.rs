@@ -137,7 +137,10 @@ mod tests {
                     [device]\nroot = [\"/srv\"]\nmax_retries = 5\nexec = \"shell\"\n";
         let file = File::read(text).unwrap();
         assert_eq!(file.server.port, Some(7000));
-        assert_eq!(file.server.command_timeout.map(|s| s.0.as_secs()), Some(300));
+        assert_eq!(
+            file.server.command_timeout.and_then(|s| s.0),
+            Some(std::time::Duration::from_secs(300))
+        );
         assert_eq!(file.device.root.map(|roots| roots.to_string()).as_deref(), Some("/srv"));
     }
 

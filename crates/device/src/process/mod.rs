@@ -12,6 +12,11 @@
 //! most [`LINGER`] and the time of a hunt, in which the numbers would have to run once round to hit a
 //! stranger.
 
+#[cfg(target_os = "linux")]
+mod child;
+#[cfg(not(target_os = "linux"))]
+#[path = "child_elsewhere.rs"]
+mod child;
 mod environment;
 pub(crate) mod hunter;
 mod output;
@@ -26,14 +31,13 @@ use std::{
     ffi::OsString,
     future, io,
     path::PathBuf,
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
 use aip::message::Channel;
 use tokio::{
     io::AsyncWriteExt,
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,13 +45,13 @@ use tokio_util::sync::CancellationToken;
 pub use self::environment::scrubbed_env;
 pub use self::output::Written;
 pub(crate) use self::session::Session;
-use self::{output::Stream, telling::Telling};
+use self::{
+    child::{Child, ChildStderr, ChildStdin, ChildStdout},
+    output::Stream,
+    telling::Telling,
+};
 use crate::{
-    confine::Confinement,
-    flow::Flow,
-    group::{Cgroup, Tie, enter, set_apart},
-    mark::Mark,
-    progress::Progress,
+    confine::Confinement, flow::Flow, group::Cgroup, mark::Mark, progress::Progress,
     watchdog::Watchdog,
 };
 
@@ -319,11 +323,11 @@ impl<'a> Call<'a> {
 /// Starts the child: in a cgroup of its own where there can be one, else without.
 fn spawn(spec: &Spec, mark: Option<Mark>, has_input: bool) -> io::Result<(Child, Option<Cgroup>)> {
     if let Some(cgroup) = Cgroup::new()
-        && let Ok(child) = command(spec, mark, Some(&cgroup), has_input).spawn()
+        && let Ok(child) = Child::start(spec, mark, Some(&cgroup), has_input)
     {
         return Ok((child, Some(cgroup)));
     }
-    Ok((command(spec, mark, None, has_input).spawn()?, None))
+    Ok((Child::start(spec, mark, None, has_input)?, None))
 }
 
 /// Gives a child its input, until its end or until it reads no more.
@@ -345,22 +349,6 @@ async fn feed(stdin: &mut Option<ChildStdin>, flow: Option<&Flow>) {
         }
     }
     *stdin = None;
-}
-
-fn command(spec: &Spec, mark: Option<Mark>, cgroup: Option<&Cgroup>, has_input: bool) -> Command {
-    let mut command = std::process::Command::new(&spec.program);
-    command.args(&spec.args).current_dir(&spec.cwd);
-    command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
-    let is_piped = spec.awaits_line || has_input;
-    command.stdin(if is_piped { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    if let Some(cgroup) = cgroup {
-        enter(&mut command, cgroup);
-    }
-    set_apart(&mut command, Tie::DiesWithDevice, &spec.confinement, mark);
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
-    command
 }
 
 /// The system says "not found" for the program and for the directory alike; this names the latter.

@@ -35,8 +35,8 @@ pub struct ToolSettings {
     /// Calls that run at the same time: of the device's own tools, and of each MCP server. Those that wait
     /// for the owner's answer do not count.
     pub parallel_commands: usize,
-    /// Longest time for one command, whatever its caller asks for.
-    pub max_command_time: Duration,
+    /// Longest time for one command, whatever its caller asks for; `None` for no limit.
+    pub max_command_time: Option<Duration>,
     /// Most bytes that are kept of each output stream of a command, and that one `read_file` returns.
     pub max_output_bytes: usize,
     /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
@@ -75,7 +75,7 @@ impl Default for ToolSettings {
             exec: Exec::default(),
             roots: Vec::new(),
             parallel_commands: 8,
-            max_command_time: Duration::from_secs(3600),
+            max_command_time: None,
             max_output_bytes: 1024 * 1024,
             max_memory_bytes: 4 * 1024 * 1024 * 1024,
             sandbox: false,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aip::machine::LONGEST_WAIT;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ const OUTPUT_HEAD_CHARS: usize = 500;
 pub(super) struct Shell {
     exec: Exec,
     observe: Observe,
-    max_time: Duration,
+    max_time: Option<Duration>,
     max_output: usize,
     confinement: Confinement,
     watchdog: Option<Arc<Watchdog>>,
@@ -100,7 +101,8 @@ impl Shell {
         let watchdog = self.watchdog.as_deref();
         let ran = process::run(spec, call.stop, watchdog, call.progress, call.flow).await;
         let is_streamed = call.flow.is_some_and(Flow::takes_output);
-        ran.map(|output| result(&output, is_streamed)).map_err(|error| explain(&error, is_streamed))
+        ran.map(|output| result(&output, is_streamed))
+            .map_err(|error| self.explain(&error, is_streamed))
     }
 
     fn spec(&self, arguments: &Arguments, flow: Option<&Flow>) -> Result<Spec, String> {
@@ -137,12 +139,34 @@ impl Shell {
     }
 
     fn timeout(&self, seconds: Option<f64>) -> Result<Duration, String> {
-        let Some(seconds) = seconds else { return Ok(DEFAULT_TIMEOUT.min(self.max_time)) };
+        let most = self.max_time.unwrap_or(LONGEST_WAIT);
+        let Some(seconds) = seconds else { return Ok(DEFAULT_TIMEOUT.min(most)) };
         if !(seconds.is_finite() && seconds > 0.0) {
             return Err("Bad arguments: timeout must be a number of seconds above 0".to_owned());
         }
         // Beyond what a duration can hold is beyond every limit too.
-        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(self.max_time).min(self.max_time))
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(most).min(most))
+    }
+
+    /// Why there is no output, for the caller; a limit of the owner's with the name of its setting.
+    fn explain(&self, error: &RunError, is_streamed: bool) -> String {
+        // Who gets all of it as it is written has it already.
+        let so_far = |stdout: &Written, stderr: &Written| match is_streamed {
+            true => String::new(),
+            false => so_far(&stdout.text, &stderr.text),
+        };
+        match error {
+            RunError::TimedOut { after, stdout, stderr } => {
+                let is_owners = self.max_time == Some(*after);
+                let whose = if is_owners { " (this device's max_command_time)" } else { "" };
+                let seconds = after.as_secs_f64();
+                let how = format!("Timed out after {seconds} s{whose} and was stopped");
+                how + &so_far(stdout, stderr)
+            }
+            RunError::Stopped { stdout, stderr } => format!("{STOPPED}{}", so_far(stdout, stderr)),
+            RunError::NotStarted(why) => format!("Could not start: {why}"),
+            RunError::Lost(why) => format!("Could not see how it ended: {why}"),
+        }
     }
 
     fn observed(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
@@ -200,25 +224,6 @@ fn result(output: &Output, is_streamed: bool) -> Value {
     result
 }
 
-/// Why there is no result; with what came until then, where nobody has it yet.
-fn explain(error: &RunError, is_streamed: bool) -> String {
-    let so_far = |stdout: &Written, stderr: &Written| match is_streamed {
-        true => String::new(),
-        false => so_far(&stdout.text, &stderr.text),
-    };
-    match error {
-        RunError::TimedOut { after, stdout, stderr } => {
-            let how = format!("Timed out after {} s and was stopped", after.as_secs_f64());
-            how + &so_far(stdout, stderr)
-        }
-        RunError::Stopped { stdout, stderr } => {
-            format!("{STOPPED}{}", so_far(stdout, stderr))
-        }
-        RunError::NotStarted(why) => format!("Could not start: {why}"),
-        RunError::Lost(why) => format!("Could not see how it ended: {why}"),
-    }
-}
-
 /// The beginning of what a program wrote before it was ended.
 fn so_far(stdout: &str, stderr: &str) -> String {
     let written = [("stdout", stdout), ("stderr", stderr)];
@@ -263,6 +268,26 @@ mod tests {
     async fn a_time_limit_is_named_with_what_came_until_then() {
         let error = failed(json!({"command": "echo so far; sleep 1000", "timeout": 0.5})).await;
         assert_eq!(error, "Timed out after 0.5 s and was stopped; stdout so far: so far\n");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_owners_limit_is_named_and_there_need_be_none() {
+        let limit = |most| {
+            let settings = ToolSettings { max_command_time: most, ..ToolSettings::default() };
+            Shell::new(&settings, Confinement::default(), None)
+        };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(limit(None).timeout(None), Ok(DEFAULT_TIMEOUT));
+        assert_eq!(limit(None).timeout(Some(1e9)), Ok(Duration::from_secs(1_000_000_000)));
+        assert_eq!(limit(None).timeout(Some(1e300)), Ok(LONGEST_WAIT));
+        assert_eq!(limit(Some(hour)).timeout(Some(1e9)), Ok(hour));
+        let over = |after| {
+            let (stdout, stderr) = (Written::default(), Written::default());
+            limit(Some(hour)).explain(&RunError::TimedOut { after, stdout, stderr }, false)
+        };
+        let named = "Timed out after 3600 s (this device's max_command_time) and was stopped";
+        assert_eq!(over(hour), named);
+        assert_eq!(over(hour / 2), "Timed out after 1800 s and was stopped");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -270,6 +270,7 @@ async fn start(
         target_id: wanted.client_id,
         request: wanted.request,
         command_timeout: None,
+        no_time_limit: false,
         request_id: None,
         store: None,
         on_disconnect: OnDisconnect::Continue,

@@ -41,6 +41,7 @@ use link::{Ambient, Budget};
 pub(crate) use commands::{Settlement, Unclaimed};
 pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
 pub(crate) use identity::StoreName;
+pub(crate) use lane::Limits;
 pub(crate) use outcomes::Asked;
 pub(crate) use parties::Via;
 pub(crate) use recovery::Found;

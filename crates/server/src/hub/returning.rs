@@ -69,8 +69,9 @@ impl Hub {
         }
         let identity = known.identity.unwrap_or_else(|| self.parties.enter(handle));
         let answer = is_known_again.then(|| self.take_over(moment, identity, handle, claim, known));
-        if let (Some(facts), Some(seat)) = (facts, self.parties.seat_mut(identity)) {
-            seat.facts = Some(facts);
+        if let Some(seat) = self.parties.seat_mut(identity) {
+            seat.at_once = handle.at_once;
+            seat.facts = facts.or_else(|| seat.facts.take());
         }
         if let Some(former) = former {
             self.pass_seat(moment, former, identity);

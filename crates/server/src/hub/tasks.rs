@@ -10,7 +10,7 @@ use aip::{ClientId, RequestId, SessionId};
 use link::Kept;
 use tokio::sync::oneshot;
 
-use super::lane::{Share, Turn};
+use super::lane::{Entrant, Manner, Share, Turn};
 use super::outcomes::Asked;
 use super::parties::Via;
 use super::requests::{Known, Owner, hash};
@@ -97,6 +97,8 @@ pub(crate) struct Submission {
     pub(crate) holder: Arc<Principal>,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) from: From,
+    /// Whether its agent says that it shares its device with its like.
+    pub(crate) shares: bool,
 }
 
 /// What became of a submission.
@@ -153,10 +155,10 @@ impl Hub {
         };
         let (requester, terms) = self.terms(&submission, device);
         let terms = Terms { streams, ..terms };
-        let Submission { request, holder, from, .. } = submission;
+        let Submission { request, holder, from, shares, .. } = submission;
         let task = self.task(moment, request, requester, (timeout, terms), key);
         self.check_session_id(&task, &holder)?;
-        let turn = self.join_lane(device, &task)?;
+        let turn = self.join_lane(device, &task, manner(shares))?;
         let task = Arc::new(task);
         let stored = match from {
             From::Client(_) => Vec::new(),
@@ -233,6 +235,7 @@ impl Hub {
                 .filter(|handle| !handle.is_device())
                 .map_or_else(Features::default, |handle| handle.peer.features),
             on_disconnect: request.on_disconnect,
+            no_time_limit: request.no_time_limit,
             request_id: request.request_id.clone(),
             request_hash: request.request_id.as_ref().map(|_| hash(request)),
             streams: None,
@@ -258,8 +261,9 @@ impl Hub {
         if bytes > limit {
             return Err(SubmitError::TooLong { bytes, limit });
         }
-        let timeout = request.command_timeout.unwrap_or(config.command_timeout);
-        let longest = config.max_command_timeout.max(config.command_timeout);
+        let usual = || config.command_limit(request.no_time_limit);
+        let timeout = request.command_timeout.unwrap_or_else(usual);
+        let longest = config.longest_command();
         if timeout.is_zero() || timeout > longest {
             return Err(SubmitError::Timeout { longest });
         }
@@ -304,11 +308,16 @@ impl Hub {
         }
     }
 
-    fn join_lane(&mut self, device: Incarnation, task: &Task) -> Result<Turn, SubmitError> {
-        let share = share(task);
-        let (places, capacity) = (self.config.sessions_per_device, self.config.queue_per_device);
+    fn join_lane(
+        &mut self,
+        device: Incarnation,
+        task: &Task,
+        manner: Manner,
+    ) -> Result<Turn, SubmitError> {
+        let (share, entrant) = (share(task), Entrant { task: task.id, manner });
         let seat = self.parties.seat_mut(device).ok_or(SubmitError::NotADevice)?;
-        seat.lane.join(share, task.id, places, capacity).map_err(|full| {
+        let (limits, capacity) = (self.config.places(seat.at_once), self.config.queue_per_device);
+        seat.lane.join(share, entrant, limits, capacity).map_err(|full| {
             CannotBegin::QueueFull { device: task.device.clone(), waiting: full.waiting }.into()
         })
     }
@@ -350,6 +359,11 @@ impl Hub {
 pub(super) fn share(task: &Task) -> Share {
     let key = task.key.id.as_ref().unwrap_or(&task.key.name).clone();
     Share { key, client: task.terms.requester.map_or(0, |id| id.0) }
+}
+
+/// How a task uses its device.
+pub(super) const fn manner(shares: bool) -> Manner {
+    if shares { Manner::Together } else { Manner::Alone }
 }
 
 fn key_name(holder: &Principal) -> KeyName {

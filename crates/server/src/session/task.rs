@@ -206,6 +206,8 @@ pub struct Terms {
     pub features: Features,
     /// What becomes of it when the requester's connection is lost.
     pub on_disconnect: OnDisconnect,
+    /// Whether it wants no time limit but those that the server's owner has set.
+    pub no_time_limit: bool,
     /// The requester's id of it, by which it is known when it is sent again.
     pub request_id: Option<RequestId>,
     /// What was asked for with that id.

@@ -15,3 +15,5 @@ mod identities;
 mod requesters;
 mod servers;
 mod streams;
+mod times;
+mod together;

@@ -143,6 +143,10 @@ pub struct Extension {
     /// What it asks for.
     #[serde(default)]
     pub features: Vec<Feature>,
+    /// Of a device: how many tasks made only of `execute_command` and the tools of `Files` it takes at the same time. One
+    /// that does not say takes one, as Python's do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<u32>,
     /// Who it is, and what it still has: from every client that asks for `ack`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
@@ -264,6 +268,7 @@ impl Extension {
         struct Parts {
             version: Option<Payload>,
             features: Option<Payload>,
+            at_once: Option<Payload>,
             resume: Option<Payload>,
         }
 
@@ -274,10 +279,11 @@ impl Extension {
             return Ok(None);
         };
         let parts = part::<Object<Parts>>("", Some(&asked))?.map(|Object(parts)| parts);
-        let Some(Parts { version, features, resume }) = parts else { return Ok(None) };
+        let Some(Parts { version, features, at_once, resume }) = parts else { return Ok(None) };
         Ok(Some(Self {
             version: part(".version", version.as_ref())?.ok_or(".version is missing")?,
             features: part(".features", features.as_ref())?.unwrap_or_default(),
+            at_once: part(".at_once", at_once.as_ref())?,
             resume: Resume::of(resume.as_ref())?,
         }))
     }

@@ -17,6 +17,10 @@ pub struct TaskSettings {
     /// Longest time for one command of the task, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_timeout_s: Option<f64>,
+    /// Whether it wants no limit but that: what the server takes where a task says nothing does not count. Limits that
+    /// the server's owner has set stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_time_limit: Option<bool>,
     /// What becomes of it when its requester's connection is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,

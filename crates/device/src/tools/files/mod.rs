@@ -55,7 +55,7 @@ impl Files {
         Self {
             reach: Arc::new(Reach { bounds, max_bytes: settings.max_output_bytes }),
             workers: Workers::new(),
-            max_time: settings.max_command_time.min(MAX_TIME),
+            max_time: settings.max_command_time.map_or(MAX_TIME, |most| most.min(MAX_TIME)),
         }
     }
 

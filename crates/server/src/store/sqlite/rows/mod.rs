@@ -66,6 +66,8 @@ struct TaskRow<'a> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     features: Vec<Feature>,
     on_disconnect: OnDisconnect,
+    #[serde(default, skip_serializing_if = "is_false")]
+    unlimited: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     request_id: Option<RequestId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
