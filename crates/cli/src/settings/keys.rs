@@ -256,6 +256,9 @@ keys! {
         /// Folders whose files may be read and, where the policy allows it, written; the home folder without its dot files if empty. Separated by colons.
         #[arg(value_name = "FOLDERS")]
         root: Paths = Paths::default(), "FLIGHTDECK_ROOT";
+        /// Files that callers may see although the device keeps such files from them: its own and its server's settings and keys, and what looks like a private key. Separated by colons.
+        #[arg(value_name = "FILES")]
+        reveal: Paths = Paths::default(), "FLIGHTDECK_REVEAL";
         /// Files that list MCP servers: `{"mcpServers": …}` (JSON), UFO's `mcp.yaml`, or TOML with tables `[mcp.NAME]`. Separated by colons.
         #[arg(value_name = "FILES")]
         mcp: Paths = Paths::default(), "FLIGHTDECK_MCP";

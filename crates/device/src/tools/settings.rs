@@ -9,6 +9,7 @@ use link::Trust;
 
 use super::EmbeddedTool;
 use super::mcp;
+use super::private::Private;
 use crate::confine::{Confinement, SandboxError};
 use crate::policy::{Ask, Policy};
 
@@ -32,6 +33,11 @@ pub struct ToolSettings {
     /// Folders whose files may be read, and written where the policy allows it; none means the user's home
     /// without its dot files.
     pub roots: Vec<PathBuf>,
+    /// Files, and folders with all in them, that are kept from callers wherever they lie: those that the device and
+    /// this user's server are configured with.
+    pub private: Vec<PathBuf>,
+    /// Files that are shown to callers although they are among those, or look like a private key.
+    pub reveal: Vec<PathBuf>,
     /// Calls that run at the same time: of the device's own tools, and of each MCP server. Those that wait
     /// for the owner's answer do not count.
     pub parallel_commands: usize,
@@ -74,6 +80,8 @@ impl Default for ToolSettings {
         Self {
             exec: Exec::default(),
             roots: Vec::new(),
+            private: Vec::new(),
+            reveal: Vec::new(),
             parallel_commands: 8,
             max_command_time: Duration::from_secs(3600),
             max_output_bytes: 1024 * 1024,
@@ -93,6 +101,11 @@ impl Default for ToolSettings {
 }
 
 impl ToolSettings {
+    /// What is kept from callers.
+    pub(super) fn private(&self) -> Private {
+        Private::new(&self.private, &self.reveal)
+    }
+
     /// The limits on what the tools start.
     ///
     /// # Errors

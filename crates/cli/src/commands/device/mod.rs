@@ -2,6 +2,7 @@
 
 mod checks;
 mod install;
+mod private;
 mod status;
 mod status_file;
 mod unit;
@@ -59,13 +60,15 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
     let variable = |name: &str| std::env::var(name).ok();
+    let client = args.client.clone().resolve(file.client.clone());
+    let private = private::files(&values, &client, &file.server, &global);
     let servers = listed_servers(file.path.zip(Some(file.mcp)), &values, &variable).servers;
     if args.dry_run {
         let mut settings = settings(&values, &ServerUrl::default())?;
         settings.tools.servers = servers;
         settings.tools.policy = policy.policy.clone();
-        let ca_file = args.client.resolve(file.client).ca_file;
-        let named = (!ca_file.is_empty()).then(|| tls::trust(&ca_file));
+        settings.tools.private = private;
+        let named = (!client.ca_file.is_empty()).then(|| tls::trust(&client.ca_file));
         settings.tools.trust = named.transpose()?;
         return dry_run::run(&settings, &policy, args.json).await;
     }
@@ -75,6 +78,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
         say!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));
     }
     settings.tools.policy = policy.policy;
+    settings.tools.private = private;
     settings.tools.ask = Prompt::at_terminal().map(|prompt| prompt as Arc<dyn Ask>);
     settings.tools.trust = target.trust_of_servers(&servers)?;
     settings.tools.servers = servers;
@@ -228,6 +232,7 @@ pub(crate) fn settings(
             max_memory_bytes: values.max_memory_bytes as u64,
             sandbox: values.sandbox,
             disabled: values.disable.0.clone(),
+            reveal: values.reveal.0.iter().map(|path| expand_home(path)).collect(),
             mcp_start_timeout: values.mcp_start_timeout.0,
             mcp_call_timeout: values.mcp_call_timeout.0,
             ask_timeout: values.ask_timeout.0,
