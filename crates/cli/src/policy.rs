@@ -12,7 +12,7 @@ use serde::de::{self, Deserializer};
 use toml::Value;
 
 use crate::settings::{likest, usual_path};
-use crate::state::{check_only_owner_writes, expand_home};
+use crate::state::{check_is_file, check_only_owner_writes, expand_home};
 
 /// The usual name of the file, beside the settings file.
 pub(crate) const FILE_NAME: &str = "policy.toml";
@@ -73,6 +73,8 @@ fn usual(config: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
+    // Asked before it is opened: to open a pipe is to wait for its other end.
+    check_is_file(path, &path.metadata()?)?;
     let file = File::open(path)?;
     check_only_owner_writes(path, &file.metadata()?)?;
     let mut text = String::new();

@@ -152,6 +152,18 @@ impl StateFolder {
     }
 }
 
+/// Refuses what is there in the place of a file that is to be read: a folder, and a pipe, which would be waited for.
+pub(crate) fn check_is_file(path: &Path, found: &fs::Metadata) -> io::Result<()> {
+    if found.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    // Who wants none of it names this.
+    if found.is_file() || path == Path::new("/dev/null") {
+        return Ok(());
+    }
+    Err(io::Error::other("it is a pipe, a socket or a device, not a file"))
+}
+
 /// Refuses a file of created keys that others than its owner can read or write.
 pub(crate) fn check_private_keys(path: &Path) -> anyhow::Result<()> {
     #[cfg(unix)]

@@ -296,11 +296,21 @@ mod landlock {
 /// # Errors
 /// When the kernel refuses it.
 pub fn close_to_others() -> std::io::Result<()> {
+    // Before Linux 5.14 who has closed itself cannot look at its own descriptors any more.
+    #[cfg(target_os = "linux")]
+    let _found_by_now = crate::group::inherited_descriptors();
+    close_memory()
+}
+
+/// The same for a program that starts no others: its memory is read by nobody of its user, and no core dump of it
+/// holds a key (Linux).
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn close_memory() -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // Before Linux 5.14 who has closed itself cannot look at its own descriptors any more.
-        let _found_by_now = crate::group::inherited_descriptors();
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     }
     Ok(())
