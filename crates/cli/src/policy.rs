@@ -332,6 +332,48 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_in_the_docs_are_rules_that_do_what_is_said_of_them() {
+        use device::policy::{Subject, Touch, Verdict};
+
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/device.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let blocks = docs.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let rules = blocks.filter(|block| block.contains("[[rule]]")).map(|block| read(block).unwrap());
+        let policy = Policy::new(rules.flatten());
+        let judged = |namespace, tool_name, tool_type, touched: &[Touch], parameters: &str| {
+            let parameters = aip::Payload::from_text(parameters.to_owned()).unwrap();
+            let Verdict { decision, rule } = policy.judge(&Subject {
+                namespace,
+                tool_name,
+                tool_type,
+                parameters: Some(&parameters),
+                file: None,
+                touched,
+                usual: Decision::Allow,
+            });
+            (decision, rule)
+        };
+        let (look, act) = (ToolType::DataCollection, ToolType::Action);
+        let on = |effect, path: &str| [Touch::on(effect, path.to_owned(), path.to_owned())];
+        let rule = |decision, name: &str| (decision, name.to_owned());
+        let key = on(Effect::Read, "/srv/k.pem");
+        let bash = ("BashExecutor", "execute_command");
+        let denied = rule(Decision::Deny, "no keys");
+        assert_eq!(judged("Files", "read_file", look, &key, "{}"), denied);
+        assert_eq!(judged(bash.0, bash.1, act, &key, "{}"), denied, "`cat` reads it too");
+        assert_eq!(judged(bash.0, bash.1, act, &[], "{}"), rule(Decision::Ask, "each command"));
+        let inbox = on(Effect::Write, "/srv/inbox/new");
+        assert_eq!(judged("Files", "write_file", act, &inbox, "{}"), rule(Decision::Allow, "inbox"));
+        let other = on(Effect::Write, "/srv/new");
+        assert_eq!(judged("Files", "write_file", act, &other, "{}").1, DEFAULT_RULE);
+        let asked = rule(Decision::Ask, "before anything changes");
+        assert_eq!(judged("docs", "change", act, &[], "{}"), asked);
+        assert_eq!(judged("docs", "show", look, &[], "{}").1, DEFAULT_RULE);
+        let title = r#"{"title": "my bank"}"#;
+        assert_eq!(judged("windows", "picture", look, &[], title), rule(Decision::Deny, "no bank"));
+    }
+
+    #[test]
     fn a_rule_may_be_about_files_instead_of_tools() {
         let rules = read(
             "[[rule]]\neffect = \"read\"\npath = \"~/k/*.pem\"\ndecision = \"deny\"\n\

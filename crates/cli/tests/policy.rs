@@ -583,3 +583,39 @@ async fn a_rule_on_files_holds_for_commands_too() {
         assert_eq!((done.code, done.stdout.as_str()), (0, "Linux\n"), "{done:?}");
     }
 }
+
+#[tokio::test]
+async fn a_device_keeps_a_record_of_what_was_run_and_says_each_at_its_terminal() {
+    let (server, home) = (Server::start().await, Home::new());
+    let (mut device, _typing) = server.device_at_terminal(&home, "box", &["--exec", "shell"]).await;
+    let done = server.run(&["exec", "--on", "box", "--", "echo SECRET; exit 3"]).await;
+    assert_eq!(done.code, 3, "{done:?}");
+    device.says("BashExecutor.execute_command echo SECRET; exit 3: exit 3 in ").await;
+    let slow = common::long_sleep();
+    let running = server.start_command(&["exec", "--on", "box", "--", &slow]);
+    common::process::until_running(&slow).await;
+    device.kill().await;
+    drop(running);
+
+    let file = home.path().join(".local/state/flightdeck/journal-box/commands.jsonl");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let shown = home.start(&["device", "log", "--json"]).done().await;
+    let entries: Vec<Value> =
+        shown.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries.len(), 2, "{shown:?}");
+    assert_eq!(entries[0]["tool"], "BashExecutor.execute_command");
+    assert_eq!(entries[0]["command"], "echo SECRET; exit 3");
+    let outcome = (&entries[0]["outcome"], &entries[0]["exit_code"]);
+    assert_eq!(outcome, (&json!("success"), &json!(3)));
+    assert!(entries[0]["task"].is_string() && entries[0]["ms"].is_u64() && entries[0]["at"].is_string());
+    assert_eq!((&entries[1]["outcome"], &entries[1]["command"]), (&json!("started"), &json!(slow)));
+    let shown = home.start(&["device", "log", "--id", "box", "--last", "1"]).done().await;
+    assert!(shown.code == 0 && shown.stdout.contains("no end: it runs, or was cut off"), "{shown:?}");
+    let none = home.start(&["device", "log", "--id", "other"]).done().await;
+    assert!(none.code == 1 && none.stdout.is_empty(), "{none:?}");
+
+    let _device = server.device_at(&home, "digest", &["--record", "digest"]).await;
+    server.run(&["exec", "--on", "digest", "--", "echo", "SECRET"]).await;
+    let shown = home.start(&["device", "log", "--id", "digest", "--json"]).done().await;
+    assert!(!shown.stdout.contains("SECRET") && shown.stdout.contains("\"sha256\""), "{shown:?}");
+}

@@ -243,16 +243,21 @@ impl Executor {
     ) -> Result<Returned, String> {
         let parameters = action.parameters.as_ref();
         let call = Call { parameters, caller: &run.job.caller, stop: &run.stop.token, progress };
+        let begun = self.0.tools.on_call().begin(action, call.caller);
         let calling = AssertUnwindSafe(self.call(run, action, &call)).catch_unwind();
         let called = calling.await;
         let called = called.unwrap_or_else(|_| Err("the tool failed inside the device".to_owned()));
-        called.map_err(|error| match run.stop.why() {
+        let called = called.map_err(|error| match run.stop.why() {
             Some(why) => {
                 run.stop.hit();
                 format!("{why}: {error}")
             }
             None => error,
-        })
+        });
+        if let Some(begun) = begun {
+            begun.end(&called);
+        }
+        called
     }
 
     async fn call(&self, run: &Run, action: &Command, call: &Call<'_>) -> Result<Returned, String> {

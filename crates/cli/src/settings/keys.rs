@@ -9,7 +9,8 @@ use server::{HostPattern, OriginPattern};
 
 use super::Row;
 use super::values::{
-    ApiKey, Durability, ExecMode, FeatureList, List, Retries, Room, Seconds, ServerAddress, Setting,
+    ApiKey, Durability, ExecMode, FeatureList, List, RecordMode, Retries, Room, Seconds,
+    ServerAddress, Setting,
 };
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
@@ -304,6 +305,12 @@ keys! {
         journal_stores: usize = journal().retention.stores, "FLIGHTDECK_JOURNAL_STORES";
         /// How long it keeps them.
         journal_time: Seconds = Seconds(journal().retention.time), "FLIGHTDECK_JOURNAL_TIME";
+        /// What the device's own record of its commands (`commands.jsonl` in the state folder, `flightdeck device log`) holds of each: `text` (the command line, or the arguments of another tool), `digest` (its SHA-256 instead) or `off` (no record).
+        record: RecordMode = RecordMode::Text, "FLIGHTDECK_RECORD";
+        /// Size at which that record is put aside, in bytes.
+        record_max_bytes: usize = 4 * 1024 * 1024, "FLIGHTDECK_RECORD_MAX_BYTES";
+        /// Older files of that record that are kept.
+        record_files: u32 = 3, "FLIGHTDECK_RECORD_FILES";
         /// When the device is told to stop, how long running commands may take to finish before they are stopped.
         finish_time: Seconds = Seconds(std::time::Duration::from_secs(2)), "FLIGHTDECK_FINISH_TIME";
     }

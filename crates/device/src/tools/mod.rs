@@ -41,6 +41,7 @@ pub use self::overview::{Overview, ToolView};
 use self::places::Places;
 use self::screen::Screen;
 pub use self::settings::{Exec, ToolSettings};
+use crate::called::OnCall;
 use crate::confine::Confinement;
 use crate::info::Offers;
 use crate::policy::Touch;
@@ -141,6 +142,7 @@ pub(crate) struct Toolbox {
     disabled: Vec<String>,
     gate: Gate,
     places: Places,
+    on_call: OnCall,
 }
 
 impl Toolbox {
@@ -172,6 +174,7 @@ impl Toolbox {
             disabled: settings.disabled.clone(),
             gate: Gate::new(settings),
             places: Places::new(settings.parallel_commands, settings.servers.len()),
+            on_call: settings.on_call.clone(),
         }
     }
 
@@ -201,6 +204,11 @@ impl Toolbox {
                 (is_starting && to_come()) || tools.iter().any(|tool| is_meant(&tool.info))
             }
         }
+    }
+
+    /// Who keeps a record of the calls.
+    pub(crate) fn on_call(&self) -> &OnCall {
+        &self.on_call
     }
 
     /// Waits until an action of a COMMAND may run: its tool is there, the owner allows it, and there is a

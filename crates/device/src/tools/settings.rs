@@ -10,6 +10,7 @@ use link::Trust;
 use super::EmbeddedTool;
 use super::mcp;
 use super::private::Private;
+use crate::called::OnCall;
 use crate::confine::{Confinement, SandboxError};
 use crate::policy::{Ask, Policy};
 
@@ -65,6 +66,8 @@ pub struct ToolSettings {
     pub ask: Option<Arc<dyn Ask>>,
     /// Longest wait for an answer.
     pub ask_timeout: Duration,
+    /// Who keeps a record of the calls.
+    pub on_call: OnCall,
     /// Tools that the program around the device brings.
     pub embedded: Vec<Arc<dyn EmbeddedTool>>,
 }
@@ -95,6 +98,7 @@ impl Default for ToolSettings {
             policy: Policy::default(),
             ask: None,
             ask_timeout: Duration::from_secs(60),
+            on_call: OnCall::default(),
             embedded: Vec::new(),
         }
     }

@@ -2,7 +2,9 @@
 
 mod checks;
 mod install;
+mod log;
 mod private;
+mod record;
 mod status;
 mod status_file;
 mod unit;
@@ -46,6 +48,7 @@ pub(crate) fn run(args: Args, global: Global) -> Ended {
     match args.command {
         None => block_on_two_threads(run_device(args, global)),
         Some(DeviceCommand::Status(args)) => status::run(&args, &global),
+        Some(DeviceCommand::Log(args)) => log::run(&args, &global),
         Some(DeviceCommand::Install(args)) => install::install(*args, &global),
         Some(DeviceCommand::Uninstall(args)) => install::uninstall(&args, &global),
     }
@@ -90,6 +93,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
     settings.task_name = args.task_name;
 
     settings.journal.folder = journal_folder(&global, settings.id.as_str());
+    settings.tools.on_call = record::keeper(&values, settings.journal.folder.as_deref());
 
     let (id, exec) = (settings.id.clone(), settings.tools.exec);
     let server = target.server.clone();
@@ -168,6 +172,7 @@ pub(crate) fn settings(
         ("max_commands", values.max_commands),
         ("journal_commands", values.journal_commands),
         ("max_output_bytes", values.max_output_bytes),
+        ("record_max_bytes", values.record_max_bytes),
     ])?;
     if values.heartbeat_interval.0.is_zero() {
         return Err(anyhow::anyhow!("heartbeat_interval must be more than 0").into());
