@@ -338,7 +338,8 @@ mod tests {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/device.md");
         let docs = std::fs::read_to_string(docs).unwrap();
         let blocks = docs.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
-        let rules = blocks.filter(|block| block.contains("[[rule]]")).map(|block| read(block).unwrap());
+        let rules =
+            blocks.filter(|block| block.contains("[[rule]]")).map(|block| read(block).unwrap());
         let policy = Policy::new(rules.flatten());
         let judged = |namespace, tool_name, tool_type, touched: &[Touch], parameters: &str| {
             let parameters = aip::Payload::from_text(parameters.to_owned()).unwrap();
@@ -363,7 +364,10 @@ mod tests {
         assert_eq!(judged(bash.0, bash.1, act, &key, "{}"), denied, "`cat` reads it too");
         assert_eq!(judged(bash.0, bash.1, act, &[], "{}"), rule(Decision::Ask, "each command"));
         let inbox = on(Effect::Write, "/srv/inbox/new");
-        assert_eq!(judged("Files", "write_file", act, &inbox, "{}"), rule(Decision::Allow, "inbox"));
+        assert_eq!(
+            judged("Files", "write_file", act, &inbox, "{}"),
+            rule(Decision::Allow, "inbox")
+        );
         let other = on(Effect::Write, "/srv/new");
         assert_eq!(judged("Files", "write_file", act, &other, "{}").1, DEFAULT_RULE);
         let asked = rule(Decision::Ask, "before anything changes");
@@ -397,7 +401,11 @@ mod tests {
             ("\n[[rule]]\ntool = \"a.b\"\n", 2, "missing field `decision`"),
             ("[[rule]]\ndecision = \"deny\"\n", 1, "missing field `tool`"),
             ("[[rule]]\neffect = \"reed\"\ndecision = \"deny\"\n", 2, "did you mean `read`?"),
-            ("[[rule]]\ntool = \"*\"\npath = \"/a\"\ndecision = \"deny\"\n", 1, "needs an `effect`"),
+            (
+                "[[rule]]\ntool = \"*\"\npath = \"/a\"\ndecision = \"deny\"\n",
+                1,
+                "needs an `effect`",
+            ),
             (
                 "[[rule]]\neffect = \"read\"\npath = \"a.pem\"\ndecision = \"deny\"\n",
                 3,

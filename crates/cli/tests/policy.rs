@@ -607,10 +607,15 @@ async fn a_device_keeps_a_record_of_what_was_run_and_says_each_at_its_terminal()
     assert_eq!(entries[0]["command"], "echo SECRET; exit 3");
     let outcome = (&entries[0]["outcome"], &entries[0]["exit_code"]);
     assert_eq!(outcome, (&json!("success"), &json!(3)));
-    assert!(entries[0]["task"].is_string() && entries[0]["ms"].is_u64() && entries[0]["at"].is_string());
+    assert!(
+        entries[0]["task"].is_string() && entries[0]["ms"].is_u64() && entries[0]["at"].is_string()
+    );
     assert_eq!((&entries[1]["outcome"], &entries[1]["command"]), (&json!("started"), &json!(slow)));
     let shown = home.start(&["device", "log", "--id", "box", "--last", "1"]).done().await;
-    assert!(shown.code == 0 && shown.stdout.contains("no end: it runs, or was cut off"), "{shown:?}");
+    assert!(
+        shown.code == 0 && shown.stdout.contains("no end: it runs, or was cut off"),
+        "{shown:?}"
+    );
     let none = home.start(&["device", "log", "--id", "other"]).done().await;
     assert!(none.code == 1 && none.stdout.is_empty(), "{none:?}");
 

@@ -74,7 +74,11 @@ impl OnCall {
     }
 
     /// Tells of a call that begins; its end is to be told to what this returns. An action without a tool is none.
-    pub(crate) fn begin<'a>(&'a self, action: &'a Command, caller: &'a Caller) -> Option<Begun<'a>> {
+    pub(crate) fn begin<'a>(
+        &'a self,
+        action: &'a Command,
+        caller: &'a Caller,
+    ) -> Option<Begun<'a>> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let tell = self.0.as_deref().filter(|_| !action.tool_name.is_empty())?;
         let called = Called {

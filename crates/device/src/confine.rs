@@ -145,7 +145,8 @@ impl Confinement {
     /// When this system cannot hide them.
     pub(crate) fn without(self, paths: Vec<PathBuf>) -> Result<Self, CannotHide> {
         let Some(path) = paths.first().cloned() else { return Ok(self) };
-        let cannot = |why: &dyn std::fmt::Display| CannotHide { path: path.clone(), why: why.to_string() };
+        let cannot =
+            |why: &dyn std::fmt::Display| CannotHide { path: path.clone(), why: why.to_string() };
         can_hide().map_err(|why| cannot(&why))?;
         #[cfg(target_os = "linux")]
         return Ok(self.behind(Veil::over(paths).map_err(|error| cannot(&error))?));

@@ -183,8 +183,9 @@ fn hide(veil: &Veil) -> std::io::Result<()> {
         }
     }
     // With it a program of root's could uncover them; whoever else is no root in the new namespace either.
-    match rustix::thread::remove_capability_from_bounding_set(rustix::thread::CapabilitySet::SYS_ADMIN)
-    {
+    match rustix::thread::remove_capability_from_bounding_set(
+        rustix::thread::CapabilitySet::SYS_ADMIN,
+    ) {
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) => Ok(()),
         Err(error) => Err(error.into()),
     }

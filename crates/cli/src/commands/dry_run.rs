@@ -98,7 +98,9 @@ fn sandbox(tools: &ToolSettings) -> String {
     };
     let folders = match can_hide() {
         Ok(()) => "what reads whole folders (grep -r) does not see what is kept".to_owned(),
-        Err(why) => format!("what reads whole folders (grep -r) is refused around what is kept ({why})"),
+        Err(why) => {
+            format!("what reads whole folders (grep -r) is refused around what is kept ({why})")
+        }
     };
     safe_line(&format!("{writing}; {folders}"))
 }

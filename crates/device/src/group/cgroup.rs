@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn a_cgroup_of_another_namespace_is_nobodys_to_judge() {
         assert_eq!(owner("flightdeck-4026531836-17-3", "4026531836"), Some("17"));
-        for other in ["flightdeck-17-3", "flightdeck-40265318360-17-3", "flightdeck-5-17-3", "app"] {
+        for other in ["flightdeck-17-3", "flightdeck-40265318360-17-3", "flightdeck-5-17-3", "app"]
+        {
             assert_eq!(owner(other, "4026531836"), None, "{other}");
         }
     }

@@ -153,10 +153,9 @@ impl Policy {
     /// What the policy says of a tool whatever the arguments of the subject are.
     #[must_use]
     pub fn outlook(&self, subject: &Subject<'_>) -> Outlook {
-        let (conditional, always): (Vec<_>, Vec<_>) =
-            self.concerned(subject).partition(|rule| {
-                !rule.always_fits(subject.namespace, subject.tool_name, subject.tool_type)
-            });
+        let (conditional, always): (Vec<_>, Vec<_>) = self.concerned(subject).partition(|rule| {
+            !rule.always_fits(subject.namespace, subject.tool_name, subject.tool_type)
+        });
         let by_rule = strictest(always.into_iter());
         let outweighs =
             |rule: &&Ready| by_rule.as_ref().is_none_or(|verdict| rule.decision > verdict.decision);

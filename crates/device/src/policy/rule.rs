@@ -176,11 +176,14 @@ impl Ready {
         let allows = self.decision == Decision::Allow;
         let fits = |touch: &Touch| {
             let names = touch.names.iter().take(if allows { 1 } else { usize::MAX });
-            let is_meant = |pattern: &WildMatch| names.into_iter().any(|name| pattern.matches(name));
+            let is_meant =
+                |pattern: &WildMatch| names.into_iter().any(|name| pattern.matches(name));
             touch.effect == effect && self.path.as_ref().is_none_or(is_meant)
         };
         match allows {
-            true => !touched.is_empty() && touched.iter().all(|touch| touch.is_known && fits(touch)),
+            true => {
+                !touched.is_empty() && touched.iter().all(|touch| touch.is_known && fits(touch))
+            }
             false => touched.iter().any(fits),
         }
     }

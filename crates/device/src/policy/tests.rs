@@ -418,7 +418,8 @@ fn a_rule_on_files_allows_only_what_is_known_to_be_meant() {
     assert_eq!(judged(std::slice::from_ref(&inside)), Decision::Allow);
     let led_out = Touch::on(Effect::Write, "/srv/a".to_owned(), "/srv/in/link".to_owned());
     let perhaps = Touch::perhaps_on(Effect::Write, vec!["/srv/in/a".to_owned()]);
-    for other in [led_out, perhaps, Touch::somewhere(Effect::Write), on(Effect::Read, "/srv/in/a")] {
+    for other in [led_out, perhaps, Touch::somewhere(Effect::Write), on(Effect::Read, "/srv/in/a")]
+    {
         assert_eq!(judged(&[inside.clone(), other.clone()]), Decision::Ask, "{other:?}");
     }
     assert_eq!(judged(&[]), Decision::Ask);

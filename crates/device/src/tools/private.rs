@@ -303,7 +303,8 @@ mod tests {
         fs::hard_link(at("open"), at("open too")).unwrap();
         let own = [at("token"), at("state"), at("ca.pem"), at("not yet")];
         let private = Private::new(&own, &[at("ca.pem")]);
-        for kept in ["token", "other", "state", "state/keys", "state/keys/one", "state/new", "one"] {
+        for kept in ["token", "other", "state", "state/keys", "state/keys/one", "state/new", "one"]
+        {
             assert_eq!(private.keeps(&at(kept)), Some(Kept::Own), "{kept}");
         }
         assert_eq!(private.keeps(&at("not yet")), Some(Kept::Own), "it may come into being");

@@ -146,7 +146,8 @@ impl Shell {
                 policy.closes(Effect::Read, &path.to_string_lossy(), &subject)
             };
             let found = below::private(folders, observe.bounds(), is_closed, &watch);
-            let found = found.map_err(|error| format!("Blocked: before it reads a folder: {error}"))?;
+            let found =
+                found.map_err(|error| format!("Blocked: before it reads a folder: {error}"))?;
             confinement.without(found).map_err(|error| format!("Blocked: {error}"))
         };
         self.workers.run(call.stop, hide).await

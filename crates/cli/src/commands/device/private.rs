@@ -23,9 +23,10 @@ pub(super) fn files(
     let named = named.filter(|path| !path.is_empty()).map(PathBuf::from);
     // The settings, and what usually stands beside them, such as the policy.
     let usual = usual_path().and_then(|path| path.parent().map(Path::to_owned));
-    let settings = global.config.iter().flat_map(|config| {
-        [config.clone(), config.with_file_name(crate::policy::FILE_NAME)]
-    });
+    let settings = global
+        .config
+        .iter()
+        .flat_map(|config| [config.clone(), config.with_file_name(crate::policy::FILE_NAME)]);
     let folders = [global.state_dir.clone(), None].map(StateFolder::new);
     let states = folders.into_iter().flatten().map(|folder| folder.path().to_owned());
     let all = named.chain(device.mcp.0.iter().cloned()).chain(usual).chain(settings).chain(states);

@@ -126,7 +126,8 @@ impl Entry {
 
     /// How it is shown to a person, on one line.
     pub(super) fn line(&self) -> String {
-        let what = self.command.clone().or_else(|| Some(format!("sha256:{}", self.sha256.as_ref()?)));
+        let what =
+            self.command.clone().or_else(|| Some(format!("sha256:{}", self.sha256.as_ref()?)));
         let what = what.map(|what| format!(" {}", head(&what, MAX_ERROR))).unwrap_or_default();
         let how = match (self.outcome.as_str(), self.exit_code, &self.error) {
             (STARTED, ..) => "no end: it runs, or was cut off".to_owned(),
@@ -213,7 +214,8 @@ impl Log {
     /// Begins a new file; the oldest one goes.
     fn put_aside(&mut self) -> io::Result<()> {
         for number in (0..self.files).rev() {
-            let _not_there = fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1));
+            let _not_there =
+                fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1));
         }
         if self.files == 0 {
             fs::remove_file(&self.path)?;
@@ -263,7 +265,10 @@ mod tests {
         let text = entry(r#"{"command":"df -h\u001b[2J"}"#, ended(), RecordMode::Text);
         assert_eq!(text.command.as_deref(), Some("df -h\u{1b}[2J"));
         let line = text.line();
-        assert!(line.contains(r"BashExecutor.execute_command df -h\u{1b}[2J: exit 3 in "), "{line}");
+        assert!(
+            line.contains(r"BashExecutor.execute_command df -h\u{1b}[2J: exit 3 in "),
+            "{line}"
+        );
         let digest = entry(r#"{"command":"df -h"}"#, ended(), RecordMode::Digest);
         let known = "798339512a506f29d1c0b37e9e8cbaec68357873a3b840c9b10379d6632cbae2";
         assert_eq!((digest.command, digest.sha256.as_deref()), (None, Some(known)));

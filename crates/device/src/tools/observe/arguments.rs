@@ -7,9 +7,9 @@
 use std::path::Path;
 
 use super::commands::{Absent, Accept, Command, Kind, Operands, Takes, Walk, includes};
-use super::{expression, links};
 use super::refusal::Refusal;
 use super::values::{Place, checked_value, is_digits, resolved};
+use super::{expression, links};
 
 /// Checks `words` and gives the arguments to run the command with.
 pub(super) fn checked(
@@ -228,8 +228,7 @@ impl Given {
         let resolved = resolved.collect::<Result<Vec<_>, _>>()?;
         if hides && self.one_of(self.command.links).is_some() {
             let (folders, deep) = (place.folders(), walk.is_some());
-            let left_out =
-                links::to_leave_out(self.command.name, &folders, deep, place.bounds)?;
+            let left_out = links::to_leave_out(self.command.name, &folders, deep, place.bounds)?;
             added.extend(left_out.into_iter().map(|pattern| format!("--ignore={pattern}")));
         }
         if first.is_empty() && resolved.is_empty() {

@@ -82,7 +82,8 @@ pub(super) fn shows_links(format: &str) -> bool {
                 letters.next();
             }
             '%' => {
-                let is_field = |letter: &char| !(letter.is_ascii_digit() || "-+ #.".contains(*letter));
+                let is_field =
+                    |letter: &char| !(letter.is_ascii_digit() || "-+ #.".contains(*letter));
                 if letters.find(is_field) == Some('l') {
                     return true;
                 }
