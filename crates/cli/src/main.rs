@@ -111,6 +111,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Ended {
     let Cli { global, command } = cli;
     log::start(&global, &command)?;
+    // Most commands have a key in their memory. The device sees to more than that itself.
+    if !matches!(command, Command::Device(_))
+        && let Err(error) = device::confine::close_memory()
+    {
+        tracing::warn!(%error, "a core dump of this process would hold its key");
+    }
     match command {
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Serve(args) => block_on(commands::serve::run(*args, global)),

@@ -19,6 +19,9 @@ use std::path::PathBuf;
 #[cfg(target_os = "linux")]
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
+#[cfg(target_os = "linux")]
+use crate::group::Veil;
+
 /// What a sandboxed program may write to wherever its roots are. No terminals: the owner may be
 /// asked on one.
 #[cfg(target_os = "linux")]
@@ -49,12 +52,25 @@ pub enum SandboxError {
     Refused(#[source] std::io::Error),
 }
 
+/// Why files cannot be hidden from a child.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} below the folder is kept from callers, and this system cannot hide it from a program ({why}); name other \
+     folders or files", path.display()
+)]
+pub(crate) struct CannotHide {
+    path: PathBuf,
+    why: String,
+}
+
 /// The limits that every child of a device is started with. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
     max_memory: Option<u64>,
     #[cfg(target_os = "linux")]
     sandbox: Option<Arc<Sandbox>>,
+    #[cfg(target_os = "linux")]
+    veil: Veil,
 }
 
 /// What is written goes where the rules say.
@@ -110,11 +126,50 @@ impl Confinement {
     }
 }
 
+/// Whether commands that read whole folders can be kept from seeing what is kept from callers (Linux with mount
+/// namespaces for this user). Tried once, with a program that does nothing.
+///
+/// # Errors
+/// Why not, in the system's words.
+pub fn can_hide() -> Result<(), &'static str> {
+    #[cfg(target_os = "linux")]
+    return Veil::try_out();
+    #[cfg(not(target_os = "linux"))]
+    Err("this system has no mount namespaces")
+}
+
+impl Confinement {
+    /// The same for a child that does not see these files and folders. May start a program to see whether that can be.
+    ///
+    /// # Errors
+    /// When this system cannot hide them.
+    pub(crate) fn without(self, paths: Vec<PathBuf>) -> Result<Self, CannotHide> {
+        let Some(path) = paths.first().cloned() else { return Ok(self) };
+        let cannot =
+            |why: &dyn std::fmt::Display| CannotHide { path: path.clone(), why: why.to_string() };
+        can_hide().map_err(|why| cannot(&why))?;
+        #[cfg(target_os = "linux")]
+        return Ok(self.behind(Veil::over(paths).map_err(|error| cannot(&error))?));
+        #[cfg(not(target_os = "linux"))]
+        Ok(self)
+    }
+}
+
 #[cfg(target_os = "linux")]
 impl Confinement {
     /// Most bytes of memory that a process may take for itself.
     pub(crate) fn max_memory(&self) -> Option<u64> {
         self.max_memory
+    }
+
+    /// The same, and some files are not seen.
+    pub(crate) fn behind(self, veil: Veil) -> Self {
+        Self { veil, ..self }
+    }
+
+    /// What is not seen.
+    pub(crate) fn veil(&self) -> &Veil {
+        &self.veil
     }
 
     /// The Landlock rules of the sandbox.
@@ -242,11 +297,21 @@ mod landlock {
 /// # Errors
 /// When the kernel refuses it.
 pub fn close_to_others() -> std::io::Result<()> {
+    // Before Linux 5.14 who has closed itself cannot look at its own descriptors any more.
+    #[cfg(target_os = "linux")]
+    let _found_by_now = crate::group::inherited_descriptors();
+    close_memory()
+}
+
+/// The same for a program that starts no others: its memory is read by nobody of its user, and no core dump of it
+/// holds a key (Linux).
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn close_memory() -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // Before Linux 5.14 who has closed itself cannot look at its own descriptors any more.
-        let _found_by_now = crate::group::inherited_descriptors();
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     }
     Ok(())

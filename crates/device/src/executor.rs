@@ -247,16 +247,21 @@ impl Executor {
         let caller = &run.job.caller;
         let flow = run.job.flow.as_ref();
         let call = Call { parameters, caller, stop: &run.stop.token, progress, flow };
+        let begun = self.0.tools.on_call().begin(action, call.caller);
         let calling = AssertUnwindSafe(self.call(run, action, &call)).catch_unwind();
         let called = calling.await;
         let called = called.unwrap_or_else(|_| Err("the tool failed inside the device".to_owned()));
-        called.map_err(|error| match run.stop.why() {
+        let called = called.map_err(|error| match run.stop.why() {
             Some(why) => {
                 run.stop.hit();
                 format!("{why}: {error}")
             }
             None => error,
-        })
+        });
+        if let Some(begun) = begun {
+            begun.end(&called);
+        }
+        called
     }
 
     async fn call(&self, run: &Run, action: &Command, call: &Call<'_>) -> Result<Returned, String> {

@@ -23,6 +23,8 @@ mod image;
 mod members;
 #[cfg(not(target_os = "linux"))]
 mod nowhere;
+#[cfg(target_os = "linux")]
+mod veil;
 
 use std::process::Command;
 
@@ -35,6 +37,8 @@ pub(crate) use image::Image;
 pub(crate) use members::{Group, left_over};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use nowhere::{Cgroup, Chase};
+#[cfg(target_os = "linux")]
+pub(crate) use veil::Veil;
 
 use crate::{confine::Confinement, mark::Mark};
 
@@ -129,6 +133,9 @@ fn go_apart(
         let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*descriptor) };
         let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
     }
+    #[cfg(target_os = "linux")]
+    hide(confinement.veil())?;
+    // Behind what changes its credentials, which takes the signal back.
     if tie == Tie::DiesWithDevice {
         die_with(device)?;
     }
@@ -280,6 +287,53 @@ fn die_with(device: Pid) -> std::io::Result<()> {
 #[cfg(all(unix, not(target_os = "linux")))]
 fn die_with(_: Pid) -> std::io::Result<()> {
     Ok(())
+}
+
+/// Covers what the calling process and all that it starts shall not see, in a mount namespace of its own. Who may
+/// not make one is given a user namespace as well, in which it may; what it may do to files stays the same.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn hide(veil: &Veil) -> std::io::Result<()> {
+    use std::ptr::null;
+
+    let done = |result: libc::c_int| match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    if veil.covered().is_empty() {
+        return Ok(());
+    }
+    // SAFETY: `unshare` takes flags only. `mount` reads texts that end with a NUL: they are constants, or outlive
+    // the calls in the veil; where it takes no text it is given none.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNS) != 0 {
+            done(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS))?;
+        }
+        let all = libc::MS_REC | libc::MS_PRIVATE;
+        done(libc::mount(null(), c"/".as_ptr(), null(), all, null()))?;
+        for covered in veil.covered() {
+            let path = covered.path.as_ptr();
+            let mounted = if covered.is_folder {
+                let (kind, options) = (c"tmpfs".as_ptr(), c"size=4k,mode=555".as_ptr());
+                let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+                libc::mount(kind, path, kind, flags, options.cast())
+            } else {
+                libc::mount(c"/dev/null".as_ptr(), path, null(), libc::MS_BIND, null())
+            };
+            match done(mounted) {
+                // What is gone meanwhile needs no cover.
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    // With it a program of root's could uncover them; whoever else is no root in the new namespace either.
+    match rustix::thread::remove_capability_from_bounding_set(
+        rustix::thread::CapabilitySet::SYS_ADMIN,
+    ) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Puts the limits on the calling process, for good.

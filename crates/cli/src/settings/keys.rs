@@ -9,8 +9,8 @@ use server::{HostPattern, OriginPattern};
 
 use super::Row;
 use super::values::{
-    ApiKey, Durability, ExecMode, FeatureList, List, Most, Retries, Room, Seconds, ServerAddress,
-    Setting, Usual,
+    ApiKey, Durability, ExecMode, FeatureList, List, Most, RecordMode, Retries, Room, Seconds,
+    ServerAddress, Setting, Usual,
 };
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
@@ -259,6 +259,9 @@ keys! {
         /// Folders whose files may be read and, where the policy allows it, written; the home folder without its dot files if empty. Separated by colons.
         #[arg(value_name = "FOLDERS")]
         root: Paths = Paths::default(), "FLIGHTDECK_ROOT";
+        /// Files that callers may see although the device keeps such files from them: its own and its server's settings and keys, and what looks like a private key. Separated by colons.
+        #[arg(value_name = "FILES")]
+        reveal: Paths = Paths::default(), "FLIGHTDECK_REVEAL";
         /// Files that list MCP servers: `{"mcpServers": …}` (JSON), UFO's `mcp.yaml`, or TOML with tables `[mcp.NAME]`. Separated by colons.
         #[arg(value_name = "FILES")]
         mcp: Paths = Paths::default(), "FLIGHTDECK_MCP";
@@ -304,6 +307,12 @@ keys! {
         journal_stores: usize = journal().retention.stores, "FLIGHTDECK_JOURNAL_STORES";
         /// How long it keeps them.
         journal_time: Seconds = Seconds(journal().retention.time), "FLIGHTDECK_JOURNAL_TIME";
+        /// What the device's own record of its commands (`commands.jsonl` in the state folder, `flightdeck device log`) holds of each: `text` (the command line, or the arguments of another tool), `digest` (its SHA-256 instead) or `off` (no record).
+        record: RecordMode = RecordMode::Text, "FLIGHTDECK_RECORD";
+        /// Size at which that record is put aside, in bytes.
+        record_max_bytes: usize = 4 * 1024 * 1024, "FLIGHTDECK_RECORD_MAX_BYTES";
+        /// Older files of that record that are kept.
+        record_files: u32 = 3, "FLIGHTDECK_RECORD_FILES";
         /// When the device is told to stop, how long running commands may take to finish before they are stopped.
         finish_time: Seconds = Seconds(std::time::Duration::from_secs(2)), "FLIGHTDECK_FINISH_TIME";
     }

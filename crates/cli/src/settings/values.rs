@@ -26,6 +26,7 @@ impl Setting for String {}
 impl Setting for Durability {}
 impl Setting for ExecMode {}
 impl Setting for FeatureList {}
+impl Setting for RecordMode {}
 impl Setting for ApiKey {}
 impl Setting for ServerAddress {}
 
@@ -330,6 +331,28 @@ impl fmt::Display for FeatureList {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Ufo => "ufo",
+        })
+    }
+}
+
+/// What a device's own record of its commands holds of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RecordMode {
+    /// The command itself
+    Text,
+    /// A digest of it
+    Digest,
+    /// There is no record
+    Off,
+}
+
+impl fmt::Display for RecordMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Digest => "digest",
+            Self::Off => "off",
         })
     }
 }

@@ -33,6 +33,8 @@ async fn a_device_comes_back_to_a_server_that_was_killed_or_stopped_each_time() 
             }
         }
         device.says_times("trying again in", round + 1).await;
+        // One that was told to stop has its state folder until it is gone.
+        server.process.ended().await;
         let next = server.start_again().await;
         server = next;
         connected(&mut device, round + 2).await;

@@ -9,10 +9,13 @@ use aip::machine::LONGEST_WAIT;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::observe::Observe;
-use super::{Call, Exec, STOPPED, ToolSettings};
+use super::below;
+use super::observe::{Observe, Program};
+use super::work::{Watch, Workers};
+use super::{Call, Exec, STOPPED, ToolSettings, touches};
 use crate::confine::Confinement;
 use crate::flow::Flow;
+use crate::policy::{Decision, Effect, Policy, Subject, Touch};
 use crate::process::{self, Output, RunError, Spec, Written};
 use crate::watchdog::Watchdog;
 
@@ -40,6 +43,8 @@ pub(super) struct Shell {
     max_output: usize,
     confinement: Confinement,
     watchdog: Option<Arc<Watchdog>>,
+    policy: Policy,
+    workers: Workers,
 }
 
 /// Arguments of `execute_command`.
@@ -61,11 +66,13 @@ impl Shell {
     ) -> Self {
         Self {
             exec: settings.exec,
-            observe: Observe::new(&settings.roots, home()),
+            observe: Observe::new(&settings.roots, home()).keeping(settings.private()),
             max_time: settings.max_command_time,
             max_output: settings.max_output_bytes,
             confinement,
             watchdog,
+            policy: settings.policy.clone(),
+            workers: Workers::new(),
         }
     }
 
@@ -97,7 +104,10 @@ impl Shell {
         arguments: Arguments,
         call: &Call<'_>,
     ) -> Result<Value, String> {
-        let spec = self.spec(&arguments, call.flow)?;
+        let (mut spec, folders) = self.spec(&arguments, call.flow)?;
+        if !folders.is_empty() {
+            spec.confinement = self.hiding(folders, spec.timeout, call).await?;
+        }
         let watchdog = self.watchdog.as_deref();
         let ran = process::run(spec, call.stop, watchdog, call.progress, call.flow).await;
         let is_streamed = call.flow.is_some_and(Flow::takes_output);
@@ -105,14 +115,75 @@ impl Shell {
             .map_err(|error| self.explain(&error, is_streamed))
     }
 
-    fn spec(&self, arguments: &Arguments, flow: Option<&Flow>) -> Result<Spec, String> {
+    /// What a call does to which files.
+    ///
+    /// # Errors
+    /// When it is not allowed anyway.
+    pub(super) fn touched(&self, arguments: &Arguments) -> Result<Vec<Touch>, String> {
+        match self.exec {
+            Exec::Off => Ok(Vec::new()),
+            Exec::Shell => {
+                let (_, _, cwd) = self.in_shell(arguments, false)?;
+                Ok(touches::of_shell(&arguments.command, &cwd))
+            }
+            Exec::Observe => Ok(touches::of_program(&self.observed(arguments)?.0)),
+        }
+    }
+
+    /// The limits of a command that reads all files below some folders: it does not see those that are kept from
+    /// callers.
+    ///
+    /// # Errors
+    /// When there are such files and they cannot be covered, or it takes too long to find them.
+    async fn hiding(
+        &self,
+        folders: Vec<PathBuf>,
+        limit: Duration,
+        call: &Call<'_>,
+    ) -> Result<Confinement, String> {
+        let (observe, policy) = (self.observe.clone(), self.policy.clone());
+        let (watch, confinement) = (Watch::new(call.stop.clone(), limit), self.confinement.clone());
+        let hide = move || {
+            let is_closed = |path: &Path| {
+                let subject = Subject {
+                    namespace: super::bash::NAMESPACE,
+                    tool_name: super::bash::EXECUTE_COMMAND,
+                    tool_type: aip::ToolType::Action,
+                    parameters: None,
+                    file: None,
+                    touched: &[],
+                    usual: Decision::Allow,
+                };
+                policy.closes(Effect::Read, &path.to_string_lossy(), &subject)
+            };
+            let found = below::private(folders, observe.bounds(), is_closed, &watch);
+            let found =
+                found.map_err(|error| format!("Blocked: before it reads a folder: {error}"))?;
+            confinement.without(found).map_err(|error| format!("Blocked: {error}"))
+        };
+        self.workers.run(call.stop, hide).await
+    }
+
+    /// How a command line is run, and the folders in which it reads all files.
+    fn spec(
+        &self,
+        arguments: &Arguments,
+        flow: Option<&Flow>,
+    ) -> Result<(Spec, Vec<PathBuf>), String> {
         let timeout = self.timeout(arguments.timeout)?;
+        let mut folders = Vec::new();
         let (program, args, cwd) = match self.exec {
             Exec::Off => return Err("Running commands is switched off on this device".to_owned()),
             Exec::Shell => self.in_shell(arguments, flow.is_some_and(Flow::has_input))?,
-            Exec::Observe => self.observed(arguments)?,
+            Exec::Observe => {
+                let (program, cwd) = self.observed(arguments)?;
+                if program.reads_below {
+                    folders.extend(program.named.into_iter().map(|named| named.path));
+                }
+                (program.path, program.args, cwd)
+            }
         };
-        Ok(Spec {
+        let spec = Spec {
             program,
             args: args.into_iter().map(Into::into).collect(),
             cwd,
@@ -124,7 +195,8 @@ impl Shell {
             env: self.environment(),
             awaits_line: self.exec == Exec::Shell,
             confinement: self.confinement.clone(),
-        })
+        };
+        Ok((spec, folders))
     }
 
     /// The environment of a command. Those that only observe are steered by their checked arguments
@@ -169,14 +241,14 @@ impl Shell {
         }
     }
 
-    fn observed(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
+    fn observed(&self, arguments: &Arguments) -> Result<(Program, PathBuf), String> {
         let cwd = match &arguments.cwd {
             Some(cwd) => self.observe.check_cwd(cwd).map_err(|refusal| blocked(&refusal))?,
             None => self.observe.default_cwd(),
         };
         let program =
             self.observe.check(&arguments.command, &cwd).map_err(|refusal| blocked(&refusal))?;
-        Ok((program.path, program.args, cwd))
+        Ok((program, cwd))
     }
 
     fn in_shell(

@@ -2,6 +2,7 @@
 
 mod escaping;
 mod listing;
+mod private;
 mod reading;
 mod searching;
 mod writing;
