@@ -49,12 +49,15 @@ impl Journals {
                 tracing::warn!(%error, "failed to cut the end of a journal off");
             }
         }
-        let is_damaged = why == Some(Unreadable::Damaged) && ledger.boot == self.boot;
+        let is_of_this_boot = ledger.boot == self.boot;
+        // One that is damaged at its very beginning does not say in which boot it was written.
+        let is_damaged =
+            why == Some(Unreadable::Damaged) && (is_of_this_boot || ledger.boot.is_empty());
         if ledger.store.is_empty() {
             log.remove();
             return is_damaged;
         }
-        for id in ledger.interrupted(&self.boot) {
+        for id in ledger.interrupted(is_damaged || !is_of_this_boot) {
             self.interrupt(&mut ledger, id, bytes, interrupt);
         }
         ledger.boot.clone_from(&self.boot);
