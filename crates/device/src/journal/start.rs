@@ -31,6 +31,9 @@ impl Journals {
         for (log, bytes) in logs {
             is_damaged |= journals.load(log, &bytes, interrupt);
         }
+        if is_damaged {
+            journals.count_anew();
+        }
         journals.sweep();
         Ok((journals, is_damaged))
     }
@@ -63,6 +66,15 @@ impl Journals {
         ledger.boot.clone_from(&self.boot);
         self.add(ledger, log, true);
         is_damaged
+    }
+
+    /// The device has a journal of another name from now on, and no server has sent anything to that one: the greatest
+    /// receipt would say that the server has forgotten what it sent.
+    fn count_anew(&mut self) {
+        for journal in &mut self.journals {
+            journal.ledger.newest = None;
+            journal.compact();
+        }
     }
 
     /// Makes a command that was cut off one that is done.
