@@ -285,6 +285,36 @@ mod tests {
     }
 
     #[test]
+    fn every_text_of_the_server_that_says_so_is_understood() {
+        let mut folders = vec![format!("{}/../server/src", env!("CARGO_MANIFEST_DIR")).into()];
+        let mut read = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir::<std::path::PathBuf>(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.file_stem().is_some_and(|name| name == "tests") {
+                    continue;
+                }
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let source = std::fs::read_to_string(&path).unwrap();
+                let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+                let texts = code.flat_map(|line| line.split('"').skip(1).step_by(2));
+                let tells = |text: &&str| {
+                    text.split_once("outcome").is_some_and(|(_, what)| what.contains(" unknown"))
+                };
+                for text in texts.filter(tells) {
+                    assert_eq!(Known::of(text, false), Some(Known::OutcomeUnknown), "{text}");
+                    assert!(says(text, Known::OutcomeUnknown), "{text}");
+                    read += 1;
+                }
+            }
+        }
+        assert!(read >= 7, "{read}");
+    }
+
+    #[test]
     fn what_is_known_is_said_once() {
         let why = |error, result| failed(error, result).why();
         let unknown = "The device left; its outcome is unknown";
