@@ -120,6 +120,17 @@ async fn a_backup_can_be_started_with() {
 }
 
 #[tokio::test]
+async fn a_copy_that_no_server_makes_is_given_up() {
+    let server = Server::start().await;
+    server.process.signal(Signal::STOP);
+    let began = std::time::Instant::now();
+    let done = server.run(&["backup", "another"]).await;
+    server.process.signal(Signal::CONT);
+    assert_eq!(done.code, 4, "{done:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(25), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_backup_wants_an_operators_key_and_an_absolute_folder() {
     let server = Server::start().await;
     let created = server.run(&["key", "create", "--name", "g", "--role", "constellation"]).await;
