@@ -170,8 +170,8 @@ impl TaskState {
   flightdeck task result 019ab3c4-5d6e > out.json
   flightdeck task cancel 019ab3c4-5d6e
 
-Exit codes of `follow` and `result`: 0 it completed, 1 it failed or is not over, 3 it was cancelled,
-4 server unreachable or refused. `cancel`: 0 it is cancelled, 1 it is not.")]
+Exit codes of `follow` and `result`: 0 it completed, 1 it failed, is not over or what it returned is
+damaged (also of `show`), 3 it was cancelled, 4 server unreachable or refused. `cancel`: 0 it is cancelled, 1 it is not.")]
 pub(crate) enum TaskCommand {
     /// Show it with its steps
     Show(OneTask),
