@@ -168,8 +168,8 @@ impl Ending {
         match self.how {
             How::Completed => Code::COMPLETED,
             How::Cancelled => Code::CANCELLED,
-            How::Lost => Code::UNREACHABLE,
-            _ => Code::FAILED,
+            How::Refused { .. } | How::Lost => Code::UNREACHABLE,
+            How::Failed | How::TimedOut => Code::FAILED,
         }
     }
 

@@ -69,7 +69,8 @@ cancels the task and waits for the device to confirm that. After a second one, w
 or if the server does not answer the cancel within 12 s, the task is lost to this command, and may go
 on.
 
-Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or lost.
+Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or
+refused: there is no task then, or it is lost to this command, as lost says with --json.
 
 With --json stderr has an object for each event (accepted with the task's id, progress, disconnected,
 reconnected) and stdout one for the end: task, status (completed, failed, cancelled), known
