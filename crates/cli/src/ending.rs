@@ -73,7 +73,8 @@ impl Known {
         if ends("outcome is unknown") || ends("outcome unknown") {
             return Some(Self::OutcomeUnknown);
         }
-        if ends("never sent") {
+        // Its device says the latter of what it was sent and did not begin.
+        if ends("never sent") || ends("it did not run") {
             return Some(Self::NeverSent);
         }
         let words = text.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -256,6 +257,18 @@ mod tests {
                 Some("interrupted, outcome unknown"),
                 121,
                 Some("outcome_unknown"),
+            ),
+            (
+                "Step 1 failed: execute_command: This device is stopping: stopped",
+                Some("This device is stopping: stopped; its outcome is unknown"),
+                121,
+                Some("outcome_unknown"),
+            ),
+            (
+                "Step 1 failed: execute_command: stopped: no server for 5 s: it did not run",
+                Some("stopped: no server for 5 s: it did not run"),
+                122,
+                Some("never_sent"),
             ),
             ("Task was cancelled by 'g': stopped", Some("stopped"), 120, Some("stopped")),
             ("Task was cancelled by 'g' (not_confirmed)", None, 120, Some("not_confirmed")),

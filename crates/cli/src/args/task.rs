@@ -21,8 +21,8 @@ cancels it and waits for the device to confirm that. After a second one, which l
 the server does not answer the cancel within 12 s, the outcome is unknown: the command may go on.
 
 Exit codes: the command's own, of several the greatest. Where there is none: 120 cancelled; 121 its
-outcome is unknown; 122 it was never sent; 123 server or device unreachable, or refused; 124 timed
-out; 125 anything else, a setting that forbids it included; 2 for a wrong command line only.
+outcome is unknown; 122 it was never sent or begun; 123 server or device unreachable, or refused; 124
+timed out; 125 anything else, a setting that forbids it included; 2 for a wrong command line only.
 
 With --json each device is an object on stdout: device, task, status (completed, failed, cancelled),
 known (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop),
