@@ -134,6 +134,13 @@ async fn ctrl_c_cancels_and_waits_for_what_the_device_says() {
         let (done, _) = tokio::join!(process.done(), link.expect_close());
         assert_eq!(done.code, if code == 120 { 121 } else { 4 }, "{done:?}");
         assert!(done.stderr.contains("its outcome is unknown"), "{done:?}");
+        if code == 3 {
+            let ended = ended(&done);
+            assert_eq!(
+                (&ended["known"], &ended["lost"]),
+                (&json!("outcome_unknown"), &json!(true))
+            );
+        }
     }
 }
 
