@@ -32,8 +32,10 @@ use link::connection::now;
 use link::{Ambient, Outbox};
 use tokio_util::task::TaskTracker;
 
+use self::cancel::CANCELLED;
 pub use self::jobs::Capacity;
 use self::jobs::{Job, Jobs, Stop};
+use self::journaled::DISCARDED;
 use self::line::Desk;
 pub(crate) use self::line::Line;
 pub(crate) use self::results::interrupted;
@@ -254,7 +256,7 @@ impl Executor {
         let called = called.map_err(|error| match run.stop.why() {
             Some(why) => {
                 run.stop.hit();
-                format!("{why}: {error}")
+                stopped(why, &error)
             }
             None => error,
         });
@@ -392,6 +394,14 @@ impl Executor {
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is said of an action that was stopped. Of a task that has ended the server has said what is known already.
+fn stopped(why: &str, error: &str) -> String {
+    if error == NOT_RUN || [TASK_OVER, CANCELLED, DISCARDED].contains(&why) {
+        return format!("{why}: {error}");
+    }
+    format!("{why}: {}; its outcome is unknown", error.trim_end())
 }
 
 /// A COMMAND that runs or waits.

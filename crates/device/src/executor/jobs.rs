@@ -151,7 +151,7 @@ impl Jobs {
     pub(super) fn add(&mut self, job: &Job, ticket: Option<Ticket>) -> Result<(u64, Stop), String> {
         let (Capacity { commands, bytes: most }, bytes) = (self.capacity, job.bytes());
         if self.is_leaving {
-            return Err(super::LEAVING.to_owned());
+            return Err(format!("{}: {}", super::LEAVING, super::NOT_RUN));
         }
         if self.held.len() >= commands {
             return Err(format!("This device has {commands} commands to do already"));

@@ -303,8 +303,8 @@ pub(super) async fn show(
 
 /// Wait for a task to end
 ///
-/// Answers as soon as it is over, else when the time is over, in both cases with the task as it is
-/// then; its `state` tells which.
+/// Answers as soon as it is over, else when the time is over or the server stops, in any case with
+/// the task as it is then; its `state` tells which.
 #[utoipa::path(
     get, path = "/tasks/{id}/wait", tag = "tasks", operation_id = "wait_for_task",
     params(("id" = String, Path, description = "The id of the task"), Wait),
@@ -330,8 +330,11 @@ pub(super) async fn wait(
     let known = journal(&server, &holder, &id).await?;
     let over = server.hub().watch(known.summary.task.id);
     if let Some(over) = over {
-        // In both cases the answer is the task as it is then.
-        let _over_or_too_long = tokio::time::timeout(timeout, over).await;
+        // In any case the answer is the task as it is then. One that goes on after a restart does not end before.
+        tokio::select! {
+            _over_or_too_long = tokio::time::timeout(timeout, over) => {}
+            () = server.answering_last() => {}
+        }
     }
     // It may have been a long wait.
     if !server.keyring().is_valid(&holder) {

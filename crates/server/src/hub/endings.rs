@@ -12,8 +12,7 @@ use crate::session::{Cause, Incarnation, Outcome, Task, TaskId};
 use crate::store::{Ended, Ending, Record};
 
 /// What is said of a task of which the store has lost something.
-const LOST: &str =
-    "The server has lost what it had stored last; the outcome of this task is unknown";
+const LOST: &str = "The server has lost what it had stored last; the outcome is unknown";
 
 /// Whether somebody learns how a task was cancelled: who cancelled it, or a requester that comes back.
 fn is_cancel(cause: &Cause, task: &Task) -> bool {

@@ -289,7 +289,7 @@ async fn a_device_with_a_receipt_that_the_store_does_not_know_says_that_commits_
     let told = json!({command["response_id"].as_str().unwrap(): "discard", ahead: "discard"});
     assert_eq!(granted["commands"], told);
     let end = requester.expect("task_end").await;
-    assert!(end["error"].as_str().unwrap().ends_with("the outcome of this task is unknown"));
+    assert!(end["error"].as_str().unwrap().ends_with("the outcome is unknown"));
 }
 
 #[tokio::test(start_paused = true)]
