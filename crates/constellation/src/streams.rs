@@ -9,6 +9,9 @@ use aip::message::{
     OutputTaken, Streams,
 };
 
+/// Chunks after which the device is told that they were dealt with, however small they are: it keeps each until then.
+const TOLD_AFTER: u32 = 64;
+
 /// Least time between two repeats of the same input.
 const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,8 @@ struct Side {
     done: u64,
     /// Up to where the device was told that it was.
     told: u64,
+    /// How many times something was dealt with since.
+    untold: u32,
     /// How much nobody has any more in front of what comes next.
     lost: u64,
     /// Whether it was asked for again since it last came on.
@@ -115,8 +120,9 @@ impl Reading {
             return None;
         }
         side.done = side.done.max(output.end);
+        side.untold += 1;
         let again = side.has_asked;
-        let is_much = side.done - side.told >= self.window / 2;
+        let is_much = side.done - side.told >= self.window / 2 || side.untold >= TOLD_AFTER;
         (is_much || output.is_end || again).then(|| self.told(again))
     }
 
@@ -127,7 +133,7 @@ impl Reading {
 
     fn told(&mut self, again: bool) -> Downstream {
         let [stdout, stderr] = self.sides.each_mut().map(|side| {
-            side.told = side.done;
+            (side.told, side.untold) = (side.done, 0);
             Some(side.done)
         });
         Downstream::Taken(OutputTaken { step: self.step, stdout, stderr, again })
@@ -257,6 +263,18 @@ mod tests {
         assert_eq!(reading.done(&second.unwrap()), said(8096, false));
         let (end, _) = reading.take(1, &chunk(8096, 0, b"", true), true);
         assert_eq!(reading.done(&end.unwrap()), said(8096, false), "so is the end");
+    }
+
+    #[test]
+    fn many_small_chunks_are_acknowledged_before_they_are_much() {
+        let mut reading = Reading::new(streams(1 << 20));
+        let mut dealt_with = |offset| {
+            let (output, _) = reading.take(1, &chunk(offset, 0, b"x", false), true);
+            reading.done(&output.unwrap())
+        };
+        let last = u64::from(TOLD_AFTER) - 1;
+        assert!((0..last).all(|offset| dealt_with(offset).is_none()));
+        assert_eq!(dealt_with(last), said(last + 1, false));
     }
 
     #[test]

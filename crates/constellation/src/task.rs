@@ -172,12 +172,6 @@ impl Task {
         self.shared.cancel(&self.request_id)
     }
 
-    /// The streams that it gets, once it is accepted.
-    #[must_use]
-    pub fn streams(&self) -> Streams {
-        self.inbox.lock().streams
-    }
-
     /// Where its standard input goes.
     #[must_use]
     pub fn input(&self) -> TaskInput {

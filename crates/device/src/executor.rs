@@ -355,8 +355,7 @@ impl Executor {
                 })
             }
         };
-        let (client_id, job) = (self.0.client_id.clone(), &run.job);
-        let (session_id, response_id) = (job.caller.session_id.clone(), job.response_id.clone());
+        let base = self.about(&run.job);
         let (last, ambient) = (Mutex::new(None::<Instant>), self.0.ambient.clone());
         Progress::to(move |text| {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -368,13 +367,9 @@ impl Executor {
             let lines = text.lines().take(MAX_PROGRESS_LINES).map(str::to_owned);
             let output = Output { lines: lines.collect() };
             let message = ClientMessage {
-                status: Status::Continue,
-                client_id: Some(client_id.clone()),
-                session_id: session_id.clone(),
-                prev_response_id: response_id.clone(),
                 metadata: output.to_metadata(),
                 timestamp: Some(ambient.time_text()),
-                ..ClientMessage::new(ClientMessageType::Heartbeat, ClientType::Device)
+                ..base.clone()
             };
             outbox.push_progress(message.encode());
         })

@@ -70,8 +70,10 @@ struct Side {
 struct Piece {
     n: u64,
     offset: u64,
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     is_end: bool,
+    /// Whether it was said: a repeat is the same.
+    is_known: bool,
 }
 
 /// What is kept of the input.
@@ -224,6 +226,10 @@ impl Flow {
         (own.received, own.has_end) = (end, input.end);
         if own.is_closed {
             own.written = own.received;
+        } else if let Some(last) =
+            own.waiting.back_mut().filter(|last| last.len() + bytes.len() <= MAX_CHUNK_BYTES)
+        {
+            last.extend(bytes);
         } else if !bytes.is_empty() {
             own.waiting.push_back(bytes);
         }
@@ -257,11 +263,12 @@ impl Flow {
         let (mut chunks, mut bytes) = (Vec::new(), 0);
         for channel in Channel::ALL {
             let side = &mut state.sides[channel as usize];
-            while let Some(piece) = side.kept.get(side.said) {
+            while let Some(piece) = side.kept.get_mut(side.said) {
                 bytes += piece.bytes.len();
                 if bytes > MAX_CHUNK_BYTES && !chunks.is_empty() {
                     break;
                 }
+                piece.is_known = true;
                 chunks.push(Chunk {
                     call_id: self.0.call_id.clone(),
                     stream: channel,
@@ -367,12 +374,27 @@ impl Side {
         let whole = if is_end { all } else { whole_characters(all) };
         let rest = all.get(whole.len()..).unwrap_or_default().to_vec();
         if !whole.is_empty() || is_end {
-            let piece = Piece { n: self.n, offset: self.cut, bytes: whole.into(), is_end };
-            self.cut += whole.len() as u64;
-            self.n += 1;
-            self.kept.push_back(piece);
+            self.keep(whole, is_end);
         }
         (self.rest, self.is_over) = (rest, is_end);
+    }
+
+    /// Keeps it with what nobody has heard of yet, so that many small writes take no more room than one.
+    fn keep(&mut self, bytes: &[u8], is_end: bool) {
+        let offset = self.cut;
+        self.cut += bytes.len() as u64;
+        let room = MAX_CHUNK_BYTES.saturating_sub(bytes.len());
+        match self.kept.back_mut() {
+            Some(last) if !last.is_known && last.bytes.len() <= room => {
+                last.bytes.extend_from_slice(bytes);
+                last.is_end = is_end;
+            }
+            _ => {
+                let (n, bytes) = (self.n, bytes.to_vec());
+                self.n += 1;
+                self.kept.push_back(Piece { n, offset, bytes, is_end, is_known: false });
+            }
+        }
     }
 
     /// The requester has everything up to here. What was never written it cannot have.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES, Wire};
 use aip::machine::{CommandResults, Rejection, Request, TaskRequest};
-use aip::message::{Feature, Passed, Refused, TaskRefused, Upstream};
+use aip::message::{Downstream, Feature, Passed, Refused, TaskRefused, Upstream};
 use aip::{
     ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
     ServerMessageType, SessionId, Status,
@@ -18,9 +18,9 @@ use crate::audit::{self, Event as Audited};
 use crate::drive;
 use crate::facts;
 use crate::handle::Handle;
-use crate::hub::{Asked, From, Pass, Results, Submission, SubmitError, Unclaimed, Via};
+use crate::hub::{Asked, From, Pass, PassDown, Results, Submission, SubmitError, Unclaimed, Via};
 use crate::server::{OpenSocket, Server};
-use crate::session::{TaskId, to_requester};
+use crate::session::{TaskId, to_device, to_requester};
 
 /// Runs a registered connection until it ends, and cleans up after it.
 pub(crate) async fn run(
@@ -160,11 +160,7 @@ impl Actor {
                 self.pass_upstream(&session_id, &response_id, upstream);
             }
             Request::Downstream { task, downstream } => {
-                if let Ok(task) = task.as_str().parse() {
-                    self.server.act(|hub, moment| {
-                        hub.handle_downstream(moment, self.via, task, &downstream);
-                    });
-                }
+                self.pass_downstream(&task, &downstream);
             }
             Request::Task(task) => {
                 let (session_id, request_id) = (task.session_id.clone(), task.request_id.clone());
@@ -209,6 +205,17 @@ impl Actor {
         if let Some(Pass { handle, task, step }) = pass {
             let passed = Passed { task: task.to_string(), step, upstream };
             let frame = to_requester(session_id, &passed, self.server.ambient().time_text());
+            let _cut_if_it_overflows = handle.outbox.push(frame);
+        }
+    }
+
+    /// The same of what a requester says.
+    fn pass_downstream(&self, task: &ResponseId, downstream: &Downstream) {
+        let Ok(task) = task.as_str().parse() else { return };
+        let pass = self.server.act(|hub, _| hub.handle_downstream(self.via, task, downstream));
+        if let Some(PassDown { handle, session_id, response_id, downstream }) = pass {
+            let at = self.server.ambient().time_text();
+            let frame = to_device(&session_id, &response_id, &downstream, at);
             let _cut_if_it_overflows = handle.outbox.push(frame);
         }
     }

@@ -38,10 +38,11 @@ async fn a_full_window_takes_nothing_until_some_of_it_is_taken() {
     let flow = flow(true, false);
     assert_eq!(room(&flow), Some(WINDOW as usize));
     flow.push(Channel::Stdout, &[b'x'; 4000]);
+    assert_eq!(said(&flow).len(), 1);
     flow.push(Channel::Stdout, &[b'y'; 96]);
     assert_eq!((room(&flow), flow.is_full(Channel::Stdout)), (None, true));
     assert!(!flow.is_full(Channel::Stderr), "each stream has its own");
-    assert_eq!(said(&flow).len(), 2);
+    assert_eq!(said(&flow).len(), 1);
     taken(&flow, 4000, false);
     assert_eq!(room(&flow), Some(4000));
     taken(&flow, 1 << 40, false);
@@ -52,8 +53,9 @@ async fn a_full_window_takes_nothing_until_some_of_it_is_taken() {
 async fn what_was_not_taken_is_said_again_on_another_connection_and_when_asked_for() {
     let flow = flow(true, false);
     flow.push(Channel::Stdout, b"one ");
+    let mut first = said(&flow);
     flow.push(Channel::Stdout, b"two");
-    let first = said(&flow);
+    first.extend(said(&flow));
     assert_eq!(flow.next(), None);
     flow.rewind();
     assert_eq!(said(&flow), first);
@@ -82,6 +84,24 @@ async fn characters_stay_whole_and_the_end_has_what_is_left() {
     assert_eq!(said(&flow), [(Channel::Stdout, 4, b"\xe2".to_vec(), true)]);
     flow.push(Channel::Stdout, b"late");
     assert_eq!(flow.next(), None, "nothing follows an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_small_writes_are_one_piece_until_it_was_said() {
+    let flow = flow(true, true);
+    assert_eq!(told(&flow), Some((0, false)));
+    for byte in 0..100 {
+        flow.push(Channel::Stdout, &[b'x']);
+        input(&flow, byte, b"y", false);
+    }
+    assert_eq!(told(&flow), Some((0, false)));
+    assert_eq!(said(&flow), [(Channel::Stdout, 0, vec![b'x'; 100], false)]);
+    flow.push(Channel::Stdout, b"z");
+    flow.rewind();
+    assert_eq!(told(&flow), Some((0, false)));
+    let lengths: Vec<_> = said(&flow).into_iter().map(|(_, _, bytes, _)| bytes.len()).collect();
+    assert_eq!(lengths, [100, 1], "a repeat is the same chunk");
+    assert_eq!(flow.next_input().await, Some(vec![b'y'; 100]));
 }
 
 /// Says what there is for ever, to somebody who takes it all.

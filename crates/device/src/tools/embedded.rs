@@ -36,12 +36,6 @@ pub trait EmbeddedTool: Send + Sync {
 pub struct Output(Option<Flow>);
 
 impl Output {
-    /// Whether anybody gets it.
-    #[must_use]
-    pub fn is_wanted(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Writes some bytes. Waits until the requester has taken enough of what came before.
     pub async fn write(&self, channel: Channel, bytes: &[u8]) {
         let (Some(flow), mut rest) = (&self.0, bytes) else { return };

@@ -49,7 +49,7 @@ pub(crate) use replies::Results;
 pub(crate) use returning::{Entered, Newcomer};
 pub(crate) use session::{Goodbyes, Prepared, Session};
 pub(crate) use steps::{Advice, Next};
-pub(crate) use streams::Pass;
+pub(crate) use streams::{Pass, PassDown};
 pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError, Submitted};
 pub(crate) use views::{Away, SessionState};
 

@@ -51,7 +51,15 @@ struct Position {
 /// A chunk is more than its receiver has room for, or cannot be read.
 struct Excess;
 
-/// Where something is to be passed on to.
+/// Where what a requester says is to be passed on to.
+pub(crate) struct PassDown<'a> {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) session_id: SessionId,
+    pub(crate) response_id: ResponseId,
+    pub(crate) downstream: Cow<'a, Downstream>,
+}
+
+/// Where what a device says is to be passed on to.
 pub(crate) struct Pass {
     pub(crate) handle: Arc<Handle>,
     pub(crate) task: TaskId,
@@ -205,7 +213,8 @@ impl Hub {
         }
         let step = relay.step;
         let requester = self.sessions.get(&task)?.task.terms.requester?;
-        match self.parties.handle(requester) {
+        let handle = self.parties.handle(requester).filter(|handle| handle.has(Feature::Output));
+        match handle {
             Some(handle) => Some(Pass { handle: handle.clone(), task, step }),
             None => {
                 self.watch_unread(moment, via.identity, response_id);
@@ -264,27 +273,25 @@ impl Hub {
         }
     }
 
-    /// A requester says something of a task's streams: passes it on to its device.
-    pub(crate) fn handle_downstream(
+    /// A requester says something of a task's streams. Returns to whom it is to be passed on, and what of it.
+    pub(crate) fn handle_downstream<'a>(
         &mut self,
-        moment: &Moment<'_>,
         via: Via,
         task: TaskId,
-        downstream: &Downstream,
-    ) {
-        let Some(requester) = self.parties.current(via).cloned() else { return };
-        let Some(session) = self.sessions.get(&task) else { return };
-        let Phase::Running(sent) = &session.phase else { return };
+        downstream: &'a Downstream,
+    ) -> Option<PassDown<'a>> {
+        let requester = self.parties.current(via)?.clone();
+        let session = self.sessions.get(&task)?;
+        let Phase::Running(sent) = &session.phase else { return None };
         let is_its = session.task.terms.requester == Some(via.identity);
         if !is_its || session.step_number() != downstream.step() {
-            return;
+            return None;
         }
         let (device, response_id) = (session.device, sent.response_id.clone());
         let session_id = session.task.session_id.clone();
-        let Some(seat) = self.parties.seat_mut(device) else { return };
-        let Some(command) = seat.commands.get_mut(&response_id) else { return };
-        let Some(relay) = command.relay.as_mut() else { return };
-        let passed = match downstream {
+        let command = self.parties.seat_mut(device)?.commands.get_mut(&response_id)?;
+        let relay = command.relay.as_mut()?;
+        let downstream = match downstream {
             Downstream::Taken(taken) => {
                 relay.stands_in = false;
                 let [stdout, stderr] = &mut relay.output;
@@ -293,16 +300,15 @@ impl Hub {
             }
             Downstream::Input(input) => match relay.pass_input(input) {
                 Ok(true) => Cow::Borrowed(downstream),
-                Ok(false) => return,
+                Ok(false) => return None,
                 Err(Excess) => {
                     let reason = "it sends more input than its command has room for";
                     requester.outbox.abort(CloseCode::POLICY, reason);
-                    return;
+                    return None;
                 }
             },
         };
-        if let Some(handle) = self.parties.handle(device) {
-            queue(handle, to_device(&session_id, &response_id, &passed, moment.text()));
-        }
+        let handle = self.parties.handle(device)?.clone();
+        Some(PassDown { handle, session_id, response_id, downstream })
     }
 }

@@ -32,7 +32,8 @@ pub(super) enum Due {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TimerKey(Instant, u64);
 
-/// All that is due, by its time. Each entry belongs to a command or a session and is cleared with it.
+/// All that is due, by its time. Each entry belongs to a command or a session and is cleared with it, but for a look at
+/// output that nobody takes, which finds nothing then.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     entries: BTreeMap<TimerKey, Due>,

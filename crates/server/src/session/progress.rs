@@ -66,13 +66,7 @@ pub(crate) fn forward_output(session_id: &SessionId, lines: Vec<String>, at: Str
 
 /// Passes on what a device says of a command's streams.
 pub(crate) fn to_requester(session_id: &SessionId, passed: &Passed, at: String) -> Bytes {
-    let message = ServerMessage {
-        session_id: Some(session_id.clone()),
-        timestamp: Some(at),
-        result: Some(passed.to_result()),
-        ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue)
-    };
-    message.encode()
+    ServerMessage { result: Some(passed.to_result()), ..about(session_id, at) }.encode()
 }
 
 /// Passes on what a requester says of a command's streams.
@@ -83,11 +77,9 @@ pub(crate) fn to_device(
     at: String,
 ) -> Bytes {
     let message = ServerMessage {
-        session_id: Some(session_id.clone()),
         response_id: Some(response_id.clone()),
-        timestamp: Some(at),
         result: Some(downstream.to_payload()),
-        ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue)
+        ..about(session_id, at)
     };
     message.encode()
 }
@@ -120,12 +112,14 @@ fn message(
     result: Option<Payload>,
     at: String,
 ) -> Bytes {
-    let message = ServerMessage {
-        messages: Some(lines),
+    ServerMessage { messages: Some(lines), result, ..about(session_id, at) }.encode()
+}
+
+/// A message about a task that runs.
+fn about(session_id: &SessionId, at: String) -> ServerMessage {
+    ServerMessage {
         session_id: Some(session_id.clone()),
         timestamp: Some(at),
-        result,
         ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue)
-    };
-    message.encode()
+    }
 }

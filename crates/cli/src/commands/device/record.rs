@@ -4,7 +4,7 @@
 //! cut off together with the device. The file belongs to this one device and is for its owner's eyes only.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -185,7 +185,8 @@ struct Log {
 
 impl Log {
     fn open(path: PathBuf, max_bytes: u64, files: u32) -> io::Result<Self> {
-        let file = append_to(&path)?;
+        let mut file = append_to(&path)?;
+        end_cut_line(&mut file)?;
         let bytes = file.metadata()?.len();
         Ok(Self { path, file, bytes, max_bytes, files, is_failing: false })
     }
@@ -235,7 +236,20 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    private(OpenOptions::new().append(true).create(true)).open(path)
+    private(OpenOptions::new().read(true).append(true).create(true)).open(path)
+}
+
+/// Ends the last line if a crash cut it short.
+fn end_cut_line(file: &mut File) -> io::Result<()> {
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -278,6 +292,19 @@ mod tests {
         let long = format!(r#"{{"command":"{}"}}"#, "é".repeat(MAX_COMMAND));
         let long = entry(&long, CallState::Started, RecordMode::Text);
         assert_eq!((long.command.unwrap().len(), long.cut), (MAX_COMMAND, Some(MAX_COMMAND)));
+    }
+
+    #[test]
+    fn a_line_that_a_crash_cut_short_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        fs::write(&path, br#"{"at":"2026-"#).unwrap();
+        let one = entry("{}", CallState::Started, RecordMode::Text);
+        Log::open(path.clone(), 500, 2).unwrap().append(&one);
+        Log::open(path.clone(), 500, 2).unwrap().append(&one);
+        let text = fs::read_to_string(&path).unwrap();
+        let whole = text.lines().filter(|line| serde_json::from_str::<Entry>(line).is_ok());
+        assert_eq!((text.lines().count(), whole.count()), (3, 2), "{text}");
     }
 
     #[test]
