@@ -53,6 +53,10 @@ impl Files {
         }
     }
 
+    pub(crate) const fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self { certificate, key }
+    }
+
     /// Reads them, and again whenever they change, for as long as the program runs.
     ///
     /// # Errors
@@ -107,7 +111,8 @@ impl Display for Files {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// Reads a file of certificates or their keys.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let length = std::fs::metadata(path).context("cannot be read")?.len();
     anyhow::ensure!(length <= MAX_FILE_BYTES, "is larger than {MAX_FILE_BYTES} bytes");
     std::fs::read(path).context("cannot be read")
