@@ -43,7 +43,7 @@ pub(super) fn authenticate(server: &Server, request: &Request) -> Result<Holder,
         return Ok(holder);
     }
     let path = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri.path());
-    Err(wrong_key(server, caller, path, "a wrong key or none"))
+    Err(wrong_key(server, caller, path, None))
 }
 
 /// Counts and writes down that somebody has shown nothing that opens: [`Denied::WrongKey`], unless it was one too many.
@@ -51,7 +51,7 @@ pub(super) fn wrong_key(
     server: &Server,
     caller: Option<&Caller>,
     path: Option<&str>,
-    why: &str,
+    why: Option<&str>,
 ) -> Denied {
     server.metrics().count_refused(RefusalReason::WrongKey);
     let address = caller.map(|caller| caller.address);
@@ -60,7 +60,7 @@ pub(super) fn wrong_key(
         return Denied::TooMany { retry_after };
     }
     let address_shown = address.map(tracing::field::display);
-    tracing::info!(address = address_shown, path, why, "a key was refused");
+    tracing::info!(address = address_shown, path, why, "a wrong key or none was refused");
     server.audit().record(Entry { address, ..Entry::new(Event::KeyRefused) });
     Denied::WrongKey
 }

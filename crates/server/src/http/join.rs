@@ -274,7 +274,7 @@ pub(super) fn prove(server: &Server, request: &Request) -> Option<Result<Holder,
             }
             Ok(holder)
         }
-        Err(why) => Err(match access::wrong_key(server, caller, Some("/ws"), &why.to_string()) {
+        Err(why) => Err(match access::wrong_key(server, caller, Some("/ws"), Some(&why.to_string())) {
             Denied::WrongKey => Denied::NotProved(why.to_string()),
             too_many => too_many,
         }),
@@ -345,7 +345,7 @@ fn settle<T>(
 /// Counts as a wrong key does.
 fn unknown(server: &Server, caller: Option<&Caller>) -> NotJoined {
     let why = JoinRefused::Unknown.to_string();
-    match access::wrong_key(server, caller, None, &why) {
+    match access::wrong_key(server, caller, None, Some(&why)) {
         Denied::WrongKey => {
             Problem::new(StatusCode::UNAUTHORIZED, "invalid_join_token", why).into()
         }
