@@ -198,23 +198,23 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Writes the members of one JSON object, the unset ones left out.
-struct Object<'a> {
+pub(crate) struct Object<'a> {
     out: &'a mut Vec<u8>,
     empty: bool,
 }
 
 impl<'a> Object<'a> {
-    fn open(out: &'a mut Vec<u8>) -> Self {
+    pub(crate) fn open(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
         Self { out, empty: true }
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         self.out.push(b'}');
     }
 
     /// `key` is a plain word of the protocol: it needs no escapes.
-    fn key(&mut self, key: &str) -> &mut Vec<u8> {
+    pub(crate) fn key(&mut self, key: &str) -> &mut Vec<u8> {
         self.out.extend_from_slice(if self.empty { b"\"" } else { b",\"" });
         self.empty = false;
         self.out.extend_from_slice(key.as_bytes());
@@ -222,8 +222,18 @@ impl<'a> Object<'a> {
         self.out
     }
 
-    fn string(&mut self, key: &str, text: &str) {
+    pub(crate) fn string(&mut self, key: &str, text: &str) {
         write_string(self.key(key), text);
+    }
+
+    pub(crate) fn number(&mut self, key: &str, number: u64) {
+        self.key(key).extend_from_slice(number.to_string().as_bytes());
+    }
+
+    /// `value` is of a type that can always be written.
+    pub(crate) fn value<T: serde::Serialize>(&mut self, key: &str, value: &T) {
+        let written = serde_json::to_writer(self.key(key), value);
+        debug_assert!(written.is_ok());
     }
 
     fn word(&mut self, key: &str, word: &str) {

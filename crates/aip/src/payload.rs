@@ -52,6 +52,11 @@ impl Payload {
         Ok(Self(text.slice_ref(value)))
     }
 
+    /// What was written as JSON here.
+    pub(crate) fn trusted(json: Vec<u8>) -> Self {
+        Self(json.into())
+    }
+
     /// A JSON string.
     #[must_use]
     pub fn string(text: &str) -> Self {

@@ -73,7 +73,8 @@ impl Known {
         if ends("outcome is unknown") || ends("outcome unknown") {
             return Some(Self::OutcomeUnknown);
         }
-        if ends("never sent") {
+        // Its device says the latter of what it was sent and did not begin.
+        if ends("never sent") || ends("it did not run") {
             return Some(Self::NeverSent);
         }
         let words = text.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -168,8 +169,8 @@ impl Ending {
         match self.how {
             How::Completed => Code::COMPLETED,
             How::Cancelled => Code::CANCELLED,
-            How::Lost => Code::UNREACHABLE,
-            _ => Code::FAILED,
+            How::Refused { .. } | How::Lost => Code::UNREACHABLE,
+            How::Failed | How::TimedOut => Code::FAILED,
         }
     }
 
@@ -200,7 +201,8 @@ fn is_cancelled(error: &str) -> bool {
 
 /// Whether an error, of a task or of a result, says that a time limit was over. UFO's devices have a word of their own.
 pub(crate) fn is_timeout(error: &str) -> bool {
-    let of_task = error.starts_with("Task did not end within ") && error.ends_with(" s");
+    let of_task = error.strip_prefix("Task did not end within ");
+    let of_task = of_task.is_some_and(|limit| limit.split(' ').nth(1) == Some("s"));
     let of_step = error.starts_with("Step ") && error.contains(") timed out after ");
     let of_command = ["Timed out after ", "Timeout after ", "No answer within "];
     of_task || of_step || of_command.iter().any(|beginning| error.starts_with(beginning))
@@ -257,6 +259,18 @@ mod tests {
                 121,
                 Some("outcome_unknown"),
             ),
+            (
+                "Step 1 failed: execute_command: This device is stopping: stopped",
+                Some("This device is stopping: stopped; its outcome is unknown"),
+                121,
+                Some("outcome_unknown"),
+            ),
+            (
+                "Step 1 failed: execute_command: stopped: no server for 5 s: it did not run",
+                Some("stopped: no server for 5 s: it did not run"),
+                122,
+                Some("never_sent"),
+            ),
             ("Task was cancelled by 'g': stopped", Some("stopped"), 120, Some("stopped")),
             ("Task was cancelled by 'g' (not_confirmed)", None, 120, Some("not_confirmed")),
             ("Task was cancelled by 'stopped'; it was never sent", None, 120, Some("never_sent")),
@@ -274,6 +288,13 @@ mod tests {
                 None,
             ),
             ("Task did not end within 600 s", None, 124, None),
+            ("Task did not end within 600 s (the server's session_timeout)", None, 124, None),
+            (
+                "Step 1 (execute_command) timed out after 5 s (the server's command_timeout)",
+                Some("No answer within 5 s (the server's command_timeout); its outcome is unknown"),
+                124,
+                Some("outcome_unknown"),
+            ),
             ("Task did not end within 50 steps", None, 125, None),
             ("Step 1 failed: execute_command: Blocked: rm", Some("Blocked: rm"), 125, None),
             ("Step 1 failed: t: I stopped", Some("I stopped"), 125, None),
@@ -282,6 +303,36 @@ mod tests {
             assert_eq!(ending.exec_code(), Code(code), "{error}");
             assert_eq!(ending.known.map(Known::as_str), known, "{error}");
         }
+    }
+
+    #[test]
+    fn every_text_of_the_server_that_says_so_is_understood() {
+        let mut folders = vec![format!("{}/../server/src", env!("CARGO_MANIFEST_DIR")).into()];
+        let mut read = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir::<std::path::PathBuf>(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.file_stem().is_some_and(|name| name == "tests") {
+                    continue;
+                }
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let source = std::fs::read_to_string(&path).unwrap();
+                let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+                let texts = code.flat_map(|line| line.split('"').skip(1).step_by(2));
+                let tells = |text: &&str| {
+                    text.split_once("outcome").is_some_and(|(_, what)| what.contains(" unknown"))
+                };
+                for text in texts.filter(tells) {
+                    assert_eq!(Known::of(text, false), Some(Known::OutcomeUnknown), "{text}");
+                    assert!(says(text, Known::OutcomeUnknown), "{text}");
+                    read += 1;
+                }
+            }
+        }
+        assert!(read >= 7, "{read}");
     }
 
     #[test]

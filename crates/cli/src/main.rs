@@ -113,16 +113,22 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Ended {
     let Cli { global, command } = cli;
     log::start(&global, &command)?;
+    // Most commands have a key in their memory. The device sees to more than that itself.
+    if !matches!(command, Command::Device(_))
+        && let Err(error) = device::confine::close_memory()
+    {
+        tracing::warn!(%error, "a core dump of this process would hold its key");
+    }
     match command {
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Serve(args) => block_on(commands::serve::run(*args, global)),
         Command::Device(args) => commands::device::run(*args, global),
-        Command::Devices(args) => block_on(commands::devices::run(args, global)),
-        Command::Tasks(args) => block_on(commands::tasks::run(args, global)),
-        Command::Task(command) => block_on(commands::task::run(command, global)),
-        Command::Backup(args) => block_on(commands::backup::run(args, global)),
-        Command::Exec(args) => block_on(commands::exec::run(args, global)),
-        Command::Run(args) => block_on(commands::run::run(args, global)),
+        Command::Devices(args) => block_on_one_thread(commands::devices::run(args, global)),
+        Command::Tasks(args) => block_on_one_thread(commands::tasks::run(args, global)),
+        Command::Task(command) => block_on_one_thread(commands::task::run(command, global)),
+        Command::Backup(args) => block_on_one_thread(commands::backup::run(args, global)),
+        Command::Exec(args) => block_on_one_thread(commands::exec::run(args, global)),
+        Command::Run(args) => block_on_one_thread(commands::run::run(args, global)),
         Command::Key(args) => commands::key::run(args, global),
         Command::Config(args) => commands::config::run(&args, &global),
         Command::Completions(args) => {
@@ -146,6 +152,11 @@ fn block_on(command: impl Future<Output = Ended>) -> Ended {
         1 => block_on_runtime(&mut Builder::new_current_thread(), command),
         _ => block_on_runtime(&mut Builder::new_multi_thread(), command),
     }
+}
+
+/// Runs a command of a requester: it waits for one connection, and each thread more would cost it time at its start.
+fn block_on_one_thread(command: impl Future<Output = Ended>) -> Ended {
+    block_on_runtime(&mut Builder::new_current_thread(), command)
 }
 
 /// Runs a command that mostly waits: itself on this thread, what it spawns on one other. Each thread more

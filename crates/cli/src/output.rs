@@ -1,7 +1,6 @@
 //! What goes to the terminal: nothing from a device, a model or a peer reaches it with its control
 //! characters alive.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
@@ -113,19 +112,9 @@ fn is_visible(c: char) -> bool {
 }
 
 /// Control characters, and those that change the direction of the text around them.
-fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Puts a label in front of every line.
-pub(crate) fn labelled(label: &str, text: &str) -> String {
-    let mut out = String::new();
-    for line in text.lines() {
-        // Writing into a string cannot fail.
-        let _written = writeln!(out, "{CYAN}[{label}]{CYAN:#} {line}");
-    }
-    out
 }
 
 /// JSON with a line for each member, on the text itself: nothing in it is changed, whatever it is.
@@ -193,8 +182,15 @@ impl Spinner {
     }
 
     pub(crate) fn say(&self, text: &str) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = self.0.as_ref().filter(|bar| !bar.is_finished()) {
             bar.set_message(text.to_owned());
+        }
+    }
+
+    /// Takes it away: something else is shown from now on.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = self.0.as_ref().filter(|bar| !bar.is_finished()) {
+            bar.finish_and_clear();
         }
     }
 
@@ -209,9 +205,7 @@ impl Spinner {
 
 impl Drop for Spinner {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+        self.clear();
     }
 }
 

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use aip::ToolType;
 use anyhow::{Context, bail};
-use device::policy::{DEFAULT_RULE, Decision, Policy, Rule};
+use device::policy::{DEFAULT_RULE, Decision, Effect, Policy, Rule};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Value;
 
 use crate::settings::{likest, usual_path};
-use crate::state::{check_only_owner_writes, expand_home};
+use crate::state::{check_is_file, check_only_owner_writes, expand_home};
 
 /// The usual name of the file, beside the settings file.
-const FILE_NAME: &str = "policy.toml";
+pub(crate) const FILE_NAME: &str = "policy.toml";
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -73,6 +73,8 @@ fn usual(config: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
+    // Asked before it is opened: to open a pipe is to wait for its other end.
+    check_is_file(path, &path.metadata()?)?;
     let file = File::open(path)?;
     check_only_owner_writes(path, &file.metadata()?)?;
     let mut text = String::new();
@@ -123,6 +125,12 @@ impl TryFrom<WrittenRule> for Clear {
     type Error = String;
 
     fn try_from(written: WrittenRule) -> Result<Self, String> {
+        if written.path.is_some() && written.effect.is_none() {
+            return Err("`path` needs an `effect`: read, write or execute".to_owned());
+        }
+        if written.tool.is_none() && written.effect.is_none() {
+            return Err("missing field `tool`, or an `effect`: read, write or execute".to_owned());
+        }
         let rule = Rule::from(written);
         rule.unclear().map_or(Ok(Self(rule)), Err)
     }
@@ -133,8 +141,10 @@ impl TryFrom<WrittenRule> for Clear {
 #[serde(deny_unknown_fields)]
 struct WrittenRule {
     name: Option<Name>,
-    tool: ToolPattern,
+    tool: Option<ToolPattern>,
     tool_type: Option<WrittenType>,
+    effect: Option<WrittenEffect>,
+    path: Option<FilePattern>,
     #[serde(default)]
     arguments: Arguments,
     decision: WrittenDecision,
@@ -144,11 +154,18 @@ impl From<WrittenRule> for Rule {
     fn from(written: WrittenRule) -> Self {
         Self {
             name: written.name.map(|Name(name)| name),
-            tool: written.tool.0,
+            // One on files is about every tool, unless it names some.
+            tool: written.tool.map_or_else(|| "*".to_owned(), |ToolPattern(pattern)| pattern),
             tool_type: written.tool_type.map(|tool_type| match tool_type {
                 WrittenType::Action => ToolType::Action,
                 WrittenType::DataCollection => ToolType::DataCollection,
             }),
+            effect: written.effect.map(|effect| match effect {
+                WrittenEffect::Read => Effect::Read,
+                WrittenEffect::Write => Effect::Write,
+                WrittenEffect::Execute => Effect::Execute,
+            }),
+            path: written.path.map(|FilePattern(pattern)| pattern),
             arguments: written.arguments.0,
             decision: match written.decision {
                 WrittenDecision::Allow => Decision::Allow,
@@ -172,6 +189,33 @@ enum WrittenDecision {
 enum WrittenType {
     Action,
     DataCollection,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenEffect {
+    Read,
+    Write,
+    Execute,
+}
+
+/// A pattern on files; `~/` in front is the home folder.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct FilePattern(String);
+
+impl TryFrom<String> for FilePattern {
+    type Error = String;
+
+    fn try_from(pattern: String) -> Result<Self, String> {
+        if !pattern.starts_with(['/', '*', '~', '?']) {
+            return Err(format!(
+                "{pattern:?} fits no file: patterns are on whole paths, so begin with `/`, `~/` or `*`"
+            ));
+        }
+        let expanded = expand_home(Path::new(&pattern));
+        Ok(Self(expanded.into_os_string().into_string().unwrap_or(pattern)))
+    }
 }
 
 #[derive(Deserialize)]
@@ -288,6 +332,66 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_in_the_docs_are_rules_that_do_what_is_said_of_them() {
+        use device::policy::{Subject, Touch, Verdict};
+
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/device.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let blocks = docs.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let rules =
+            blocks.filter(|block| block.contains("[[rule]]")).map(|block| read(block).unwrap());
+        let policy = Policy::new(rules.flatten());
+        let judged = |namespace, tool_name, tool_type, touched: &[Touch], parameters: &str| {
+            let parameters = aip::Payload::from_text(parameters.to_owned()).unwrap();
+            let Verdict { decision, rule } = policy.judge(&Subject {
+                namespace,
+                tool_name,
+                tool_type,
+                parameters: Some(&parameters),
+                file: None,
+                touched,
+                usual: Decision::Allow,
+            });
+            (decision, rule)
+        };
+        let (look, act) = (ToolType::DataCollection, ToolType::Action);
+        let on = |effect, path: &str| [Touch::on(effect, path.to_owned(), path.to_owned())];
+        let rule = |decision, name: &str| (decision, name.to_owned());
+        let key = on(Effect::Read, "/srv/k.pem");
+        let bash = ("BashExecutor", "execute_command");
+        let denied = rule(Decision::Deny, "no keys");
+        assert_eq!(judged("Files", "read_file", look, &key, "{}"), denied);
+        assert_eq!(judged(bash.0, bash.1, act, &key, "{}"), denied, "`cat` reads it too");
+        assert_eq!(judged(bash.0, bash.1, act, &[], "{}"), rule(Decision::Ask, "each command"));
+        let inbox = on(Effect::Write, "/srv/inbox/new");
+        assert_eq!(
+            judged("Files", "write_file", act, &inbox, "{}"),
+            rule(Decision::Allow, "inbox")
+        );
+        let other = on(Effect::Write, "/srv/new");
+        assert_eq!(judged("Files", "write_file", act, &other, "{}").1, DEFAULT_RULE);
+        let asked = rule(Decision::Ask, "before anything changes");
+        assert_eq!(judged("docs", "change", act, &[], "{}"), asked);
+        assert_eq!(judged("docs", "show", look, &[], "{}").1, DEFAULT_RULE);
+        let title = r#"{"title": "my bank"}"#;
+        assert_eq!(judged("windows", "picture", look, &[], title), rule(Decision::Deny, "no bank"));
+    }
+
+    #[test]
+    fn a_rule_may_be_about_files_instead_of_tools() {
+        let rules = read(
+            "[[rule]]\neffect = \"read\"\npath = \"~/k/*.pem\"\ndecision = \"deny\"\n\
+             [[rule]]\ntool = \"Files.*\"\neffect = \"write\"\ndecision = \"ask\"\n",
+        )
+        .unwrap();
+        let home = crate::state::home().unwrap();
+        let path = home.join("k/*.pem").to_string_lossy().into_owned();
+        assert_eq!((rules[0].tool.as_str(), rules[0].effect), ("*", Some(Effect::Read)));
+        assert_eq!(rules[0].path, Some(path));
+        assert_eq!((rules[1].tool.as_str(), rules[1].effect), ("Files.*", Some(Effect::Write)));
+    }
+
+    #[test]
     fn a_mistake_is_told_with_its_line_and_what_was_meant() {
         for (text, line, told) in [
             ("[[rule]]\ntool = \"a.b\"\ndecision = \"alow\"\n", 3, "did you mean `allow`?"),
@@ -296,6 +400,17 @@ mod tests {
             ("[rule]\ntool = \"a.b\"\n", 1, "begins with a line [[rule]]"),
             ("\n[[rule]]\ntool = \"a.b\"\n", 2, "missing field `decision`"),
             ("[[rule]]\ndecision = \"deny\"\n", 1, "missing field `tool`"),
+            ("[[rule]]\neffect = \"reed\"\ndecision = \"deny\"\n", 2, "did you mean `read`?"),
+            (
+                "[[rule]]\ntool = \"*\"\npath = \"/a\"\ndecision = \"deny\"\n",
+                1,
+                "needs an `effect`",
+            ),
+            (
+                "[[rule]]\neffect = \"read\"\npath = \"a.pem\"\ndecision = \"deny\"\n",
+                3,
+                "fits no file",
+            ),
             ("[[rule]]\ntool = \"execute\"\ndecision = \"deny\"\n", 2, "write NAMESPACE.TOOL"),
             ("[[rule]]\nname = \" \"\ntool = \"*\"\ndecision = \"ask\"\n", 2, "must not be empty"),
             ("[[rule]]\nname = \"default\"\ntool = \"*\"\ndecision = \"ask\"\n", 2, "another name"),

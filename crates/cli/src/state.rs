@@ -152,6 +152,20 @@ impl StateFolder {
     }
 }
 
+/// What a shell hands on in the place of a file, or stands for none: that is not waited for without end.
+const HANDED_ON: [&str; 4] = ["/dev/fd", "/dev/stdin", "/dev/null", "/proc"];
+
+/// Refuses what is there in the place of a file that is to be read: a folder, and a pipe, which would be waited for.
+pub(crate) fn check_is_file(path: &Path, found: &fs::Metadata) -> io::Result<()> {
+    if found.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    if found.is_file() || HANDED_ON.iter().any(|place| path.starts_with(place)) {
+        return Ok(());
+    }
+    Err(io::Error::other("it is a pipe, a socket or a device, not a file"))
+}
+
 /// Refuses a file of created keys that others than its owner can read or write.
 pub(crate) fn check_private_keys(path: &Path) -> anyhow::Result<()> {
     #[cfg(unix)]
@@ -252,6 +266,7 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<SecretString> {
     let shown = path.display();
     let metadata =
         fs::metadata(path).with_context(|| format!("cannot read the key file {shown}"))?;
+    check_is_file(path, &metadata).with_context(|| format!("cannot read the key file {shown}"))?;
     if metadata.len() > MAX_KEY_BYTES {
         bail!("the key file {shown} is larger than {MAX_KEY_BYTES} bytes; is it the right file?");
     }
@@ -389,6 +404,18 @@ mod tests {
         fs::set_permissions(folder.key_path(), fs::Permissions::from_mode(0o644)).unwrap();
         let error = folder.key().unwrap_err().to_string();
         assert!(error.contains("mode 644") && error.contains("chmod 600"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let pipe = home.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = format!("{:#}", read_key(&pipe).unwrap_err());
+        assert!(error.contains("it is a pipe"), "{error}");
+        let found = fs::metadata("/dev/null").unwrap();
+        assert!(check_is_file(Path::new("/dev/fd/63"), &found).is_ok(), "a shell hands it on");
     }
 
     #[test]

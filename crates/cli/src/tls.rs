@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use link::Trust;
 use server::Tls;
 
-use crate::state::{expand_home, warn_of_readers};
+use crate::state::{check_is_file, expand_home, warn_of_readers};
 
 /// Time between two looks at the certificate's files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -113,7 +113,9 @@ impl Display for Files {
 
 /// Reads a file of certificates or their keys.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let length = std::fs::metadata(path).context("cannot be read")?.len();
+    let found = std::fs::metadata(path).context("cannot be read")?;
+    check_is_file(path, &found).context("cannot be read")?;
+    let length = found.len();
     anyhow::ensure!(length <= MAX_FILE_BYTES, "is larger than {MAX_FILE_BYTES} bytes");
     std::fs::read(path).context("cannot be read")
 }

@@ -186,7 +186,7 @@ async fn a_device_that_is_told_to_stop_lets_its_command_finish_and_says_goodbye(
             }
         }
     };
-    assert_eq!(within("a refusal", refusing).await, "This device is stopping");
+    assert_eq!(within("a refusal", refusing).await, "This device is stopping: it did not run");
     fs::write(&go, "").unwrap();
     assert_eq!(at.result().await["result"]["stdout"], "done\n");
     let file = at.status_file();
@@ -206,7 +206,7 @@ async fn a_command_that_takes_too_long_to_finish_is_stopped_and_answered_before_
     at.device.signal(Signal::TERM);
     let stopped = at.result().await;
     assert_eq!(stopped["status"], "failure", "{stopped}");
-    assert_eq!(stopped["error"], "This device is stopping: stopped");
+    assert_eq!(stopped["error"], "This device is stopping: stopped; its outcome is unknown");
     assert_eq!(at.link.expect_close().await.0, 1000);
     drop(at.link);
     assert_eq!(at.device.done().await.code, 0);

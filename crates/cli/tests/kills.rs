@@ -12,7 +12,7 @@ use common::{Peer, Process, Server, long_sleep, plan, unique, until, within};
 use rustix::process::Signal;
 
 /// A device that runs any command, and stops it at once when it is told to stop itself.
-const AT_WORK: [&str; 4] = ["--exec", "shell", "--finish-time", "0"];
+const AT_WORK: [&str; 6] = ["--exec", "shell", "--finish-time", "0", "--parallel-commands", "1"];
 
 /// A device that runs a command line, and somebody who waits for it.
 struct Working {
@@ -126,6 +126,35 @@ async fn exec_names_the_device_that_was_killed() {
 }
 
 #[tokio::test]
+async fn a_damaged_journal_costs_the_command_that_ran_and_nothing_that_waits() {
+    let server = Server::start().await;
+    let state = server.state_file("device");
+    let args = [&AT_WORK[..], &["--state-dir", state.to_str().unwrap()]].concat();
+    let mut device = server.device("box", &args).await;
+    let slow = long_sleep();
+    let waiting = server.start_command(&["exec", "--on", "box", "--", &settled(&slow)]);
+    until_running(&slow).await;
+    let queued = server.run(&["exec", "--detach", "--on", "box", "--", "echo", "later"]).await;
+    device.kill().await;
+    until_gone(&slow).await;
+    let files = std::fs::read_dir(state.join("journal-box")).unwrap();
+    let mut files = files.map(|file| file.unwrap().path());
+    let log = files.find(|path| path.extension().is_some_and(|name| name == "journal")).unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+
+    let _device = server.device("box", &args).await;
+    let cut = waiting.done().await;
+    assert_eq!(cut.code, 121, "{cut:?}");
+    let later = server.run(&["task", "follow", queued.stdout.trim()]).await;
+    assert!(later.code == 0 && later.stdout.contains("later"), "{queued:?} {later:?}");
+    let ready = format!("http://127.0.0.1:{}/readyz", server.port);
+    let ready = within("an answer", common::http_client().get(ready).send()).await.unwrap();
+    assert_eq!(within("its body", ready.text()).await.unwrap(), "ready");
+}
+
+#[tokio::test]
 async fn a_device_that_is_told_to_stop_stops_what_it_runs() {
     for signal in [Signal::INT, Signal::TERM] {
         let Working { server, device } = Working::start().await;
@@ -135,8 +164,10 @@ async fn a_device_that_is_told_to_stop_stops_what_it_runs() {
         device.signal(signal);
         assert_eq!(device.done().await.code, 0);
         let failed = waiting.done().await;
-        let why = "execute_command: This device is stopping: stopped; stdout so far: 1\\n2\\n";
-        assert!(failed.code == 125 && failed.stderr.contains(why), "{failed:?}");
+        assert_eq!(failed.code, 121, "{failed:?}");
+        for part in ["stopping: stopped; stdout so far: 1\\n2\\n", "; its outcome is unknown"] {
+            assert!(failed.stderr.contains(part), "{failed:?}");
+        }
         until_gone(&slow).await;
     }
 }

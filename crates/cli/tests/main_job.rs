@@ -88,7 +88,8 @@ async fn several_devices_answer_with_their_labels_and_the_worst_code_wins() {
     answers.sort_by_key(|answer| answer["device"].to_string());
     let shown = |id, code| {
         json!({"device": id, "task": null, "status": "completed", "known": null, "refused": null,
-            "error": null, "exit_code": code, "stdout": format!("exit {code}\n"), "stderr": "err\n"})
+            "error": null, "exit_code": code, "stdout": format!("exit {code}\n"), "stderr": "err\n",
+            "truncated": false})
     };
     assert_eq!((all.code, answers), (5, vec![shown("a", 0), shown("b", 5), shown("c", 3)]));
 
@@ -214,7 +215,8 @@ async fn a_server_that_is_told_to_stop_says_goodbye_and_its_devices_try_again() 
 async fn a_server_that_is_told_to_stop_lets_the_running_command_finish_and_goes_on_later() {
     for _ in 0..4 {
         let mut server = Server::start().await;
-        let (_device, home) = (server.device("box", &["--exec", "shell"]).await, Home::new());
+        let one_at_a_time = ["--exec", "shell", "--parallel-commands", "1"];
+        let (_device, home) = (server.device("box", &one_at_a_time).await, Home::new());
         let (is_on, go) = (home.path().join("is_on"), home.path().join("go"));
         let wait = format!(
             "touch {}; while ! [ -e {} ]; do sleep 0.05; done; echo finished",

@@ -6,6 +6,7 @@ mod common;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use common::process::Typing;
 use common::{Done, Home, Peer, Process, PythonServer, Server, unique, until, within};
@@ -189,6 +190,21 @@ async fn an_answer_that_comes_too_late_is_not_given_to_the_next_question() {
 }
 
 #[tokio::test]
+async fn a_second_yes_is_not_given_to_a_question_that_nobody_has_seen() {
+    for pause in [0, 50, 200, 400] {
+        let Two { mut device, mut typing, first, second, _server, home: _home } =
+            Two::questions().await;
+        typing.write("y\n").await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        typing.write("y\n").await;
+        assert_eq!(first.done().await.stdout, "first\n");
+        device.says_times(WAITS, 2).await;
+        typing.write("n\n").await;
+        was_refused(&second.done().await, "who said no");
+    }
+}
+
+#[tokio::test]
 async fn a_call_that_is_stopped_before_its_turn_disturbs_no_other() {
     let Two { mut device, mut typing, first, second, _server, home } = Two::questions().await;
     second.signal(Signal::INT);
@@ -328,7 +344,16 @@ async fn a_dry_run_shows_each_tool_and_what_the_policy_says_of_it() {
     let says = "allow (default); where the arguments fit: deny (no rm)";
     assert!(command.ends_with(says), "{command}");
     assert!(row("get_system_info").ends_with("disabled"), "{done:?}");
-    for line in ["exec    observe", "roots   the home folder", "policy  2 rules of "] {
+    for line in [
+        "exec    observe",
+        "roots   the home folder",
+        "policy  2 rules of ",
+        "sandbox off: ",
+        "grep -r",
+        "kept    ",
+        ".config/flightdeck\n",
+        "what looks like a private key\n",
+    ] {
         assert!(done.stdout.contains(line), "{line}: {done:?}");
     }
     assert!(done.stderr.contains("policy: rule 2: no tool here is \"Fils.*\""), "{done:?}");
@@ -460,4 +485,142 @@ async fn a_rule_on_a_path_is_about_the_file_that_the_path_means() {
         assert!(told && error.is_empty() == rule.is_none(), "{tool} {path}: {result}");
     }
     assert_eq!(fs::read_to_string(root.join("out/old")).unwrap(), "old");
+}
+
+/// A device whose own files lie below its root, as when its owner follows the first steps of the docs there.
+async fn among_its_own_files(server: &Server, home: &Home, args: &[&str]) -> Process {
+    let at = |name: &str| home.path().join(name);
+    let private = |name: &str, text: &str| {
+        fs::write(at(name), text).unwrap();
+        fs::set_permissions(at(name), Permissions::from_mode(0o600)).unwrap();
+    };
+    private("device.key", &server.key());
+    private("mcp.json", r#"{"mcpServers": {"s": {"command": "no-such", "env": {"T": "SECRET"}}}}"#);
+    private("key.pem", "-----BEGIN PRIVATE KEY-----\nSECRET\n-----END PRIVATE KEY-----\n");
+    private("policy.toml", "# SECRET\n");
+    private("notes.txt", "SECRET is what this note is about\n");
+    let url = server.url();
+    let own = ["device", "--id", "box", "--server", &url, "--token-file", "device.key"];
+    let files = ["--mcp", "mcp.json", "--policy", "policy.toml", "--root", "."];
+    let mut device = home.start(&[&own[..], &files, args].concat());
+    device.says("connected to").await;
+    device
+}
+
+#[tokio::test]
+async fn no_requester_gets_the_devices_own_files_and_keys() {
+    let (server, home) = (Server::start().await, Home::new());
+    let _device = among_its_own_files(&server, &home, &[]).await;
+    fs::hard_link(home.path().join("device.key"), home.path().join("hard")).unwrap();
+    let key = server.key();
+    for line in [
+        "cat device.key",
+        "cat hard",
+        "head -c 20 mcp.json",
+        "tail policy.toml",
+        "cat key.pem",
+        "grep -c . device.key",
+        "ls -l .local/state/flightdeck",
+        "grep -r . .local/state/flightdeck",
+    ] {
+        let done = server.run(&["exec", "--on", "box", "--", line]).await;
+        assert!(done.code != 0 && done.stdout.is_empty(), "{line}: {done:?}");
+        assert!(done.stderr.contains("is kept from callers"), "{line}: {done:?}");
+    }
+    for line in ["grep -rh . .", "grep -r SECRET", "grep -rc SECRET ./."] {
+        let done = server.run(&["exec", "--on", "box", "--", line]).await;
+        assert!(!format!("{done:?}").contains(&key), "{line}: {done:?}");
+        let secrets = done.stdout.lines().filter(|line| line.contains("SECRET"));
+        assert!(secrets.clone().count() <= 1, "{line}: {done:?}");
+        let can_hide = !done.stderr.contains("cannot hide it from a program");
+        assert!(!can_hide || done.stdout.contains("notes.txt") || line.contains("-rh"), "{done:?}");
+    }
+    for (tool, parameters) in [
+        ("read_file", json!({"path": "device.key"})),
+        ("read_file", json!({"path": "hard"})),
+        ("read_file", json!({"path": "key.pem"})),
+        ("search_files", json!({"path": "mcp.json", "content": "SECRET"})),
+        ("list_directory", json!({"path": ".local/state/flightdeck"})),
+    ] {
+        let plan = json!({"commands": [{"tool_name": tool, "parameters": parameters}]});
+        let done = server.run(&["run", "--on", "box", &plan.to_string()]).await;
+        assert!(done.code == 1 && format!("{done:?}").contains("is kept from callers"), "{done:?}");
+    }
+    let plan = json!({"commands": [{"tool_name": "search_files", "parameters": {"content": "."}}]});
+    let done = server.run(&["run", "--on", "box", &plan.to_string()]).await;
+    assert!(done.code == 0 && done.stdout.contains("notes.txt"), "{done:?}");
+    assert!(!done.stdout.contains(&key) && !done.stdout.contains("BEGIN"), "{done:?}");
+}
+
+#[tokio::test]
+async fn an_owner_may_show_a_file_that_is_kept_otherwise() {
+    let (server, home) = (Server::start().await, Home::new());
+    let _device = among_its_own_files(&server, &home, &["--reveal", "mcp.json:key.pem"]).await;
+    for file in ["mcp.json", "key.pem"] {
+        let done = server.run(&["exec", "--on", "box", "--", "cat", file]).await;
+        assert!(done.code == 0 && done.stdout.contains("SECRET"), "{done:?}");
+    }
+    assert_ne!(server.run(&["exec", "--on", "box", "--", "cat", "device.key"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_rule_on_files_holds_for_commands_too() {
+    let policy = "[[rule]]\nname = \"no keys\"\neffect = \"read\"\npath = \"*.pem\"\n\
+                  decision = \"deny\"\n";
+    for exec in ["observe", "shell"] {
+        let (server, home) = (Server::start().await, home_with(policy));
+        let folder = home.path().join("srv");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("k.pem"), "SECRET").unwrap();
+        std::os::unix::fs::symlink("k.pem", folder.join("k")).unwrap();
+        let root = folder.to_str().unwrap();
+        let _device = server.device_at(&home, "box", &["--exec", exec, "--root", root]).await;
+        for line in [format!("cat {root}/k.pem"), format!("cat {root}/k")] {
+            let done = server.run(&["exec", "--on", "box", "--", &line]).await;
+            assert!(done.code != 0 && done.stderr.contains("(rule: no keys)"), "{exec}: {done:?}");
+        }
+        let done = server.run(&["exec", "--on", "box", "--", "uname"]).await;
+        assert_eq!((done.code, done.stdout.as_str()), (0, "Linux\n"), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_keeps_a_record_of_what_was_run_and_says_each_at_its_terminal() {
+    let (server, home) = (Server::start().await, Home::new());
+    let (mut device, _typing) = server.device_at_terminal(&home, "box", &["--exec", "shell"]).await;
+    let done = server.run(&["exec", "--on", "box", "--", "echo SECRET; exit 3"]).await;
+    assert_eq!(done.code, 3, "{done:?}");
+    device.says("BashExecutor.execute_command echo SECRET; exit 3: exit 3 in ").await;
+    let slow = common::long_sleep();
+    let running = server.start_command(&["exec", "--on", "box", "--", &slow]);
+    common::process::until_running(&slow).await;
+    device.kill().await;
+    drop(running);
+
+    let file = home.path().join(".local/state/flightdeck/journal-box/commands.jsonl");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let shown = home.start(&["device", "log", "--json"]).done().await;
+    let entries: Vec<Value> =
+        shown.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries.len(), 2, "{shown:?}");
+    assert_eq!(entries[0]["tool"], "BashExecutor.execute_command");
+    assert_eq!(entries[0]["command"], "echo SECRET; exit 3");
+    let outcome = (&entries[0]["outcome"], &entries[0]["exit_code"]);
+    assert_eq!(outcome, (&json!("success"), &json!(3)));
+    assert!(
+        entries[0]["task"].is_string() && entries[0]["ms"].is_u64() && entries[0]["at"].is_string()
+    );
+    assert_eq!((&entries[1]["outcome"], &entries[1]["command"]), (&json!("started"), &json!(slow)));
+    let shown = home.start(&["device", "log", "--id", "box", "--last", "1"]).done().await;
+    assert!(
+        shown.code == 0 && shown.stdout.contains("no end: it runs, or was cut off"),
+        "{shown:?}"
+    );
+    let none = home.start(&["device", "log", "--id", "other"]).done().await;
+    assert!(none.code == 1 && none.stdout.is_empty(), "{none:?}");
+
+    let _device = server.device_at(&home, "digest", &["--record", "digest"]).await;
+    server.run(&["exec", "--on", "digest", "--", "echo", "SECRET"]).await;
+    let shown = home.start(&["device", "log", "--id", "digest", "--json"]).done().await;
+    assert!(!shown.stdout.contains("SECRET") && shown.stdout.contains("\"sha256\""), "{shown:?}");
 }

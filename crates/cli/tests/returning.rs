@@ -134,6 +134,13 @@ async fn ctrl_c_cancels_and_waits_for_what_the_device_says() {
         let (done, _) = tokio::join!(process.done(), link.expect_close());
         assert_eq!(done.code, if code == 120 { 121 } else { 4 }, "{done:?}");
         assert!(done.stderr.contains("its outcome is unknown"), "{done:?}");
+        if code == 3 {
+            let ended = ended(&done);
+            assert_eq!(
+                (&ended["known"], &ended["lost"]),
+                (&json!("outcome_unknown"), &json!(true))
+            );
+        }
     }
 }
 
@@ -196,8 +203,16 @@ async fn what_is_known_is_said_by_the_code_and_for_programs() {
         let done = process.done().await;
         assert_eq!((done.code, &ended(&done)["known"]), (code, &json!(known)), "{done:?}");
     }
-    for (refused, code) in [("retry", 123), ("final", 123), ("lost", 121)] {
-        let process = script.run(&exec);
+    let run = ["run", "--json", "--on", "box", "tidy up"];
+    for (args, refused, code) in [
+        (&exec[..], "retry", 123),
+        (&exec, "final", 123),
+        (&exec, "lost", 121),
+        (&run, "retry", 4),
+        (&run, "final", 4),
+        (&run, "lost", 4),
+    ] {
+        let process = script.run(args);
         let mut link = script.accept(false).await;
         let task = link.expect("task").await;
         let refusal = json!({"request_id": task["request_id"], "refused": refused});

@@ -120,6 +120,55 @@ async fn a_backup_can_be_started_with() {
 }
 
 #[tokio::test]
+async fn a_result_that_is_damaged_is_not_shown_as_if_it_were_fine() {
+    let mut server = Server::start().await;
+    let mut device = server.raw_device("d").await;
+    let task = json!({"device": "d", "request": plan("echo")});
+    let (_, task) = post(&server, "/api/v1/tasks", task).await;
+    let command = device.expect("command").await;
+    let mut result = common::good_result(&command["actions"][0]["call_id"]);
+    result["result"]["stdout"] = json!("x".repeat(300_000));
+    device.answer(&command, json!([result])).await;
+    device.expect("task_end").await;
+    let id = task["id"].as_str().unwrap();
+    let fine = server.run(&["task", "result", id]).await;
+    assert!(fine.code == 0 && !fine.stderr.contains("damaged"), "{}", fine.stderr);
+    server.process.kill().await;
+    for file in std::fs::read_dir(server.state_file("data").join("payloads")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let server = server.start_again().await;
+    for args in [&["result"][..], &["result", "--json"], &["show"], &["show", "--json"]] {
+        let done = server.run(&[&["task"], args, &[id]].concat()).await;
+        assert_eq!(done.code, 1, "{done:?}");
+        assert!(done.stderr.contains("has lost some of what this task returned"), "{done:?}");
+        assert!(done.stdout.contains("damaged"), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_no_server_makes_is_given_up_and_one_that_was_cut_off_is_no_store() {
+    let server = Server::start().await;
+    let copy = server.state_file("copy");
+    let done = server.run(&["backup", copy.to_str().unwrap()]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    std::fs::rename(copy.join("flightdeck.db"), copy.join("flightdeck.partial")).unwrap();
+    let other = Server::start().await;
+    let other_folder = other.state_file("other");
+    let args = ["serve", "--port", "0", "--state-dir", other_folder.to_str().unwrap()];
+    let data = ["--data", copy.to_str().unwrap()];
+    let done = other.run(&[&args[..], &data].concat()).await;
+    assert!(done.code != 0 && done.stderr.contains("is an incomplete copy"), "{done:?}");
+
+    server.process.signal(Signal::STOP);
+    let began = std::time::Instant::now();
+    let done = server.run(&["backup", "another"]).await;
+    server.process.signal(Signal::CONT);
+    assert_eq!(done.code, 4, "{done:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(25), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_backup_wants_an_operators_key_and_an_absolute_folder() {
     let server = Server::start().await;
     let created = server.run(&["key", "create", "--name", "g", "--role", "constellation"]).await;

@@ -33,7 +33,7 @@ async fn until_state(server: &Server, name: &str, state: &str) {
 #[tokio::test]
 async fn tasks_are_listed_with_who_where_what_and_how_they_stand() {
     let server = Server::start().await;
-    let _device = server.device("box", &["--exec", "shell"]).await;
+    let _device = server.device("box", &["--exec", "shell", "--parallel-commands", "1"]).await;
     let none = server.run(&["tasks"]).await;
     assert!(none.code == 0 && none.stderr.contains("No such task"), "{none:?}");
 

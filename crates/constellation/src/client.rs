@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aip::codec::{MAX_MESSAGE_BYTES, Wire};
 use aip::machine::Pending;
-use aip::message::{Feature, Features, OnDisconnect, TaskSettings};
+use aip::message::{Downstream, Feature, Features, OnDisconnect, Streams, TaskSettings};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, Payload, RequestId, SessionId, Status,
 };
@@ -120,6 +120,18 @@ impl Constellation {
     #[must_use]
     pub fn may_detach(&self) -> bool {
         self.shared.lock().granted.has(Feature::Detach)
+    }
+
+    /// Whether a task's output comes as it is written, where its device can send it.
+    #[must_use]
+    pub fn may_stream(&self) -> bool {
+        self.shared.lock().granted.has(Feature::Output)
+    }
+
+    /// Whether a task may have standard input, where its device takes some.
+    #[must_use]
+    pub fn may_send_input(&self) -> bool {
+        self.shared.lock().granted.has(Feature::Input)
     }
 
     /// Whether a task can be cancelled other than by the end of the connection.
@@ -278,9 +290,17 @@ impl State {
         if !is_plain && !self.granted.has(Feature::Detach) {
             return Err(RequestError::NotGranted("let a task go on without its requester"));
         }
+        let (output, input) = (task.streams.output, task.streams.input);
+        if output && !self.granted.has(Feature::Output)
+            || input && !self.granted.has(Feature::Input)
+        {
+            return Err(RequestError::NotGranted("pass on streams"));
+        }
         let settings = TaskSettings {
+            no_time_limit: task.no_time_limit.then_some(true),
             command_timeout_s: task.command_timeout.map(|timeout| timeout.as_secs_f64()),
             on_disconnect: (!is_plain).then_some(task.on_disconnect),
+            streams: Some(task.streams).filter(Streams::is_any),
             store,
             task: None,
         };
@@ -370,6 +390,14 @@ impl Shared {
 
     pub(crate) fn send(&self, message: &ClientMessage) -> Result<(), RequestError> {
         self.lock().push(message.encode())
+    }
+
+    /// Says something of a task's streams; what gets lost is said again after the loss.
+    pub(crate) fn say(&self, request_id: &RequestId, downstream: &Downstream) {
+        let state = self.lock();
+        if let Some(message) = state.ledger.stream_message(request_id, downstream, &self.base()) {
+            state.push_or_repeat(&message);
+        }
     }
 
     pub(crate) fn cancel(&self, request_id: &RequestId) -> Result<(), RequestError> {

@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use aip::codec::Wire;
-use aip::message::{Accepted, Cancel, Refused, TaskRefused, TaskSettings, Word};
+use aip::message::{
+    Accepted, Cancel, Downstream, Passed, Refused, TaskRefused, TaskSettings, Word,
+};
 use aip::{
     ClientMessage, ClientMessageType, RequestId, ResponseId, ServerMessage, SessionId, Status,
 };
@@ -273,6 +275,7 @@ impl Ledger {
         let request_id = accepted.request_id?;
         let task = ResponseId::new(&accepted.task).ok()?;
         let entry = self.entries.get(&request_id)?;
+        entry.inbox.granted(accepted.streams.unwrap_or_default());
         if entry.task.is_none() && entry.is_open() {
             self.note_accepted(&request_id, &task);
             // Without it the TASK is sent again after our own end, and answered with the same id.
@@ -442,7 +445,28 @@ impl Ledger {
         let question = || question(request_id, entry, base).encode();
         let first = entry.frame.clone().unwrap_or_else(question);
         let cancel = entry.is_cancelled.then(|| cancel_message(request_id, entry, base).encode());
-        [first].into_iter().chain(cancel).collect()
+        let streams = entry.inbox.repeat_streams();
+        let streams = streams.iter().filter_map(|said| Some(stream(entry, said, base)?.encode()));
+        [first].into_iter().chain(cancel).chain(streams).collect()
+    }
+
+    /// What is said of a task's streams.
+    pub(crate) fn stream_message(
+        &self,
+        request_id: &RequestId,
+        downstream: &Downstream,
+        base: &ClientMessage,
+    ) -> Option<ClientMessage> {
+        stream(self.entries.get(request_id)?, downstream, base)
+    }
+
+    /// The server passes on what a task's device says of its streams. Returns what is said in answer.
+    pub(crate) fn passed(&self, passed: Passed, base: &ClientMessage) -> Vec<ClientMessage> {
+        let task = ResponseId::new(&passed.task).ok();
+        let request_id = task.and_then(|task| self.by_task.get(&task));
+        let Some(entry) = request_id.and_then(|id| self.entries.get(id)) else { return Vec::new() };
+        let answers = entry.inbox.take_passed(passed);
+        answers.iter().filter_map(|said| stream(entry, said, base)).collect()
     }
 }
 
@@ -457,6 +481,18 @@ fn question(request_id: &RequestId, entry: &Entry, base: &ClientMessage) -> Clie
         metadata: TaskSettings { task, ..TaskSettings::default() }.to_metadata(),
         ..base.clone()
     }
+}
+
+/// Says something of a task's streams, once its id is known.
+fn stream(entry: &Entry, downstream: &Downstream, base: &ClientMessage) -> Option<ClientMessage> {
+    Some(ClientMessage {
+        kind: ClientMessageType::Heartbeat,
+        status: Status::Continue,
+        session_id: Some(entry.session_id.clone()),
+        prev_response_id: Some(entry.task.clone()?),
+        metadata: Some(downstream.to_payload()),
+        ..base.clone()
+    })
 }
 
 /// Cancels a task by its id, or by our own while that is not known.

@@ -17,7 +17,7 @@
 //!         TaskEvent::Progress { line, .. } => eprintln!("{line}"),
 //!         TaskEvent::Disconnected { why } => eprintln!("{why}; coming back"),
 //!         TaskEvent::Ended(outcome) => break println!("{:?}", outcome.result),
-//!         TaskEvent::Accepted { .. } | TaskEvent::Reconnected => {}
+//!         TaskEvent::Output(_) | TaskEvent::Accepted { .. } | TaskEvent::Reconnected => {}
 //!     }
 //! }
 //! # Ok(())
@@ -28,11 +28,13 @@ mod client;
 mod keep;
 mod ledger;
 mod orchestrator;
+mod streams;
 mod task;
 
-pub use aip::message::{OnDisconnect, Refused, Step, StepStatus};
+pub use aip::message::{Channel, OnDisconnect, Refused, Step, StepStatus, Streams};
 pub use aip::{ClientId, Payload, RequestId, SessionId};
 pub use client::{Constellation, RequestError};
 pub use keep::{Keep, KeepError};
 pub use link::{ClientSettings, Direction, Exit, ServerUrl, Tap};
-pub use task::{NewTask, Outcome, Task, TaskEvent};
+pub use streams::Output;
+pub use task::{NewTask, Outcome, Task, TaskEvent, TaskInput};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aip::codec::About;
 use aip::message::{
-    Confirmed, ConstellationMetadata, Extension, Feature, Features, Refused, ResumeRefused,
+    Confirmed, ConstellationMetadata, Extension, Feature, Features, Passed, Refused, ResumeRefused,
     Resumed, Step, VERSION,
 };
 use aip::{
@@ -20,8 +20,15 @@ use crate::ledger::acknowledgement;
 use crate::task::{Outcome, TaskEvent};
 
 /// What it asks every server for.
-const WANTED: [Feature; 5] =
-    [Feature::Progress, Feature::Ack, Feature::RequestId, Feature::Cancel, Feature::Detach];
+const WANTED: [Feature; 7] = [
+    Feature::Progress,
+    Feature::Ack,
+    Feature::RequestId,
+    Feature::Cancel,
+    Feature::Detach,
+    Feature::Output,
+    Feature::Input,
+];
 
 /// The role of a constellation on its link.
 pub(crate) struct Orchestrator {
@@ -48,6 +55,7 @@ impl Role for Orchestrator {
             flightdeck: Extension {
                 version: VERSION,
                 features: WANTED.to_vec(),
+                at_once: None,
                 resume: Some(resume),
             },
         };
@@ -149,6 +157,12 @@ impl Orchestrator {
     fn handle_heartbeat(&self, message: ServerMessage) {
         let mut state = self.shared.lock();
         let Some(session_id) = &message.session_id else { return };
+        if message.status == Status::Continue
+            && let Some(passed) = Passed::of(message.result.as_ref())
+        {
+            let answers = state.ledger.passed(passed, &self.shared.base());
+            return answers.iter().for_each(|answer| state.push_or_repeat(answer));
+        }
         if message.status == Status::Continue {
             let step = Step::of(message.result.as_ref()).map(Box::new);
             let line = message.messages.unwrap_or_default().join("\n");

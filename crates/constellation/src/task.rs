@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aip::message::{OnDisconnect, Refused, Step};
+use aip::message::{Downstream, OnDisconnect, Passed, Refused, Step, Streams, Upstream};
 use aip::{ClientId, Payload, RequestId, ServerMessage, SessionId, Status};
+use link::connection::now;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::client::{RequestError, Shared};
+use crate::streams::{Feeding, Output, Reading};
 
 /// Events that wait to be looked at; older ones go when there are more, the first and the last excepted.
 const MAX_WAITING_EVENTS: usize = 1024;
@@ -27,9 +29,16 @@ pub struct NewTask {
     /// Longest time for one of its commands, if it shall be another than the server's default. A
     /// Python server does not know it.
     pub command_timeout: Option<Duration>,
+    /// Whether it wants no time limit but that, and those that the server's owner has set. A Python server does not know
+    /// it.
+    pub no_time_limit: bool,
     /// What becomes of it when our connection is lost and does not come back. Anything but
     /// [`OnDisconnect::Cancel`] wants a server that [may detach](crate::Constellation::may_detach).
     pub on_disconnect: OnDisconnect,
+    /// The streams that are wanted of its commands. Any wants a server that [may
+    /// stream](crate::Constellation::may_stream); output that the device cannot give comes with the outcome, and input
+    /// that it cannot take refuses the task.
+    pub streams: Streams,
 }
 
 impl NewTask {
@@ -40,7 +49,9 @@ impl NewTask {
             request: request.into(),
             task_name: None,
             command_timeout: None,
+            no_time_limit: false,
             on_disconnect: OnDisconnect::Cancel,
+            streams: Streams::default(),
         }
     }
 }
@@ -108,6 +119,8 @@ pub enum TaskEvent {
         /// The same for programs.
         step: Option<Box<Step>>,
     },
+    /// A command of it wrote something, or closed a stream. It counts as dealt with once the next event is asked for.
+    Output(Output),
     /// The connection was lost, and is being made again. The task goes on meanwhile.
     Disconnected {
         /// Why.
@@ -159,9 +172,25 @@ impl Task {
         self.shared.cancel(&self.request_id)
     }
 
+    /// The streams that it gets, once it is accepted.
+    #[must_use]
+    pub fn streams(&self) -> Streams {
+        self.inbox.lock().streams
+    }
+
+    /// Where its standard input goes.
+    #[must_use]
+    pub fn input(&self) -> TaskInput {
+        let (request_id, inbox) = (self.request_id.clone(), self.inbox.clone());
+        TaskInput { request_id, inbox, shared: self.shared.clone() }
+    }
+
     /// Waits for the next event. After [`TaskEvent::Ended`] it waits for ever. A server without *ack* that does not
     /// even acknowledge the task ends it as lost.
     pub async fn next_event(&mut self) -> TaskEvent {
+        if let Some(said) = self.inbox.dealt_with() {
+            self.shared.say(&self.request_id, &said);
+        }
         loop {
             if let Some(event) = self.inbox.take() {
                 self.ack_deadline = None;
@@ -193,7 +222,54 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
+        let said = self.inbox.leave();
+        said.iter().for_each(|said| self.shared.say(&self.request_id, said));
         self.shared.handle_taken(&self.request_id);
+    }
+}
+
+/// The standard input of a task's command.
+pub struct TaskInput {
+    request_id: RequestId,
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+}
+
+impl TaskInput {
+    /// Waits until some more may be sent, and says how many bytes; `None` once nobody reads it any more. Until the
+    /// command runs, nobody does yet.
+    pub async fn room(&self) -> Option<usize> {
+        loop {
+            let moved = self.inbox.moved.notified();
+            {
+                let kept = self.inbox.lock();
+                if kept.feeding.as_ref().is_some_and(Feeding::is_closed) || kept.is_over {
+                    return None;
+                }
+                let room = kept.feeding.as_ref().map_or(0, Feeding::room);
+                if room > 0 {
+                    return Some(room);
+                }
+            }
+            moved.await;
+        }
+    }
+
+    /// Sends some bytes, as many as there is [room](Self::room) for.
+    pub fn send(&self, bytes: &[u8]) {
+        self.push(bytes, false);
+    }
+
+    /// Says that nothing follows.
+    pub fn end(&self) {
+        self.push(&[], true);
+    }
+
+    fn push(&self, bytes: &[u8], end: bool) {
+        let said = self.inbox.lock().feeding.as_mut().and_then(|own| own.push(bytes, end));
+        if let Some(said) = said {
+            self.shared.say(&self.request_id, &said);
+        }
     }
 }
 
@@ -202,6 +278,8 @@ impl Drop for Task {
 pub(crate) struct Inbox {
     kept: Mutex<Events>,
     filled: Notify,
+    /// Input may have room.
+    moved: Notify,
 }
 
 #[derive(Default)]
@@ -209,16 +287,32 @@ pub(crate) struct Events {
     waiting: VecDeque<TaskEvent>,
     /// The server's id of the task.
     task: Option<String>,
+    /// What it gets of streams.
+    streams: Streams,
+    reading: Option<Reading>,
+    feeding: Option<Feeding>,
+    /// The output that was handed out last, until it is dealt with.
+    out: Option<Output>,
+    is_over: bool,
+    /// Whether nobody looks at it any more.
+    is_left: bool,
 }
 
 impl Inbox {
     pub(crate) fn put(&self, event: TaskEvent) {
         let mut kept = self.lock();
-        if let TaskEvent::Accepted { task } = &event {
-            kept.task.clone_from(task);
+        match &event {
+            TaskEvent::Accepted { task } => kept.task.clone_from(task),
+            TaskEvent::Ended(_) => {
+                kept.is_over = true;
+                self.moved.notify_waiters();
+            }
+            _ => {}
         }
-        let gives_way =
-            |event: &TaskEvent| !matches!(event, TaskEvent::Accepted { .. } | TaskEvent::Ended(_));
+        let gives_way = |event: &TaskEvent| {
+            use TaskEvent::{Accepted, Ended, Output};
+            !matches!(event, Accepted { .. } | Ended(_) | Output(_))
+        };
         if kept.waiting.len() >= MAX_WAITING_EVENTS
             && let Some(oldest) = kept.waiting.iter().position(gives_way)
         {
@@ -229,7 +323,85 @@ impl Inbox {
     }
 
     fn take(&self) -> Option<TaskEvent> {
-        self.lock().waiting.pop_front()
+        let mut kept = self.lock();
+        let event = kept.waiting.pop_front()?;
+        if let TaskEvent::Output(output) = &event {
+            kept.out = Some(output.position());
+        }
+        Some(event)
+    }
+
+    /// What was handed out last is dealt with. Returns what is to be said of it.
+    fn dealt_with(&self) -> Option<Downstream> {
+        let mut kept = self.lock();
+        let output = kept.out.take()?;
+        kept.reading.as_mut()?.done(&output)
+    }
+
+    /// Nobody looks at the task any more: its output does not wait for that. Returns what is to be said.
+    fn leave(&self) -> Option<Downstream> {
+        let mut kept = self.lock();
+        kept.is_left = true;
+        let kept = &mut *kept;
+        let waiting = kept.waiting.iter().filter_map(|event| match event {
+            TaskEvent::Output(output) => Some(output),
+            _ => None,
+        });
+        let reading = kept.reading.as_mut()?;
+        kept.out.iter().chain(waiting).filter_map(|output| reading.done(output)).last()
+    }
+
+    /// The task gets these streams.
+    pub(crate) fn granted(&self, streams: Streams) {
+        let mut kept = self.lock();
+        if kept.streams == streams {
+            return;
+        }
+        kept.streams = streams;
+        kept.reading = streams.output.then(|| Reading::new(streams));
+        kept.feeding = streams.input.then(|| Feeding::new(streams));
+    }
+
+    /// Takes in what the device says of streams. Returns what is said in answer.
+    pub(crate) fn take_passed(&self, passed: Passed) -> Vec<Downstream> {
+        let mut kept = self.lock();
+        let kept = &mut *kept;
+        let mut answers = Vec::new();
+        match passed.upstream {
+            Upstream::Taken(taken) => {
+                if let Some(feeding) = &mut kept.feeding {
+                    answers = feeding.taken(passed.step, &taken, now());
+                }
+                self.moved.notify_waiters();
+            }
+            Upstream::Chunks(chunks) => {
+                let Some(reading) = &mut kept.reading else { return answers };
+                for chunk in &chunks {
+                    let has_room = kept.waiting.len() < MAX_WAITING_EVENTS;
+                    let (output, answer) = reading.take(passed.step, chunk, has_room);
+                    answers.extend(answer);
+                    if kept.is_left {
+                        answers.extend(output.and_then(|output| reading.done(&output)));
+                        continue;
+                    }
+                    let output = match (kept.waiting.back_mut(), output) {
+                        (Some(TaskEvent::Output(last)), Some(output)) => last.join(output),
+                        (_, output) => output,
+                    };
+                    kept.waiting.extend(output.map(TaskEvent::Output));
+                }
+                self.filled.notify_one();
+            }
+        }
+        answers
+    }
+
+    /// What is said of streams after a loss.
+    pub(crate) fn repeat_streams(&self) -> Vec<Downstream> {
+        let mut kept = self.lock();
+        let taken = kept.reading.as_mut().and_then(Reading::again);
+        let input = kept.feeding.as_ref().map(Feeding::repeat).unwrap_or_default();
+        taken.into_iter().chain(input).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Events> {

@@ -19,6 +19,9 @@ use std::path::PathBuf;
 #[cfg(target_os = "linux")]
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
+#[cfg(target_os = "linux")]
+use crate::group::Veil;
+
 /// What a sandboxed program may write to wherever its roots are. No terminals: the owner may be
 /// asked on one.
 #[cfg(target_os = "linux")]
@@ -49,12 +52,25 @@ pub enum SandboxError {
     Refused(#[source] std::io::Error),
 }
 
+/// Why files cannot be hidden from a child.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} below the folder is kept from callers, and this system cannot hide it from a program ({why}); name other \
+     folders or files", path.display()
+)]
+pub(crate) struct CannotHide {
+    path: PathBuf,
+    why: String,
+}
+
 /// The limits that every child of a device is started with. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
     max_memory: Option<u64>,
     #[cfg(target_os = "linux")]
     sandbox: Option<Arc<Sandbox>>,
+    #[cfg(target_os = "linux")]
+    veil: Veil,
 }
 
 /// What is written goes where the rules say.
@@ -110,11 +126,50 @@ impl Confinement {
     }
 }
 
+/// Whether commands that read whole folders can be kept from seeing what is kept from callers (Linux with mount
+/// namespaces for this user). Tried once, with a program that does nothing.
+///
+/// # Errors
+/// Why not, in the system's words.
+pub fn can_hide() -> Result<(), &'static str> {
+    #[cfg(target_os = "linux")]
+    return Veil::try_out();
+    #[cfg(not(target_os = "linux"))]
+    Err("this system has no mount namespaces")
+}
+
+impl Confinement {
+    /// The same for a child that does not see these files and folders. May start a program to see whether that can be.
+    ///
+    /// # Errors
+    /// When this system cannot hide them.
+    pub(crate) fn without(self, paths: Vec<PathBuf>) -> Result<Self, CannotHide> {
+        let Some(path) = paths.first().cloned() else { return Ok(self) };
+        let cannot =
+            |why: &dyn std::fmt::Display| CannotHide { path: path.clone(), why: why.to_string() };
+        can_hide().map_err(|why| cannot(&why))?;
+        #[cfg(target_os = "linux")]
+        return Ok(self.behind(Veil::over(paths).map_err(|error| cannot(&error))?));
+        #[cfg(not(target_os = "linux"))]
+        Ok(self)
+    }
+}
+
 #[cfg(target_os = "linux")]
 impl Confinement {
     /// Most bytes of memory that a process may take for itself.
     pub(crate) fn max_memory(&self) -> Option<u64> {
         self.max_memory
+    }
+
+    /// The same, and some files are not seen.
+    pub(crate) fn behind(self, veil: Veil) -> Self {
+        Self { veil, ..self }
+    }
+
+    /// What is not seen.
+    pub(crate) fn veil(&self) -> &Veil {
+        &self.veil
     }
 
     /// The Landlock rules of the sandbox.
@@ -242,11 +297,21 @@ mod landlock {
 /// # Errors
 /// When the kernel refuses it.
 pub fn close_to_others() -> std::io::Result<()> {
+    // Before Linux 5.14 who has closed itself cannot look at its own descriptors any more.
+    #[cfg(target_os = "linux")]
+    let _found_by_now = crate::group::inherited_descriptors();
+    close_memory()
+}
+
+/// The same for a program that starts no others: its memory is read by nobody of its user, and no core dump of it
+/// holds a key (Linux).
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn close_memory() -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // Before Linux 5.14 who has closed itself cannot look at its own descriptors any more.
-        let _found_by_now = crate::group::inherited_descriptors();
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     }
     Ok(())
@@ -277,7 +342,7 @@ mod tests {
             awaits_line: false,
             confinement: confinement.clone(),
         };
-        run(spec, &CancellationToken::new(), None, &Progress::default()).await.unwrap()
+        run(spec, &CancellationToken::new(), None, &Progress::default(), None).await.unwrap()
     }
 
     /// A folder that isn't one for temporary files: those may be written to.
@@ -305,24 +370,24 @@ mod tests {
     async fn a_process_gets_no_more_memory_than_its_limit() {
         let script = "perl -e 'my $n = 200 << 20; my $x = \"x\" x $n; print length $x'";
         let limited = ran(&Confinement::new(100 << 20), Path::new("/"), script).await;
-        assert!(limited.exit_code != 0 && limited.stdout.is_empty(), "{limited:?}");
+        assert!(limited.exit_code != 0 && limited.stdout.text.is_empty(), "{limited:?}");
         for enough in [500 << 20, 0] {
             let output = ran(&Confinement::new(enough), Path::new("/"), script).await;
-            assert_eq!(output.stdout, "209715200", "{output:?}");
+            assert_eq!(output.stdout.text, "209715200", "{output:?}");
         }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_limit_that_leaves_no_room_at_all_is_no_riddle() {
         let output = ran(&Confinement::new(1), Path::new("/"), "echo never").await;
-        assert!(output.exit_code != 0 && output.stdout.is_empty(), "{output:?}");
+        assert!(output.exit_code != 0 && output.stdout.text.is_empty(), "{output:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn no_program_gains_privileges() {
         let script = "exec setsid grep NoNewPrivs /proc/self/status";
         let output = ran(&Confinement::default(), Path::new("/"), script).await;
-        assert_eq!(output.stdout, "NoNewPrivs:\t1\n");
+        assert_eq!(output.stdout.text, "NoNewPrivs:\t1\n");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -337,7 +402,7 @@ mod tests {
             setsid sh -c 'echo deep > deep'; cat deep /etc/passwd > copied; ls";
         let output = ran(&sandbox, inside.path(), script).await;
         let expected = (0, "copied\ndeep\nlinked\nmoved\npipe\n", "error\n");
-        let shown = (output.exit_code, output.stdout.as_str(), output.stderr.as_str());
+        let shown = (output.exit_code, output.stdout.text.as_str(), output.stderr.text.as_str());
         assert_eq!(shown, expected);
     }
 
@@ -377,7 +442,7 @@ mod tests {
             assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1, "{attempt}");
         }
         let read = format!("cat {}", file.display());
-        assert_eq!(ran(&sandbox, inside.path(), &read).await.stdout, "kept");
+        assert_eq!(ran(&sandbox, inside.path(), &read).await.stdout.text, "kept");
     }
 
     #[test]

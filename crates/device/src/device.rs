@@ -101,7 +101,14 @@ pub enum DeviceError {
 }
 
 /// What a device asks its server for.
-const FEATURES: [Feature; 4] = [Feature::Progress, Feature::Ack, Feature::Cancel, Feature::Resume];
+const FEATURES: [Feature; 6] = [
+    Feature::Progress,
+    Feature::Ack,
+    Feature::Cancel,
+    Feature::Resume,
+    Feature::Output,
+    Feature::Input,
+];
 
 /// The file in the folder of a journal that says who its device is.
 const IDENTITY_FILE: &str = "identity.json";
@@ -133,6 +140,7 @@ impl Device {
         confinement.missing().iter().for_each(|what| tracing::warn!("{what}"));
         let state = Arc::new(StateKeeper::new());
         let own = Arc::new(Own::new(on_event));
+        let at_once = u32::try_from(settings.tools.parallel_commands).unwrap_or(u32::MAX);
         let on_server = on_server(state.clone(), own.clone());
         let tools = Toolbox::start(&settings.tools, &confinement, watchdog, &on_server);
         let ambient = settings.client.ambient.clone();
@@ -157,6 +165,7 @@ impl Device {
         let role = DeviceRole {
             id: settings.id,
             platform: settings.platform,
+            at_once,
             known: facts.known(),
             facts: Arc::new(tokio::sync::Mutex::new(facts)),
             telling: None,
@@ -250,6 +259,8 @@ fn on_server(state: Arc<StateKeeper>, own: Arc<Own>) -> mcp::OnEvent {
 struct DeviceRole {
     id: ClientId,
     platform: String,
+    /// How many tasks of its own tools for commands and files it takes at the same time.
+    at_once: u32,
     facts: Arc<tokio::sync::Mutex<Facts>>,
     /// The facts as they were when it connected.
     known: SystemInfo,
@@ -286,6 +297,7 @@ impl Role for DeviceRole {
             flightdeck: Extension {
                 version: VERSION,
                 features: FEATURES.to_vec(),
+                at_once: Some(self.at_once),
                 resume: Some(resume),
             },
         };

@@ -15,15 +15,16 @@ mod results;
 #[cfg(target_os = "linux")]
 mod tests;
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aip::codec::Wire;
-use aip::message::{MAX_RESULTS, Output, Status};
+use aip::message::{Downstream, MAX_RESULTS, Output, Status};
 use aip::{
-    ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, ResultStatus,
-    ServerMessage, SessionId,
+    ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, ResponseId,
+    ResultStatus, ServerMessage, SessionId,
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -31,12 +32,15 @@ use link::connection::now;
 use link::{Ambient, Outbox};
 use tokio_util::task::TaskTracker;
 
+use self::cancel::CANCELLED;
 pub use self::jobs::Capacity;
 use self::jobs::{Job, Jobs, Stop};
+use self::journaled::DISCARDED;
 use self::line::Desk;
 pub(crate) use self::line::Line;
 pub(crate) use self::results::interrupted;
 use self::results::{all_failed, content, room};
+use crate::flow::Flow;
 use crate::info::Offers;
 use crate::journal::{Journals, Ticket};
 use crate::progress::Progress;
@@ -242,17 +246,24 @@ impl Executor {
         progress: &Progress,
     ) -> Result<Returned, String> {
         let parameters = action.parameters.as_ref();
-        let call = Call { parameters, caller: &run.job.caller, stop: &run.stop.token, progress };
+        let caller = &run.job.caller;
+        let flow = run.job.flow.as_ref();
+        let call = Call { parameters, caller, stop: &run.stop.token, progress, flow };
+        let begun = self.0.tools.on_call().begin(action, call.caller);
         let calling = AssertUnwindSafe(self.call(run, action, &call)).catch_unwind();
         let called = calling.await;
         let called = called.unwrap_or_else(|_| Err("the tool failed inside the device".to_owned()));
-        called.map_err(|error| match run.stop.why() {
+        let called = called.map_err(|error| match run.stop.why() {
             Some(why) => {
                 run.stop.hit();
-                format!("{why}: {error}")
+                stopped(why, &error)
             }
             None => error,
-        })
+        });
+        if let Some(begun) = begun {
+            begun.end(&called);
+        }
+        called
     }
 
     async fn call(&self, run: &Run, action: &Command, call: &Call<'_>) -> Result<Returned, String> {
@@ -275,12 +286,61 @@ impl Executor {
         }
         let session_id = run.job.caller.session_id.as_ref();
         let _runs = self.0.state.runs(run.number, session_id, &run.job.actions);
-        self.0.tools.run(turn, call).await
+        let running = self.0.tools.run(turn, call);
+        match call.flow {
+            Some(flow) => flow.carry(running, call.stop, self.pump(run, flow)).await,
+            None => running.await,
+        }
+    }
+
+    /// Says for ever what a command's streams have to say, on whichever connection there is.
+    async fn pump(&self, run: &Run, flow: &Flow) -> Infallible {
+        loop {
+            let outbox = match &run.way {
+                Way::Direct { outbox, .. } => Some(outbox.clone()),
+                Way::Journaled(ticket) => self.line_of(ticket.journal).map(|line| line.outbox),
+            };
+            let Some(outbox) = outbox else {
+                flow.another_connection().await;
+                continue;
+            };
+            match flow.next() {
+                Some(upstream) => {
+                    let message = ClientMessage {
+                        metadata: Some(upstream.to_metadata()),
+                        ..self.about(&run.job)
+                    };
+                    outbox.push_in_turn(message.encode(), || {}).await;
+                }
+                None => flow.news().await,
+            }
+        }
+    }
+
+    /// A HEARTBEAT about a command that runs.
+    fn about(&self, job: &Job) -> ClientMessage {
+        ClientMessage {
+            status: Status::Continue,
+            client_id: Some(self.0.client_id.clone()),
+            session_id: job.caller.session_id.clone(),
+            prev_response_id: job.response_id.clone(),
+            timestamp: Some(self.0.ambient.time_text()),
+            ..ClientMessage::new(ClientMessageType::Heartbeat, ClientType::Device)
+        }
+    }
+
+    /// The requester of a command says something of its streams.
+    pub(crate) fn handle_downstream(&self, response_id: &ResponseId, downstream: &Downstream) {
+        let flow = self.jobs().flow(response_id);
+        flow.iter().for_each(|flow| flow.handle(downstream));
     }
 
     /// Sends what the tools of a command tell, as HEARTBEATs that the server passes on, not too often. One that is in a
     /// journal tells it on whichever connection there is.
     fn progress(&self, run: &Run) -> Progress {
+        if run.job.flow.as_ref().is_some_and(Flow::takes_output) {
+            return Progress::default();
+        }
         let executor = self.clone();
         let hears: Box<dyn Fn() -> Option<Arc<Outbox>> + Send + Sync> = match &run.way {
             Way::Direct { tells: false, .. } => return Progress::default(),
@@ -334,6 +394,14 @@ impl Executor {
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is said of an action that was stopped. Of a task that has ended the server has said what is known already.
+fn stopped(why: &str, error: &str) -> String {
+    if error == NOT_RUN || [TASK_OVER, CANCELLED, DISCARDED].contains(&why) {
+        return format!("{why}: {error}");
+    }
+    format!("{why}: {}; its outcome is unknown", error.trim_end())
 }
 
 /// A COMMAND that runs or waits.

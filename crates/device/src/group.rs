@@ -18,9 +18,13 @@ pub(crate) mod testing;
 mod cgroup;
 #[cfg(target_os = "linux")]
 mod hunt;
+#[cfg(target_os = "linux")]
+mod image;
 mod members;
 #[cfg(not(target_os = "linux"))]
 mod nowhere;
+#[cfg(target_os = "linux")]
+mod veil;
 
 use std::process::Command;
 
@@ -28,9 +32,13 @@ use std::process::Command;
 pub(crate) use cgroup::Cgroup;
 #[cfg(target_os = "linux")]
 pub(crate) use hunt::Chase;
+#[cfg(target_os = "linux")]
+pub(crate) use image::Image;
 pub(crate) use members::{Group, left_over};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use nowhere::{Cgroup, Chase};
+#[cfg(target_os = "linux")]
+pub(crate) use veil::Veil;
 
 use crate::{confine::Confinement, mark::Mark};
 
@@ -66,7 +74,7 @@ pub(crate) fn set_apart(
 }
 
 /// Has the child that `command` will start enter `cgroup` first of all. It isn't started if it can't.
-#[cfg(target_os = "linux")]
+#[cfg(all(test, target_os = "linux"))]
 #[allow(unsafe_code)]
 pub(crate) fn enter(command: &mut Command, cgroup: &Cgroup) {
     use std::os::unix::process::CommandExt;
@@ -102,22 +110,166 @@ fn set_apart_from(
 ) {
     use std::os::unix::process::CommandExt;
     let device = rustix::process::getpid();
-    let prepare = move || {
-        rustix::process::setsid()?;
-        for descriptor in descriptors {
-            // SAFETY: the number is only passed to fcntl, which refuses one that isn't open; in
-            // the forked child nobody else uses it.
-            let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*descriptor) };
-            let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
-        }
-        if tie == Tie::DiesWithDevice {
-            die_with(device)?;
-        }
-        confine(&confinement, mark)
-    };
+    let prepare = move || go_apart(device, tie, &confinement, mark, descriptors);
     // SAFETY: it runs between fork and exec, where only async-signal-safe calls are sound. It
     // makes plain system calls; it takes no lock and allocates nothing, nor do its errors.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// What a child does itself before its program begins.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn go_apart(
+    device: Pid,
+    tie: Tie,
+    confinement: &Confinement,
+    mark: Option<Mark>,
+    descriptors: &[i32],
+) -> std::io::Result<()> {
+    rustix::process::setsid()?;
+    for descriptor in descriptors {
+        // SAFETY: the number is only passed to fcntl, which refuses one that isn't open; in
+        // the child nobody else uses it.
+        let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*descriptor) };
+        let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC);
+    }
+    #[cfg(target_os = "linux")]
+    hide(confinement.veil())?;
+    // Behind what changes its credentials, which takes the signal back.
+    if tie == Tie::DiesWithDevice {
+        die_with(device)?;
+    }
+    confine(confinement, mark)
+}
+
+/// Starts a program like a command that was [set apart](set_apart) and dies with the device, but without a copy of
+/// the device's memory: until the program begins its process runs in the device's own, and the thread that starts it
+/// stands still, as with `vfork`. A copy, with a page fault for each page that is written next, costs the device more than
+/// all else that it does for a command.
+///
+/// The death signal is tied to the thread that calls this: see [`set_apart_from`].
+///
+/// # Errors
+/// What the system says of the program, its directory or its confinement.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub(crate) fn start(
+    image: &Image,
+    stdio: [std::os::fd::BorrowedFd<'_>; 3],
+    (confinement, mark): (&Confinement, Option<Mark>),
+    cgroup: Option<&Cgroup>,
+) -> std::io::Result<Pid> {
+    use std::os::fd::AsRawFd;
+
+    let (device, descriptors) = (rustix::process::getpid(), inherited_descriptors());
+    let entrance = cgroup.map(Cgroup::entrance);
+    let prepare = || {
+        if let Some(entrance) = &entrance {
+            rustix::io::write(&**entrance, b"0")?;
+        }
+        go_apart(device, Tie::DiesWithDevice, confinement, mark, descriptors)
+    };
+    let (args, env) = (image.args(), image.env());
+    let mut beginning = Beginning {
+        image,
+        args: &args,
+        env: &env,
+        stdio: stdio.map(|one| one.as_raw_fd()),
+        prepare: &prepare,
+        failed: 0,
+    };
+    let mut stack = Vec::<u128>::with_capacity(CHILD_STACK / size_of::<u128>());
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child has a stack of its own, whose end is aligned. With CLONE_VFORK this thread stands still until
+    // the child has left this memory for its program, or has ended: so nobody else uses `beginning` and the stack
+    // meanwhile, and both outlive its use of them. No signal reaches the child in here: all are blocked, and before it lets
+    // them in again none has a handler of ours.
+    let number = unsafe {
+        let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let top = stack.as_mut_ptr().add(stack.capacity());
+        let number = libc::clone(begin, top.cast(), flags, (&raw mut beginning).cast());
+        let error = std::io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        if number < 0 { Err(error) } else { Ok(number) }
+    }?;
+    let child = Pid::from_raw(number).ok_or(std::io::ErrorKind::Other)?;
+    if beginning.failed == 0 {
+        return Ok(child);
+    }
+    let _reaped = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+    Err(std::io::Error::from_raw_os_error(beginning.failed))
+}
+
+/// The stack of a child until its program begins, in bytes: it calls nothing but the system.
+#[cfg(target_os = "linux")]
+const CHILD_STACK: usize = 32 * 1024;
+
+/// What a child begins with, in the device's memory.
+#[cfg(target_os = "linux")]
+struct Beginning<'a> {
+    image: &'a Image,
+    args: &'a [*const libc::c_char],
+    env: &'a [*const libc::c_char],
+    stdio: [i32; 3],
+    prepare: &'a dyn Fn() -> std::io::Result<()>,
+    /// The number of the error because of which it did not begin.
+    failed: i32,
+}
+
+/// Where a child of [`start`] begins, with a [`Beginning`].
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+extern "C" fn begin(beginning: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `start` hands over one that outlives this, and does not look at it meanwhile.
+    let beginning = unsafe { &mut *beginning.cast::<Beginning<'_>>() };
+    let error = beginning.begin();
+    beginning.failed = error.raw_os_error().unwrap_or(libc::EIO);
+    // SAFETY: it ends this process alone, and runs nothing of the device's.
+    unsafe { libc::_exit(127) }
+}
+
+#[cfg(target_os = "linux")]
+impl Beginning<'_> {
+    /// Begins the program; returns only if that fails. Plain system calls: no lock, no allocation.
+    #[allow(unsafe_code)]
+    fn begin(&self) -> std::io::Error {
+        use std::io::Error;
+        // SAFETY: all pointers are to texts and lists in `self` that end with a NUL, or are null where the call allows
+        // it; descriptors and signals are numbers, which the calls check.
+        unsafe {
+            for (descriptor, place) in self.stdio.into_iter().zip(0..) {
+                if libc::dup2(descriptor, place) < 0 {
+                    return Error::last_os_error();
+                }
+            }
+            if libc::chdir(self.image.cwd.as_ptr()) != 0 {
+                return Error::last_os_error();
+            }
+            for signal in 1..=libc::SIGRTMAX() {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            if let Err(error) = (self.prepare)() {
+                return error;
+            }
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            let mut error = Error::from_raw_os_error(libc::ENOENT);
+            for program in &self.image.programs {
+                libc::execve(program.as_ptr(), self.args.as_ptr(), self.env.as_ptr());
+                let failed = Error::last_os_error();
+                match failed.raw_os_error() {
+                    // There may be another one further on.
+                    Some(libc::ENOENT | libc::ENOTDIR) => {}
+                    Some(libc::EACCES) => error = failed,
+                    _ => return failed,
+                }
+            }
+            error
+        }
+    }
 }
 
 /// Has the kernel kill the calling process when the thread that started it ends.
@@ -135,6 +287,53 @@ fn die_with(device: Pid) -> std::io::Result<()> {
 #[cfg(all(unix, not(target_os = "linux")))]
 fn die_with(_: Pid) -> std::io::Result<()> {
     Ok(())
+}
+
+/// Covers what the calling process and all that it starts shall not see, in a mount namespace of its own. Who may
+/// not make one is given a user namespace as well, in which it may; what it may do to files stays the same.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn hide(veil: &Veil) -> std::io::Result<()> {
+    use std::ptr::null;
+
+    let done = |result: libc::c_int| match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    if veil.covered().is_empty() {
+        return Ok(());
+    }
+    // SAFETY: `unshare` takes flags only. `mount` reads texts that end with a NUL: they are constants, or outlive
+    // the calls in the veil; where it takes no text it is given none.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNS) != 0 {
+            done(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS))?;
+        }
+        let all = libc::MS_REC | libc::MS_PRIVATE;
+        done(libc::mount(null(), c"/".as_ptr(), null(), all, null()))?;
+        for covered in veil.covered() {
+            let path = covered.path.as_ptr();
+            let mounted = if covered.is_folder {
+                let (kind, options) = (c"tmpfs".as_ptr(), c"size=4k,mode=555".as_ptr());
+                let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+                libc::mount(kind, path, kind, flags, options.cast())
+            } else {
+                libc::mount(c"/dev/null".as_ptr(), path, null(), libc::MS_BIND, null())
+            };
+            match done(mounted) {
+                // What is gone meanwhile needs no cover.
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    // With it a program of root's could uncover them; whoever else is no root in the new namespace either.
+    match rustix::thread::remove_capability_from_bounding_set(
+        rustix::thread::CapabilitySet::SYS_ADMIN,
+    ) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Puts the limits on the calling process, for good.

@@ -4,14 +4,16 @@
 //! - `executor`: takes each COMMAND, runs its actions, answers every one.
 //! - [`journal`]: what it took and did, so that neither a lost connection nor its own death does it twice.
 //! - [`tools`]: what can be called, and within which limits.
-//! - [`policy`]: the owner's say.
+//! - [`policy`]: the owner's say. `called`: what is told of each call to whoever keeps a record.
 //! - `process`, [`watchdog`]: child processes that never outlive the device.
 //! - [`confine`]: what no child may do.
 //! - [`info`]: the facts. [`state`]: how the device is doing.
 
+mod called;
 pub mod confine;
 pub mod device;
 mod executor;
+mod flow;
 mod group;
 pub mod info;
 pub mod journal;
@@ -25,6 +27,7 @@ pub mod state;
 pub mod tools;
 pub mod watchdog;
 
+pub use called::{CallState, Called, OnCall};
 pub use device::{Device, DeviceError, DeviceEvent, DeviceSettings};
 pub use executor::Capacity;
 pub use info::Features;

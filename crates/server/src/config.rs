@@ -8,6 +8,7 @@ use aip::machine::LONGEST_WAIT;
 use link::{OutboxLimits, Pin};
 
 use crate::hosts::{HostPattern, OriginPattern};
+use crate::hub::Limits;
 use crate::store::HistoryLimits;
 use link::connection::Watch;
 
@@ -17,20 +18,31 @@ pub const MIN_OUTBOX_MESSAGES: usize = 128;
 /// The least room for messages in flight, in bytes.
 pub const MIN_BYTES_IN_FLIGHT: usize = 1024 * 1024;
 
+/// Longest time for one command, where neither the task nor the server's owner says another.
+pub(crate) const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Longest time for one task, where neither it nor the server's owner says another.
+pub(crate) const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// The limits and waits of a server, each with its default. A wait beyond [`LONGEST_WAIT`] is as good as that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Sessions that run on one device at the same time: a desktop has one pair of hands.
+    /// Sessions of any kind that run on one device at the same time: a desktop has one pair of hands.
     pub sessions_per_device: usize,
+    /// Sessions that run on one device at the same time, however many that allows, as long as all of them run only
+    /// commands and the tools for files.
+    pub shared_per_device: usize,
     /// Tasks of one client that may wait for one device; a further one is refused at once. The clients of a key share
     /// twice as many places, all keys four times, and a newcomer may take half of what the others leave.
     pub queue_per_device: usize,
-    /// Longest time for one command, from when it is sent.
-    pub command_timeout: Duration,
-    /// The most that a task may ask for as its `command_timeout`.
-    pub max_command_timeout: Duration,
-    /// Longest time for one task, from when it starts to run.
-    pub session_timeout: Duration,
+    /// Longest time for one command, from when it is sent, where its task says none. `None`:
+    /// [`DEFAULT_COMMAND_TIMEOUT`], or no limit for a task that wants none.
+    pub command_timeout: Option<Duration>,
+    /// The most that a task may ask for as its `command_timeout`, or have without one; `None` for no limit.
+    pub max_command_timeout: Option<Duration>,
+    /// Longest time for one task, from when it starts to run. `None`: [`DEFAULT_SESSION_TIMEOUT`], or no limit for a task
+    /// that wants none.
+    pub session_timeout: Option<Duration>,
     /// Most steps of one task.
     pub max_steps: u32,
     /// Longest task text, in bytes.
@@ -115,11 +127,11 @@ impl Default for Config {
         let outbox = OutboxLimits::default();
         Self {
             sessions_per_device: 1,
+            shared_per_device: 64,
             queue_per_device: 100,
-            command_timeout: Duration::from_secs(300),
-            // An hour, which devices allow, and a minute for the answer.
-            max_command_timeout: Duration::from_secs(3660),
-            session_timeout: Duration::from_secs(3600),
+            command_timeout: None,
+            max_command_timeout: None,
+            session_timeout: None,
             max_steps: 1000,
             max_request_bytes: 8 * 1024 * 1024,
             max_task_bytes: 256 * 1024 * 1024,
@@ -173,11 +185,10 @@ impl Config {
         self
     }
 
-    fn waits(&mut self) -> [&mut Duration; 18] {
-        [
-            &mut self.command_timeout,
-            &mut self.max_command_timeout,
-            &mut self.session_timeout,
+    fn waits(&mut self) -> impl Iterator<Item = &mut Duration> {
+        let limits =
+            [&mut self.command_timeout, &mut self.max_command_timeout, &mut self.session_timeout];
+        let waits = [
             &mut self.stop_grace,
             &mut self.registration_timeout,
             &mut self.liveness_timeout,
@@ -193,7 +204,44 @@ impl Config {
             &mut self.device_time,
             &mut self.shutdown_grace,
             &mut self.unfetched_time,
-        ]
+        ];
+        limits.into_iter().flatten().chain(waits)
+    }
+
+    /// Longest time for one command of a task that names none itself.
+    pub(crate) fn command_limit(&self, wants_none: bool) -> Duration {
+        let none = || self.max_command_timeout.unwrap_or(LONGEST_WAIT);
+        let usual = || if wants_none { none() } else { DEFAULT_COMMAND_TIMEOUT };
+        self.command_timeout.unwrap_or_else(usual)
+    }
+
+    /// The most that a task may ask for as its longest time for a command.
+    pub(crate) fn longest_command(&self) -> Duration {
+        let most = self.max_command_timeout.unwrap_or(LONGEST_WAIT);
+        most.max(self.command_limit(false))
+    }
+
+    /// Longest time for one task.
+    pub(crate) fn session_limit(&self, wants_none: bool) -> Duration {
+        let usual = if wants_none { LONGEST_WAIT } else { DEFAULT_SESSION_TIMEOUT };
+        self.session_timeout.unwrap_or(usual)
+    }
+
+    /// A command's time limit that is over, in words: with its setting, unless the task itself had named it.
+    pub(crate) fn limit_in_words(&self, limit: Duration) -> String {
+        let setting = if limit == self.command_limit(false) {
+            " (the server's command_timeout)"
+        } else if Some(limit) == self.max_command_timeout {
+            " (the server's max_command_timeout)"
+        } else {
+            ""
+        };
+        format!("{} s{setting}", limit.as_secs_f64())
+    }
+
+    /// How many tasks may be at work on a device that takes so many that go together.
+    pub(crate) fn places(&self, at_once: usize) -> Limits {
+        Limits { any: self.sessions_per_device, together: at_once.min(self.shared_per_device) }
     }
 
     /// Bounds of each connection's outgoing queue.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use aip::codec::{About, MAX_FIRST_MESSAGE_BYTES, Wire};
 use aip::machine::{CommandResults, Rejection, Request, TaskRequest};
-use aip::message::{Feature, Refused, TaskRefused};
+use aip::message::{Feature, Passed, Refused, TaskRefused, Upstream};
 use aip::{
     ClientId, ClientMessage, CloseCode, DecodeError, Payload, RequestId, ResponseId, ServerMessage,
     ServerMessageType, SessionId, Status,
@@ -18,9 +18,9 @@ use crate::audit::{self, Event as Audited};
 use crate::drive;
 use crate::facts;
 use crate::handle::Handle;
-use crate::hub::{Asked, From, Results, Submission, SubmitError, Unclaimed, Via};
+use crate::hub::{Asked, From, Pass, Results, Submission, SubmitError, Unclaimed, Via};
 use crate::server::{OpenSocket, Server};
-use crate::session::TaskId;
+use crate::session::{TaskId, to_requester};
 
 /// Runs a registered connection until it ends, and cleans up after it.
 pub(crate) async fn run(
@@ -156,6 +156,16 @@ impl Actor {
                     });
                 }
             }
+            Request::Upstream { session_id, response_id, upstream } => {
+                self.pass_upstream(&session_id, &response_id, upstream);
+            }
+            Request::Downstream { task, downstream } => {
+                if let Ok(task) = task.as_str().parse() {
+                    self.server.act(|hub, moment| {
+                        hub.handle_downstream(moment, self.via, task, &downstream);
+                    });
+                }
+            }
             Request::Task(task) => {
                 let (session_id, request_id) = (task.session_id.clone(), task.request_id.clone());
                 if let Err(error) = self.submit(task) {
@@ -188,6 +198,18 @@ impl Actor {
                 self.report_error(&text, session_id.as_ref());
                 reply(ServerMessage::error(text, session_id));
             }
+        }
+    }
+
+    /// Passes on what a device says of a command's streams. Written without the lock, since it can be long.
+    fn pass_upstream(&self, session_id: &SessionId, response_id: &ResponseId, upstream: Upstream) {
+        let ids = (session_id, response_id);
+        let pass =
+            self.server.act(|hub, moment| hub.handle_upstream(moment, self.via, ids, &upstream));
+        if let Some(Pass { handle, task, step }) = pass {
+            let passed = Passed { task: task.to_string(), step, upstream };
+            let frame = to_requester(session_id, &passed, self.server.ambient().time_text());
+            let _cut_if_it_overflows = handle.outbox.push(frame);
         }
     }
 
@@ -294,6 +316,7 @@ impl Actor {
 
     fn submit(&self, request: TaskRequest) -> Result<(), SubmitError> {
         let submission = Submission {
+            shares: self.server.agent().shares_device(&request.request),
             request,
             holder: self.client.holder.clone(),
             address: self.client.address,

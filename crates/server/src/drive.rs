@@ -167,7 +167,8 @@ impl Server {
             call.call_id = Some(fresh_call_id(ambient));
         }
         let response_id = next_command_id(ambient);
-        let frame = encode_command(task, &calls, &response_id, ambient.time_text());
+        let streams = task.terms.streams.and_then(|_| self.hub().streams_of(task, &calls));
+        let frame = encode_command(task, &calls, &response_id, streams, ambient.time_text());
         Prepared { response_id, calls: calls.into(), is_discovery, frame, journal: None }
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Handle {
     /// Whose key it showed.
     pub(crate) holder: Arc<Principal>,
     pub(crate) platform: String,
+    /// How many tasks that go together a device takes at the same time; 0 of one that does not say.
+    pub(crate) at_once: usize,
     /// Whether it speaks the extension; a legacy peer does not.
     pub(crate) is_flightdeck: bool,
     pub(crate) connected_at: Timestamp,
@@ -56,10 +58,12 @@ impl Handle {
     ) -> Self {
         let Visitor { holder, address } = visitor;
         let is_flightdeck = registration.extension.is_some();
+        let at_once = registration.extension.as_ref().and_then(|asked| asked.at_once).unwrap_or(0);
         let asked = registration.extension.map_or_else(Vec::new, |asked| asked.features);
         let features = Features::granted(&asked, registration.client_type);
         Self {
             connection,
+            at_once: usize::try_from(at_once).unwrap_or(usize::MAX),
             is_flightdeck,
             platform: registration.platform,
             peer: Peer {

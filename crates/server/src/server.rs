@@ -203,11 +203,13 @@ impl Server {
             let own = task.requester == Requester::Client(task.device.clone());
             (own || holder.may_reach(&task.device)).then_some(holder)
         };
+        let shares = |task: &Task| self.agent().shares_device(&task.request);
         let found = Found {
             recovered,
             is_durable: self.0.store.is_durable(),
             holder: &holder,
             nobody: self.0.keyring.holder_of_shared().clone(),
+            shares: &shares,
         };
         self.act(|hub, moment| hub.recover(moment, found));
         self.start_upkeep();

@@ -255,7 +255,7 @@ async fn an_actor_that_panics_leaves_no_ghost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_mounted_elsewhere_keeps_its_own_times() {
-    let config = Config { command_timeout: Duration::from_secs(9), ..Config::default() };
+    let config = Config { command_timeout: Some(Duration::from_secs(9)), ..Config::default() };
     let server = Server::new(config, keys());
     let _mounted = server.router();
     let (mut device, mut requester) = device_and_requester(&server).await;

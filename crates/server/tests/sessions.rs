@@ -112,9 +112,12 @@ async fn a_command_without_an_answer_times_out_and_its_place_is_kept_until_the_d
     assert_lasted(start, 300.0);
     assert_eq!(told["session_id"], "S1");
     assert_eq!(end["status"], "failed");
-    assert_eq!(end["error"], "Step 1 (t) timed out after 300 s");
+    assert_eq!(end["error"], "Step 1 (t) timed out after 300 s (the server's command_timeout)");
     let known = &end["result"][0]["result"][0][0];
-    assert_eq!(known["error"], "No answer within 300 s; its outcome is unknown");
+    assert_eq!(
+        known["error"],
+        "No answer within 300 s (the server's command_timeout); its outcome is unknown"
+    );
 
     // Its stop is not confirmed, so S2 waits; the late answer confirms it, and is told to be late.
     device.expect_silence(Duration::from_secs(30)).await;
@@ -242,13 +245,13 @@ async fn nobody_else_can_answer_a_command(kept: Kept) {
 
 async fn a_task_that_takes_too_long_ends_with_what_is_known(kept: Kept) {
     let timeout = Duration::from_secs(100);
-    let server = server(kept, Config { session_timeout: timeout, ..Config::default() });
+    let server = server(kept, Config { session_timeout: Some(timeout), ..Config::default() });
     let (mut device, mut requester) = device_and_requester(&server).await;
     let first = begin(&mut requester, &mut device, "S", TWO_STEPS).await;
     device.answer_and_flush(&first, "one").await;
     device.expect("command").await;
     let end = tokio::join!(requester.expect("task_end"), device.expect("task_end")).0;
-    assert_eq!(end["error"], "Task did not end within 100 s");
+    assert_eq!(end["error"], "Task did not end within 100 s (the server's session_timeout)");
     let steps = &end["result"][0]["result"];
     assert_eq!(steps[0][0]["result"], "one");
     assert_eq!(steps[1][0]["error"], "Stopped; its outcome is unknown");
@@ -412,7 +415,8 @@ async fn results_that_come_after_the_grace_are_late_and_not_invented(kept: Kept)
 }
 
 async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum(kept: Kept) {
-    let server = server(kept, Config::default());
+    let most = Some(Duration::from_secs(3600));
+    let server = server(kept, Config { max_command_timeout: most, ..Config::default() });
     let (mut device, mut requester) = device_and_requester(&server).await;
     let submit = |requester: &mut Peer, session: &str, seconds: f64| {
         let metadata = json!({"flightdeck": {"command_timeout_s": seconds}});
@@ -433,9 +437,9 @@ async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum(kept: 
         let answers = [device.hear().await, device.hear().await];
         assert!(answers.iter().any(|answer| answer["type"] == "error"), "too late");
     }
-    for seconds in [3661.0, 0.0] {
+    for seconds in [3601.0, 0.0] {
         submit(&mut requester, "S", seconds);
-        let text = "command_timeout_s must be more than 0 and at most 3660";
+        let text = "command_timeout_s must be more than 0 and at most 3600";
         assert_eq!(requester.expect("error").await["error"], text);
         assert_eq!(requester.expect("task_end").await["error"], text);
     }
@@ -444,9 +448,9 @@ async fn a_task_may_ask_for_another_time_for_its_commands_up_to_a_maximum(kept: 
 /// A configuration in which every wait is this long.
 fn waiting(time: Duration) -> Config {
     Config {
-        command_timeout: time,
-        max_command_timeout: time,
-        session_timeout: time,
+        command_timeout: Some(time),
+        max_command_timeout: Some(time),
+        session_timeout: Some(time),
         stop_grace: time,
         registration_timeout: time,
         liveness_timeout: time,

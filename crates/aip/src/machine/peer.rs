@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
 use crate::message::{
-    ActionResult, Cancel, ClientMessage, ClientMessageType, ClientType, Feature, Features,
-    OnDisconnect, Output, Status, TaskSettings, Word,
+    ActionResult, Cancel, ClientMessage, ClientMessageType, ClientType, Downstream, Feature,
+    Features, OnDisconnect, Output, Status, Streams, TaskSettings, Upstream, Word,
 };
 use crate::payload::Payload;
 
@@ -38,6 +38,22 @@ pub enum Request {
         response_id: ResponseId,
         /// What it tells.
         output: Output,
+    },
+    /// A device says something of the streams of a COMMAND.
+    Upstream {
+        /// The session that the COMMAND belongs to.
+        session_id: SessionId,
+        /// The COMMAND, *R*.
+        response_id: ResponseId,
+        /// What it says.
+        upstream: Upstream,
+    },
+    /// A requester says something of the streams of a task.
+    Downstream {
+        /// The task, *T*.
+        task: ResponseId,
+        /// What it says.
+        downstream: Downstream,
     },
     /// It submits a task.
     Task(TaskRequest),
@@ -104,12 +120,16 @@ pub struct TaskRequest {
     pub request: String,
     /// Longest time for one of its commands, if it shall be another than the server's default.
     pub command_timeout: Option<Duration>,
+    /// Whether it wants no limit but that.
+    pub no_time_limit: bool,
     /// The requester's id of it, by which it is known when it is sent again; from who may.
     pub request_id: Option<RequestId>,
     /// The store id under which it was first sent.
     pub store: Option<String>,
     /// What becomes of it when its requester's connection is lost.
     pub on_disconnect: OnDisconnect,
+    /// The streams that it asks for, from who may.
+    pub streams: Option<Streams>,
     /// What else tells it from another one with the same `request_id`.
     pub as_sent: AsSent,
 }
@@ -180,19 +200,36 @@ impl Peer {
         Ok(())
     }
 
-    /// A sign of life; with status `continue` and the extension's `output` in it, what a tool tells.
+    /// A sign of life; with status `continue` what it says of streams, or what a tool tells.
     fn heartbeat(&self, message: ClientMessage) -> Request {
-        let is_device = self.client_type == ClientType::Device;
-        if !is_device || message.status != Status::Continue {
+        let (Some(session_id), Some(about)) = (message.session_id, message.prev_response_id) else {
             return Request::Heartbeat;
-        }
-        let output = Output::of(message.metadata.as_ref());
-        match (message.session_id, message.prev_response_id, output) {
-            (Some(session_id), Some(response_id), Some(output)) => {
-                Request::Output { session_id, response_id, output }
+        };
+        let metadata = message.metadata.as_ref();
+        let says = match (message.status, self.client_type) {
+            (Status::Continue, ClientType::Device) => self.device_says(session_id, about, metadata),
+            (Status::Continue, ClientType::Constellation) if self.features.has(Feature::Output) => {
+                Downstream::of(metadata)
+                    .map(|downstream| Request::Downstream { task: about, downstream })
             }
-            _ => Request::Heartbeat,
+            _ => None,
+        };
+        says.unwrap_or(Request::Heartbeat)
+    }
+
+    fn device_says(
+        &self,
+        session_id: SessionId,
+        response_id: ResponseId,
+        metadata: Option<&Payload>,
+    ) -> Option<Request> {
+        if self.features.has(Feature::Output)
+            && let Some(upstream) = Upstream::of(metadata)
+        {
+            return Some(Request::Upstream { session_id, response_id, upstream });
         }
+        let output = Output::of(metadata)?;
+        Some(Request::Output { session_id, response_id, output })
     }
 
     fn read(&self, message: ClientMessage) -> Result<Request, String> {
@@ -276,9 +313,11 @@ impl Peer {
             target_id,
             request: request.ok_or("Empty task content")?,
             command_timeout,
+            no_time_limit: settings.no_time_limit == Some(true),
             request_id,
             store: settings.store.filter(|_| may_repeat),
             on_disconnect: settings.on_disconnect.unwrap_or_default(),
+            streams: settings.streams.filter(|_| self.features.has(Feature::Output)),
             as_sent,
         };
         if task.request_id.is_none() {

@@ -16,9 +16,11 @@ pub use enums::{
     ClientMessageType, ClientType, Platform, ResultStatus, ServerMessageType, Status, ToolType,
 };
 pub use extension::{
-    Accepted, Cancel, CancelAfter, Confirmed, Extension, Feature, Features, Held, HeldState,
-    Instruction, JournalId, Mismatch, OnDisconnect, Output, Refused, ResultAck, Resume,
-    ResumeRefused, Resumed, Step, StepStatus, Taken, TaskRefused, TaskSettings, VERSION, Word,
+    Accepted, Cancel, CancelAfter, Channel, Chunk, Confirmed, Data, Downstream, Extension, Feature,
+    Features, Held, HeldState, Input, InputTaken, Instruction, JournalId, MAX_CHUNK_BYTES,
+    MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Mismatch, OnDisconnect, Output, OutputTaken, Passed,
+    Refused, ResultAck, Resume, ResumeRefused, Resumed, Step, StepStatus, Streams, Taken,
+    TaskRefused, TaskSettings, Upstream, VERSION, Word, whole_characters,
 };
 pub use facts::{ConstellationMetadata, DeviceMetadata, SystemInfo};
 pub use payloads::{ActionResult, Command, MAX_RESULTS, ToolInfo, TruncatedResult};

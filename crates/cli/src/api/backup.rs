@@ -12,6 +12,9 @@ use crate::Failure;
 /// Longest wait for a copy of the store.
 const TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);
 
+/// How often to look whether the server is alive meanwhile: it says nothing before the copy is made.
+const PACE: Duration = Duration::from_secs(5);
+
 /// A copy of the store that was made.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Backup {
@@ -24,7 +27,21 @@ impl Api<'_> {
     pub(crate) async fn backup(&self, folder: &Path) -> Result<Backup, Failure> {
         let wanted = serde_json::json!({ "folder": folder });
         let request = self.request(Method::POST, "/api/v1/backup", &[])?.json(&wanted);
-        let answer = self.answer(request, TIMEOUT).await?;
+        let answer = tokio::select! {
+            biased;
+            answer = self.answer(request, TIMEOUT) => answer?,
+            failure = self.until_silent() => return Err(failure),
+        };
         self.read(&answer, "copy")
+    }
+
+    /// Waits until the server does not answer any more.
+    async fn until_silent(&self) -> Failure {
+        loop {
+            if let Err(failure) = self.get("/healthz", &[]).await {
+                return failure;
+            }
+            tokio::time::sleep(PACE).await;
+        }
     }
 }

@@ -192,6 +192,13 @@ impl Task {
         !matches!(self.state.as_str(), "queued" | "running")
     }
 
+    /// Whether the server's store has lost some of what it returned, and something else stands in its place.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let actions = self.steps.iter().flat_map(|step| &step.actions);
+        let returned = actions.filter_map(|action| action.result.as_ref()).chain(&self.result);
+        returned.filter_map(|value| value.parse::<Damaged>().ok()).any(|marker| marker.damaged)
+    }
+
     /// What it returned: its agent's own value, else the results of its steps, one array a step.
     pub(crate) fn value(&self) -> Option<Payload> {
         let ended = self.steps.iter().filter(|step| step.settled_at.is_some());
@@ -203,6 +210,15 @@ impl Task {
             None => Payload::from_value(&results).ok(),
         }
     }
+}
+
+/// What the server's store has in the place of something that cannot be read any more.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Damaged {
+    damaged: bool,
+    #[serde(rename = "bytes")]
+    _bytes: Option<u64>,
 }
 
 /// What an action returned, as a TASK_END says it.

@@ -17,6 +17,7 @@ use crate::settings::{ClientKeys, DeviceKeys};
   flightdeck device --request '{\"commands\":[…]}'     Submit a task for this device itself
   flightdeck device install --id build-box           Run it as a service from now on
   flightdeck device status                           How the devices on this machine are doing
+  flightdeck device log                              What they have run
 
 Exit codes: 0 it was told to stop; 2 a wrong setting; 4 the server cannot be reached or refuses
 it, with --max-retries; without that it tries again for ever.")]
@@ -44,6 +45,7 @@ pub(crate) struct Device {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeviceCommand {
     Status(DeviceStatus),
+    Log(DeviceLog),
     Install(Box<DeviceInstall>),
     Uninstall(DeviceUninstall),
 }
@@ -64,6 +66,26 @@ pub(crate) struct DeviceStatus {
     #[arg(long, value_name = "FILE", env = "FLIGHTDECK_STATUS_FILE", hide_env_values = true)]
     pub(crate) status_file: Option<String>,
     /// Print JSON, one device a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what your devices on this machine have run, for which tasks, and how it ended
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck device log
+  flightdeck device log --id build-box --last 1000 --json
+  sudo flightdeck --state-dir /var/lib/flightdeck-device device log     A service of the machine
+
+Exit codes: 0 something was run; 1 nothing was.")]
+pub(crate) struct DeviceLog {
+    /// Only this device [default: all of yours on this machine]
+    #[arg(long, visible_alias = "client-id", value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// How many calls are shown, the newest ones
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) last: usize,
+    /// Print JSON, one call a line, as the file has it
     #[arg(long)]
     pub(crate) json: bool,
 }

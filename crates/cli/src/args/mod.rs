@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::device::{
-    Device, DeviceCommand, DeviceInstall, DeviceScope, DeviceStatus, DeviceUninstall,
+    Device, DeviceCommand, DeviceInstall, DeviceLog, DeviceScope, DeviceStatus, DeviceUninstall,
 };
 pub(crate) use self::key::{CreateKey, Key, KeyRole};
 pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks};

@@ -21,8 +21,8 @@ cancels it and waits for the device to confirm that. After a second one, which l
 the server does not answer the cancel within 12 s, the outcome is unknown: the command may go on.
 
 Exit codes: the command's own, of several the greatest. Where there is none: 120 cancelled; 121 its
-outcome is unknown; 122 it was never sent; 123 server or device unreachable, or refused; 124 timed
-out; 125 anything else, a setting that forbids it included; 2 for a wrong command line only.
+outcome is unknown; 122 it was never sent or begun; 123 server or device unreachable, or refused; 124
+timed out; 125 anything else, a setting that forbids it included; 2 for a wrong command line only.
 
 With --json each device is an object on stdout: device, task, status (completed, failed, cancelled),
 known (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop),
@@ -43,6 +43,15 @@ pub(crate) struct Exec {
     /// The folder to run in
     #[arg(long, value_name = "FOLDER")]
     pub(crate) cwd: Option<String>,
+    /// Leave standard input alone, as in a `while read` loop
+    #[arg(short = 'n', long)]
+    pub(crate) no_input: bool,
+    /// Print the bytes as they are also on a terminal, whatever they do to it
+    #[arg(long, conflicts_with = "escape")]
+    pub(crate) raw: bool,
+    /// Escape control characters also where the output is no terminal
+    #[arg(long)]
+    pub(crate) escape: bool,
     /// Print one JSON object for each device, one a line
     #[arg(long)]
     pub(crate) json: bool,
@@ -69,7 +78,8 @@ cancels the task and waits for the device to confirm that. After a second one, w
 or if the server does not answer the cancel within 12 s, the task is lost to this command, and may go
 on.
 
-Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or lost.
+Exit codes: 0 completed, 1 the task failed, 2 wrong usage, 3 cancelled, 4 server unreachable or
+refused: there is no task then, or it is lost to this command, as lost says with --json.
 
 With --json stderr has an object for each event (accepted with the task's id, progress, disconnected,
 reconnected) and stdout one for the end: task, status (completed, failed, cancelled), known
@@ -170,8 +180,8 @@ impl TaskState {
   flightdeck task result 019ab3c4-5d6e > out.json
   flightdeck task cancel 019ab3c4-5d6e
 
-Exit codes of `follow` and `result`: 0 it completed, 1 it failed or is not over, 3 it was cancelled,
-4 server unreachable or refused. `cancel`: 0 it is cancelled, 1 it is not.")]
+Exit codes of `follow` and `result`: 0 it completed, 1 it failed, is not over or what it returned is
+damaged (also of `show`), 3 it was cancelled, 4 server unreachable or refused. `cancel`: 0 it is cancelled, 1 it is not.")]
 pub(crate) enum TaskCommand {
     /// Show it with its steps
     Show(OneTask),

@@ -149,7 +149,7 @@ fn plan() -> String {
 async fn watch(task: constellation::Task) -> Outcome {
     let spinner = Spinner::new("submitted");
     let never = CancellationToken::new();
-    let followed = follow(task, &never, |event| match event {
+    let mut tell = |event: &TaskEvent| match event {
         TaskEvent::Accepted { .. } => spinner.line(&format!("{DIM}task accepted{DIM:#}")),
         TaskEvent::Progress { step: Some(step), .. } => {
             show_step(&spinner, step);
@@ -159,8 +159,8 @@ async fn watch(task: constellation::Task) -> Outcome {
             }
         }
         _ => {}
-    });
-    followed.await.outcome
+    };
+    follow(task, &never, &mut tell).await.outcome
 }
 
 /// What a command printed, out of the beginning of its result; the whole comes with the outcome.

@@ -1,6 +1,9 @@
 //! `flightdeck device --dry-run`: the tools, and what the policy says of each. Nothing is connected.
 
+use std::path::PathBuf;
+
 use device::DeviceSettings;
+use device::confine::{Confinement, can_hide};
 use device::policy::Verdict;
 use device::tools::{Exec, Overview, ToolSettings, ToolView};
 use serde_json::{Value, json};
@@ -80,5 +83,38 @@ fn limits(tools: &ToolSettings, policy: &PolicyFile) -> String {
         false => roots.join(", "),
     };
     let (policy, roots) = (safe_line(&policy.summary()), safe_line(&roots));
-    format!("\nexec    {exec}\nroots   {roots}\npolicy  {policy}\n")
+    let (sandbox, private) = (sandbox(tools), private(tools));
+    format!(
+        "\nexec    {exec}\nroots   {roots}\npolicy  {policy}\nsandbox {sandbox}\nkept    {private}\n"
+    )
+}
+
+/// What holds commands back, and what could.
+fn sandbox(tools: &ToolSettings) -> String {
+    let writing = match (tools.sandbox, Confinement::default().sandboxed(&tools.roots)) {
+        (true, _) => "on: commands and MCP servers write below the roots only".to_owned(),
+        (false, Ok(_)) => "off: --sandbox keeps commands from writing elsewhere".to_owned(),
+        (false, Err(_)) => "off: this system has none".to_owned(),
+    };
+    let folders = match can_hide() {
+        Ok(()) => "what reads whole folders (grep -r) does not see what is kept".to_owned(),
+        Err(why) => {
+            format!("what reads whole folders (grep -r) is refused around what is kept ({why})")
+        }
+    };
+    safe_line(&format!("{writing}; {folders}"))
+}
+
+/// Which files are kept from callers.
+fn private(tools: &ToolSettings) -> String {
+    let shown = |paths: &[PathBuf]| {
+        paths.iter().map(|path| safe_line(&path.display().to_string())).collect::<Vec<_>>()
+    };
+    let there: Vec<_> = tools.private.iter().filter(|path| path.exists()).cloned().collect();
+    let kept = shown(&there).into_iter().chain(["what looks like a private key".to_owned()]);
+    let kept = kept.collect::<Vec<_>>().join("\n        ");
+    match tools.reveal.as_slice() {
+        [] => kept,
+        reveal => format!("{kept}\nshown   {}", shown(reveal).join(", ")),
+    }
 }

@@ -1,33 +1,41 @@
 //! `flightdeck exec`: runs a command on one device or several.
 
+mod input;
+mod screen;
+
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::io;
 use std::time::Duration;
 
 use anyhow::Context;
 use constellation::{
-    ClientId, Constellation, NewTask, OnDisconnect, Payload, StepStatus, Task, TaskEvent,
+    Channel, ClientId, Constellation, NewTask, OnDisconnect, Output, Payload, RequestError,
+    StepStatus, Streams, Task, TaskEvent,
 };
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use serde_json::{Map, Value, json};
-use tokio::task::JoinSet;
+use tokio::io::Stdin;
 use tokio_util::sync::CancellationToken;
 
+use self::screen::{Screen, View};
 use super::follow::{
-    CommandOutput, Followed, Notices, accepted, describe, event_json, follow, interruptible,
-    on_disconnect,
+    CommandOutput, Followed, Notices, Watcher, accepted, describe, event_json, follow,
+    interruptible, on_disconnect,
 };
 use crate::api::Api;
 use crate::args::{Exec, Global};
 use crate::connect::{Target, say_goodbye};
 use crate::ending::{Known, is_timeout, results, value};
-use crate::output::{RED, Spinner, labelled, print, print_line, safe, safe_line};
+use crate::output::{RED, Spinner, print_line, safe_line};
 use crate::{Code, Ended, Failure};
 
 pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let plan = plan(&args)?;
     let target = Target::new(args.client.clone(), &global)?;
     let devices = devices(&args, &target).await?;
-    let show = Show { labels: devices.len() > 1, json: args.json };
+    let escapes = (args.raw || args.escape).then_some(args.escape);
+    let show = Show { labels: devices.len() > 1, json: args.json, escapes };
     let (constellation, on_disconnect) = match connect(&target, args.detach).await {
         Ok(connected) => connected,
         Err(failure) => {
@@ -37,14 +45,18 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
             return Err(failure);
         }
     };
+    let asked = Asked::new(&args, devices.len(), &constellation);
+    let new_task = |device: &ClientId, has_input| NewTask {
+        command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
+        no_time_limit: has_no_limit(&args),
+        on_disconnect,
+        streams: Streams { output: asked.output, input: has_input, window: None },
+        ..NewTask::new(device.clone(), plan.clone())
+    };
     let (mut submitted, mut worst) = (Vec::new(), Code::COMPLETED);
     for device in devices {
-        let task = NewTask {
-            command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
-            on_disconnect,
-            ..NewTask::new(device.clone(), plan.clone())
-        };
-        match constellation.submit(task).map_err(Failure::unreachable) {
+        let task = constellation.submit(new_task(&device, asked.input));
+        match task.map_err(Failure::unreachable) {
             Ok(task) => submitted.push((device, task)),
             Err(failure) => {
                 show_not_submitted(&device, &failure, show)?;
@@ -55,14 +67,35 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
         }
     }
     let stop = CancellationToken::new();
+    let again = |device: &ClientId| constellation.submit(new_task(device, false));
     let code = if args.detach {
         interruptible(&constellation, &stop, all_accepted(submitted, &stop, show)).await
     } else {
-        interruptible(&constellation, &stop, follow_all(submitted, &stop, show)).await
+        let following = follow_all(submitted, &stop, show, asked, &again);
+        interruptible(&constellation, &stop, following).await
     };
     let code = code.unwrap_or_else(|left| Ok(left.exec_code()))?;
     say_goodbye(constellation).await;
     Ok(code.max(worst))
+}
+
+/// The streams that are asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    output: bool,
+    input: bool,
+    /// Whether there is input that cannot be passed on.
+    has_vain_input: bool,
+}
+
+impl Asked {
+    fn new(args: &Exec, devices: usize, constellation: &Constellation) -> Self {
+        let is_followed = !args.detach;
+        let wanted = is_followed && !args.no_input && devices == 1 && input::is_there();
+        let input = wanted && constellation.may_send_input();
+        let output = is_followed && constellation.may_stream();
+        Self { output, input, has_vain_input: wanted && !input }
+    }
 }
 
 /// Connects to a server that takes plans, and says what shall become of a task without us there.
@@ -85,11 +118,23 @@ async fn connect(
 /// How much longer the server waits than the device, so that the device's own answer comes through.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 
+/// What a command asks its device for that is to take as long as it takes, in seconds: a year. Every device knows a number,
+/// also those that know of no limit at all.
+const NO_LIMIT_S: u64 = 366 * 24 * 3600;
+
+/// Whether only the time that is asked for, and what others have set, may end the command: somebody waits for it, or has
+/// said how long it may take.
+const fn has_no_limit(args: &Exec) -> bool {
+    !args.detach || args.timeout.is_some()
+}
+
 /// How to print.
 #[derive(Clone, Copy)]
 struct Show {
     labels: bool,
     json: bool,
+    /// Whether what would drive a terminal is escaped, whatever the output goes to.
+    escapes: Option<bool>,
 }
 
 fn plan(args: &Exec) -> anyhow::Result<String> {
@@ -105,6 +150,8 @@ fn plan(args: &Exec) -> anyhow::Result<String> {
     if let Some(timeout) = args.timeout {
         anyhow::ensure!(!timeout.0.is_zero(), "--timeout must be more than 0");
         parameters.insert("timeout".to_owned(), json!(timeout.0.as_secs_f64()));
+    } else if has_no_limit(args) {
+        parameters.insert("timeout".to_owned(), json!(NO_LIMIT_S));
     }
     if let Some(cwd) = &args.cwd {
         parameters.insert("cwd".to_owned(), json!(cwd));
@@ -141,7 +188,11 @@ async fn all_accepted(tasks: Vec<(ClientId, Task)>, stop: &CancellationToken, sh
         let tell = |event: &_| notices.of(event).iter().for_each(|said| spinner.line(said));
         match accepted(task, stop, tell).await {
             Ok(id) => print_id(&device, &id, show)?,
-            Err(followed) => worst = worst.max(show_outcome(&spinner, &device, &followed, show)?),
+            Err(followed) => {
+                let screen = Screen::new(Spinner::new(""), show.escapes);
+                let mut teller = Teller::new(device, &screen, &notices, show, stop);
+                worst = worst.max(teller.show_outcome(&followed).await?);
+            }
         }
     }
     Ok(worst)
@@ -157,25 +208,35 @@ fn print_id(device: &ClientId, id: &str, show: Show) -> anyhow::Result<()> {
     }
 }
 
-/// Follows all tasks at once, and prints each device's output when it has it. Returns the worst code.
+/// Submits a task once more, without input.
+type Again<'a> = &'a dyn Fn(&ClientId) -> Result<Task, RequestError>;
+
+/// Follows all tasks at once, and shows what each device writes as it comes. Returns the worst code.
 async fn follow_all(
     submitted: Vec<(ClientId, Task)>,
     stop: &CancellationToken,
     show: Show,
+    asked: Asked,
+    again: Again<'_>,
 ) -> Ended {
     let (mut left, notices) = (submitted.len(), Notices::default());
-    let spinner = Arc::new(Spinner::new(&waiting(left)));
-    let mut tasks = JoinSet::new();
-    for (device, task) in submitted {
-        let teller = Teller { device, spinner: spinner.clone(), notices: notices.clone(), show };
-        tasks.spawn(one(teller, task, stop.clone()));
-    }
+    let screen = Screen::new(Spinner::new(&waiting(left)), show.escapes);
+    let mut tasks: FuturesUnordered<_> = submitted
+        .into_iter()
+        .map(|(device, task)| {
+            let teller = Teller::new(device, &screen, &notices, show, stop);
+            one(teller, task, stop, asked, again)
+        })
+        .collect();
     let mut worst = Code::COMPLETED;
-    while let Some(done) = tasks.join_next().await {
-        let (device, followed) = done.context("a task of this program failed")?;
+    while let Some((mut teller, followed)) = tasks.next().await {
         left -= 1;
-        spinner.say(&waiting(left));
-        worst = worst.max(show_outcome(&spinner, &device, &followed, show)?);
+        if left > 0 {
+            screen.spinner().say(&waiting(left));
+        } else {
+            screen.spinner().clear();
+        }
+        worst = worst.max(teller.show_outcome(&followed).await?);
     }
     Ok(worst)
 }
@@ -184,34 +245,115 @@ fn waiting(devices: usize) -> String {
     format!("waiting for {devices} {}", if devices == 1 { "device" } else { "devices" })
 }
 
-/// Tells what happens to the task of one device.
-struct Teller {
-    device: ClientId,
-    spinner: Arc<Spinner>,
-    notices: Notices,
-    show: Show,
+/// Follows the task of one device, and gives its command our standard input if it takes that.
+async fn one(
+    mut teller: Teller,
+    task: Task,
+    stop: &CancellationToken,
+    asked: Asked,
+    again: Again<'_>,
+) -> (Teller, Followed) {
+    let mut source = tokio::io::stdin();
+    if asked.input {
+        let into = task.input();
+        let followed = tokio::select! {
+            biased;
+            followed = follow(task, stop, &mut teller) => followed,
+            never = input::pass_on(&into, &mut source) => match never {},
+        };
+        if !is_without_input(&followed) {
+            return (teller, followed);
+        }
+        // Nothing of it was read, so the command can do without.
+        let task = match again(&teller.device) {
+            Ok(task) => task,
+            Err(error) => {
+                let failure = Failure::unreachable(error);
+                return (teller, Followed::not_submitted(&failure));
+            }
+        };
+        return watching_input(teller, task, stop, &mut source).await;
+    }
+    if asked.has_vain_input {
+        return watching_input(teller, task, stop, &mut source).await;
+    }
+    let followed = follow(task, stop, &mut teller).await;
+    (teller, followed)
 }
 
-/// Follows the task of one device.
-async fn one(teller: Teller, task: Task, stop: CancellationToken) -> (ClientId, Followed) {
-    let followed = follow(task, &stop, |event| teller.tell(event)).await;
-    (teller.device, followed)
+/// Follows a task that cannot have our standard input, and says so if something comes there.
+async fn watching_input(
+    mut teller: Teller,
+    task: Task,
+    stop: &CancellationToken,
+    source: &mut Stdin,
+) -> (Teller, Followed) {
+    let device = safe_line(teller.device.as_str());
+    let followed = {
+        let following = follow(task, stop, &mut teller);
+        tokio::pin!(following);
+        tokio::select! {
+            biased;
+            followed = &mut following => followed,
+            () = input::something_comes(source) => {
+                say!("warning: standard input is not passed on: '{device}' takes none (-n says that it need not)");
+                following.await
+            }
+        }
+    };
+    (teller, followed)
+}
+
+/// Whether a task was refused since its device takes no input.
+fn is_without_input(followed: &Followed) -> bool {
+    let error = followed.outcome.error.as_deref().unwrap_or_default();
+    followed.outcome.refused.is_some() && error.ends_with("takes no input")
+}
+
+/// Most bytes of a stream that are kept for `--json`.
+const MAX_KEPT: usize = 64 * 1024 * 1024;
+
+/// Tells what happens to the task of one device, and shows what its command writes.
+struct Teller {
+    device: ClientId,
+    screen: Screen,
+    notices: Notices,
+    show: Show,
+    /// Where what it writes goes, and how much of it came.
+    views: [View; 2],
+    came: [u64; 2],
+    /// How much nobody has any more.
+    lost: [u64; 2],
+    /// For programs: what came.
+    kept: [Vec<u8>; 2],
+    is_streamed: bool,
+    /// Why it cannot be shown.
+    broken: Option<io::Error>,
+    stop: CancellationToken,
 }
 
 impl Teller {
-    /// For people the spinner says what it is about; programs are told that the task is accepted, and as what.
-    fn tell(&self, event: &TaskEvent) {
-        match event {
-            TaskEvent::Progress { line, step } => self.tell_progress(line, step.as_deref()),
-            _ if self.show.json => {
-                if let Some(mut said) = event_json(event, &self.notices) {
-                    if matches!(event, TaskEvent::Accepted { .. }) {
-                        said["device"] = json!(self.device);
-                    }
-                    say!("{said}");
-                }
-            }
-            _ => self.notices.of(event).iter().for_each(|said| self.spinner.line(said)),
+    fn new(
+        device: ClientId,
+        screen: &Screen,
+        notices: &Notices,
+        show: Show,
+        stop: &CancellationToken,
+    ) -> Self {
+        let name = safe_line(device.as_str());
+        let label = show.labels.then_some(name.as_str());
+        Self {
+            screen: screen.clone(),
+            notices: notices.clone(),
+            show,
+            views: Channel::ALL.map(|channel| screen.view(channel, label)),
+            came: [0; 2],
+            lost: [0; 2],
+            kept: Default::default(),
+            is_streamed: false,
+            broken: None,
+            stop: stop.clone(),
+            device,
         }
     }
 
@@ -224,60 +366,144 @@ impl Teller {
             Some(_) => None,
         };
         if let Some(said) = said {
-            self.spinner.say(&format!("{}: {said}", safe_line(self.device.as_str())));
+            let device = safe_line(self.device.as_str());
+            self.screen.spinner().say(&format!("{device}: {said}"));
+        }
+    }
+
+    /// Shows what a device returned beside what was shown already; its exit code becomes ours.
+    async fn show_outcome(&mut self, followed: &Followed) -> anyhow::Result<Code> {
+        let results = results(value(&followed.outcome).as_ref());
+        let returned = results.iter().flatten().next();
+        let output = returned.and_then(CommandOutput::of);
+        if self.show.json {
+            print_line(&self.as_json(followed, output.as_ref()).to_string())?;
+        } else {
+            if let Some(output) = output.as_ref().filter(|_| !self.is_streamed) {
+                self.show_text(Channel::Stdout, &output.stdout).await;
+                self.show_text(Channel::Stderr, &output.stderr).await;
+            }
+            for view in &mut self.views {
+                let finished = view.finish().await;
+                self.broken = self.broken.take().or(finished.err());
+            }
+        }
+        if let Some(error) = self.broken.take().filter(|error| !is_closed(error)) {
+            return Err(anyhow::Error::from(error).context("cannot write the output"));
+        }
+        let name = safe_line(self.device.as_str());
+        if !followed.outcome.completed {
+            say!("{RED}{name}{RED:#}: {}", safe_line(&followed.ending.why()));
+            return Ok(followed.ending.exec_code());
+        }
+        let missing = self.missing(output.as_ref());
+        if let Some(missing) = &missing {
+            say!("{RED}{name}{RED:#}: {missing}");
+        }
+        // An exit code is a byte; whatever else a device says is no command's own.
+        let (code, error) = output.map_or((None, None), |output| (output.exit_code, output.error));
+        if let Some(byte) = code.and_then(|code| u8::try_from(code).ok()) {
+            return Ok(match Code(byte) {
+                Code::COMPLETED if missing.is_some() => Code::EXEC_OTHER,
+                code => code,
+            });
+        }
+        let why = error.unwrap_or_else(|| {
+            let result = returned.and_then(|returned| returned.result.as_ref());
+            format!("this is no command's output: {}", result.map_or("nothing", Payload::as_str))
+        });
+        say!("{RED}{name}{RED:#}: {}", safe_line(&why));
+        Ok(if is_timeout(&why) { Code::EXEC_TIMED_OUT } else { Code::EXEC_OTHER })
+    }
+
+    async fn show_text(&mut self, channel: Channel, text: &str) {
+        let shown = self.views[channel as usize].write(text.as_bytes()).await;
+        self.broken = self.broken.take().or(shown.err());
+    }
+
+    /// What is not there of what the command wrote, in words.
+    fn missing(&self, output: Option<&CommandOutput>) -> Option<String> {
+        let wrote = output.map(|output| [output.stdout_bytes, output.stderr_bytes]);
+        if !self.is_streamed {
+            let output = output.filter(|output| output.truncated)?;
+            let [stdout, stderr] =
+                [output.stdout_bytes, output.stderr_bytes].map(|n| n.unwrap_or(0));
+            return Some(format!(
+                "its output is not whole: of {} bytes its device has kept the beginning and the end",
+                stdout + stderr
+            ));
+        }
+        let wrote = wrote.unwrap_or_default();
+        let missing = Channel::ALL.map(|channel| {
+            let at = channel as usize;
+            let whole = wrote[at].unwrap_or(self.came[at] + self.lost[at]);
+            whole.saturating_sub(self.came[at])
+        });
+        let parts = Channel::ALL.iter().zip(missing).filter(|(_, bytes)| *bytes > 0);
+        let parts: Vec<_> = parts
+            .map(|(channel, bytes)| format!("{bytes} bytes of {}", channel.as_str()))
+            .collect();
+        (!parts.is_empty())
+            .then(|| format!("its output is not whole: {} are lost", parts.join(" and ")))
+    }
+
+    fn as_json(&self, followed: &Followed, output: Option<&CommandOutput>) -> Value {
+        let mut object = as_json(&self.device, followed, output);
+        let is_cut = if self.is_streamed {
+            for channel in Channel::ALL {
+                let kept = String::from_utf8_lossy(&self.kept[channel as usize]);
+                object[channel.as_str()] = json!(kept);
+            }
+            let kept = self.kept.iter().map(|kept| kept.len() as u64);
+            self.missing(output).is_some() || kept.zip(self.came).any(|(kept, came)| kept < came)
+        } else {
+            output.is_some_and(|output| output.truncated)
+        };
+        object["truncated"] = json!(is_cut);
+        object
+    }
+}
+
+impl Watcher for Teller {
+    /// For people the spinner says what it is about; programs are told that the task is accepted, and as what.
+    fn tell(&mut self, event: &TaskEvent) {
+        match event {
+            TaskEvent::Progress { line, step } => self.tell_progress(line, step.as_deref()),
+            _ if self.show.json => {
+                if let Some(mut said) = event_json(event, &self.notices) {
+                    if matches!(event, TaskEvent::Accepted { .. }) {
+                        said["device"] = json!(self.device);
+                    }
+                    say!("{said}");
+                }
+            }
+            _ => {
+                let said = self.notices.of(event);
+                said.iter().for_each(|said| self.screen.spinner().line(said));
+            }
+        }
+    }
+
+    async fn show(&mut self, output: &Output) {
+        let at = output.channel as usize;
+        self.is_streamed = true;
+        self.came[at] += output.bytes.len() as u64;
+        self.lost[at] += output.lost;
+        if self.show.json {
+            let room = MAX_KEPT - self.kept[at].len();
+            self.kept[at].extend(output.bytes.iter().take(room));
+        } else if self.broken.is_none()
+            && let Err(error) = self.views[at].write(&output.bytes).await
+        {
+            // Nobody reads it any more: then nobody wants it to go on.
+            self.broken = Some(error);
+            self.stop.cancel();
         }
     }
 }
 
-/// Prints what a device returned; its exit code becomes ours.
-fn show_outcome(
-    spinner: &Spinner,
-    device: &ClientId,
-    followed: &Followed,
-    show: Show,
-) -> anyhow::Result<Code> {
-    let results = results(value(&followed.outcome).as_ref());
-    let returned = results.iter().flatten().next();
-    let output = returned.and_then(CommandOutput::of);
-    if show.json {
-        print_line(&as_json(device, followed, output.as_ref()).to_string())?;
-    } else if let Some(output) = &output {
-        print_output(spinner, device, output, show)?;
-    }
-    let name = safe_line(device.as_str());
-    if !followed.outcome.completed {
-        spinner.line(&format!("{RED}{name}{RED:#}: {}", safe_line(&followed.ending.why())));
-        return Ok(followed.ending.exec_code());
-    }
-    // An exit code is a byte; whatever else a device says is no command's own.
-    let (code, error) = output.map_or((None, None), |output| (output.exit_code, output.error));
-    if let Some(byte) = code.and_then(|code| u8::try_from(code).ok()) {
-        return Ok(Code(byte));
-    }
-    let why = error.unwrap_or_else(|| {
-        let result = returned.and_then(|returned| returned.result.as_ref());
-        format!("this is no command's output: {}", result.map_or("nothing", Payload::as_str))
-    });
-    spinner.line(&format!("{RED}{name}{RED:#}: {}", safe_line(&why)));
-    Ok(if is_timeout(&why) { Code::EXEC_TIMED_OUT } else { Code::EXEC_OTHER })
-}
-
-fn print_output(
-    spinner: &Spinner,
-    device: &ClientId,
-    output: &CommandOutput,
-    show: Show,
-) -> anyhow::Result<()> {
-    let shown = |text: &str| {
-        let text = safe(text);
-        if show.labels { labelled(&safe_line(device.as_str()), &text) } else { text }
-    };
-    print(&shown(&output.stdout))?;
-    let errors = shown(&output.stderr);
-    if !errors.is_empty() {
-        spinner.line(errors.trim_end_matches('\n'));
-    }
-    Ok(())
+fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 /// Tells programs of a device whose task did not get as far as the server.
@@ -300,5 +526,6 @@ fn as_json(device: &ClientId, followed: &Followed, output: Option<&CommandOutput
         "exit_code": output.and_then(|output| output.exit_code),
         "stdout": output.map(|output| &output.stdout),
         "stderr": output.map(|output| &output.stderr),
+        "truncated": false,
     })
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aip::{ActionResult, Payload};
-use constellation::{Constellation, OnDisconnect, Outcome, Step, StepStatus, Task, TaskEvent};
+use constellation::{
+    Constellation, OnDisconnect, Outcome, Output, Step, StepStatus, Task, TaskEvent,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -58,11 +60,25 @@ impl Followed {
     }
 }
 
+/// Who hears what happens to a task on its way.
+pub(super) trait Watcher {
+    fn tell(&mut self, event: &TaskEvent);
+
+    /// Shows some output. The next one waits for it, and the command for that.
+    async fn show(&mut self, _output: &Output) {}
+}
+
+impl<F: FnMut(&TaskEvent)> Watcher for F {
+    fn tell(&mut self, event: &TaskEvent) {
+        self(event);
+    }
+}
+
 /// Follows a task to its end, telling each event on the way; cancels it on `stop`.
 pub(super) async fn follow(
     mut task: Task,
     stop: &CancellationToken,
-    mut tell: impl FnMut(&TaskEvent),
+    watcher: &mut impl Watcher,
 ) -> Followed {
     let (mut confirmed_by, mut back_by): (Option<Instant>, Option<Instant>) = (None, None);
     // Whether the server was there at the cancel, or came back since.
@@ -87,12 +103,31 @@ pub(super) async fn follow(
                 return Followed::given_up(ending, &task);
             }
         };
-        tell(&event);
+        if let TaskEvent::Output(output) = &event {
+            let showing = watcher.show(output);
+            tokio::pin!(showing);
+            let is_shown = tokio::select! {
+                biased;
+                () = &mut showing => true,
+                () = stop.cancelled() => false,
+            };
+            if !is_shown {
+                let _is_said_or_over = task.cancel();
+                is_told = back_by.is_none();
+                let by = *confirmed_by.get_or_insert_with(|| Instant::now() + CANCEL_WAIT);
+                if tokio::time::timeout_at(by, showing).await.is_err() {
+                    let ending = cancelled_in_vain(is_told, task.id().as_deref());
+                    return Followed::given_up(ending, &task);
+                }
+            }
+            continue;
+        }
+        watcher.tell(&event);
         match event {
             TaskEvent::Disconnected { .. } => back_by = Some(Instant::now() + AWAY_WAIT),
             TaskEvent::Reconnected => (back_by, is_told) = (None, true),
             TaskEvent::Ended(outcome) => return Followed::of(outcome, &task),
-            TaskEvent::Accepted { .. } | TaskEvent::Progress { .. } => {}
+            TaskEvent::Accepted { .. } | TaskEvent::Progress { .. } | TaskEvent::Output(_) => {}
         }
     }
 }
@@ -108,7 +143,7 @@ pub(super) async fn accepted(
 ) -> Result<String, Followed> {
     let (has_it, is_there) = oneshot::channel();
     let mut has_it = Some(has_it);
-    let following = follow(task, stop, |event| {
+    let mut watcher = |event: &TaskEvent| {
         tell(event);
         if let TaskEvent::Accepted { task } = event
             && !stop.is_cancelled()
@@ -116,7 +151,8 @@ pub(super) async fn accepted(
         {
             let _nobody_waits = has_it.send(task.clone().unwrap_or_default());
         }
-    });
+    };
+    let following = follow(task, stop, &mut watcher);
     tokio::select! {
         biased;
         Ok(id) = is_there => Ok(id),
@@ -236,7 +272,7 @@ pub(super) fn event_json(event: &TaskEvent, notices: &Notices) -> Option<Value> 
             notices.of(event).map(|_| json!({"event": "disconnected", "why": why}))
         }
         TaskEvent::Reconnected => notices.of(event).map(|_| json!({"event": "reconnected"})),
-        TaskEvent::Ended(_) => None,
+        TaskEvent::Output(_) | TaskEvent::Ended(_) => None,
     }
 }
 
@@ -276,6 +312,14 @@ pub(super) struct CommandOutput {
     /// Why there is no exit code: what UFO's devices say of a command that they refuse, or that takes too long.
     #[serde(default)]
     pub(super) error: Option<String>,
+    /// How many bytes it wrote, where the texts may be less.
+    #[serde(default)]
+    pub(super) stdout_bytes: Option<u64>,
+    #[serde(default)]
+    pub(super) stderr_bytes: Option<u64>,
+    /// Whether the texts are.
+    #[serde(default)]
+    pub(super) truncated: bool,
 }
 
 impl CommandOutput {

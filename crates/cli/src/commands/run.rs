@@ -13,7 +13,7 @@ use super::follow::{
 };
 use crate::args::{Global, Run};
 use crate::connect::{Target, say_goodbye};
-use crate::ending::value;
+use crate::ending::{Ending, value};
 use crate::output::{DIM, Spinner, print_line, safe_line};
 use crate::{Code, Ended, Failure};
 
@@ -40,12 +40,12 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
         match interruptible(&constellation, &stop, accepted(task, &stop, tell)).await {
             Ok(Ok(id)) => print_id(&id, args.json).map(|()| Code::COMPLETED),
             Ok(Err(followed)) => print_outcome(&followed, args.json),
-            Err(left) => Ok(left.code()),
+            Err(left) => print_left(&left, args.json),
         }
     } else {
         match interruptible(&constellation, &stop, watch(task, &stop, args.json)).await {
             Ok(followed) => print_outcome(&followed, args.json),
-            Err(left) => Ok(left.code()),
+            Err(left) => print_left(&left, args.json),
         }
     }?;
     say_goodbye(constellation).await;
@@ -96,15 +96,15 @@ fn print_id(id: &str, as_json: bool) -> anyhow::Result<()> {
 async fn watch(task: Task, stop: &CancellationToken, as_json: bool) -> Followed {
     let notices = Notices::default();
     if as_json {
-        return follow(task, stop, |event| {
+        let mut tell = |event: &TaskEvent| {
             if let Some(event) = event_json(event, &notices) {
                 say!("{event}");
             }
-        })
-        .await;
+        };
+        return follow(task, stop, &mut tell).await;
     }
     let spinner = Spinner::new("submitted");
-    follow(task, stop, |event| match event {
+    let mut tell = |event: &TaskEvent| match event {
         TaskEvent::Accepted { .. } => spinner.say("accepted"),
         TaskEvent::Progress { step: Some(step), .. } => show_step(&spinner, step),
         TaskEvent::Progress { line, step: None } => {
@@ -115,9 +115,17 @@ async fn watch(task: Task, stop: &CancellationToken, as_json: bool) -> Followed 
         TaskEvent::Disconnected { .. } | TaskEvent::Reconnected => {
             notices.of(event).iter().for_each(|said| spinner.line(said));
         }
-        TaskEvent::Ended(_) => {}
-    })
-    .await
+        TaskEvent::Output(_) | TaskEvent::Ended(_) => {}
+    };
+    follow(task, stop, &mut tell).await
+}
+
+/// What is known of a task that was left, which was said in words already.
+fn print_left(ending: &Ending, as_json: bool) -> anyhow::Result<Code> {
+    if as_json {
+        print_line(&ended_line(ending, None, "null"))?;
+    }
+    Ok(ending.code())
 }
 
 fn print_outcome(followed: &Followed, as_json: bool) -> anyhow::Result<Code> {

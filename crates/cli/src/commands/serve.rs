@@ -237,8 +237,6 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         server::MIN_BYTES_IN_FLIGHT
     );
     for (name, time) in [
-        ("command_timeout", values.command_timeout),
-        ("session_timeout", values.session_timeout),
         ("registration_timeout", values.registration_timeout),
         ("liveness_timeout", values.liveness_timeout),
         ("ping_interval", values.ping_interval),
@@ -248,6 +246,13 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
     ] {
         anyhow::ensure!(!time.0.is_zero(), "{name} must be more than 0");
     }
+    for (name, limit) in [
+        ("command_timeout", values.command_timeout.0),
+        ("max_command_timeout", values.max_command_timeout.0),
+        ("session_timeout", values.session_timeout.0),
+    ] {
+        anyhow::ensure!(limit.is_none_or(|limit| !limit.is_zero()), "{name} must be more than 0");
+    }
     anyhow::ensure!(
         values.ping_interval.0 < values.liveness_timeout.0,
         "ping_interval must be less than liveness_timeout: a peer that is never pinged in time \
@@ -256,6 +261,7 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
     let (host_names, proxy_pin) = (host_names(&values.public_url)?, proxy_pin(&values)?);
     Ok(Config {
         sessions_per_device: values.sessions_per_device,
+        shared_per_device: values.shared_per_device,
         queue_per_device: values.queue_per_device,
         command_timeout: values.command_timeout.0,
         max_command_timeout: values.max_command_timeout.0,

@@ -10,6 +10,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Value};
 use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 
+use crate::state::check_is_file;
+
 /// The largest file that is read, in bytes.
 pub(super) const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -31,6 +33,12 @@ pub(super) enum Format {
 /// # Errors
 /// When it cannot be read, or is too large.
 pub(super) fn read(path: &Path) -> Result<String, String> {
+    // Asked before it is opened: to open a pipe is to wait for its other end.
+    if let Ok(found) = path.metadata()
+        && !found.is_dir()
+    {
+        check_is_file(path, &found).map_err(|error| error.to_string())?;
+    }
     let opened = std::fs::File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
         _ => format!("cannot read it: {error}"),

@@ -21,14 +21,14 @@ use self::terminal::Terminal;
 use crate::held;
 use crate::output::{BOLD, DIM};
 
-/// After a question was taken back, how long the next one waits: an answer that was on its way to the
-/// first must not become that of the second.
-const LATE_ANSWER: Duration = Duration::from_secs(1);
+/// After a question is over, answered or taken back, how long the next one waits: what is still typed then, such as
+/// a second `y`, was meant for the first and is thrown away.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
 
 /// The owner at the terminal.
 #[derive(Default)]
 pub(crate) struct Prompt {
-    /// Whose turn it is, in the order of the calls; when the last question was taken back.
+    /// Whose turn it is, in the order of the calls; when the last question was over.
     turn: Mutex<Option<Instant>>,
     /// What was answered with `always`.
     always: StdMutex<HashSet<Kind>>,
@@ -62,16 +62,18 @@ impl Prompt {
     async fn put(&self, question: &Question) -> Answer {
         let mut unasked = Unasked(Some(question));
         let turn = self.turn.lock().await;
-        if let Some(taken_back) = *turn {
-            tokio::time::sleep_until(taken_back + LATE_ANSWER).await;
+        if let Some(over) = *turn {
+            tokio::time::sleep_until(over + BETWEEN_QUESTIONS).await;
         }
         unasked.0 = None;
         if lock(&self.always).contains(&Kind::of(question)) {
             return Answer::Yes;
         }
+        let open = Open::new(self, turn);
+        // As the last thing before the question is shown.
         match Terminal::open() {
-            Some(terminal) => Open::new(self, turn).answer(question, &terminal).await,
-            None => Answer::Nobody,
+            Some(terminal) => open.answer(question, &terminal).await,
+            None => open.nobody(),
         }
     }
 }
@@ -95,6 +97,12 @@ impl<'a> Open<'a> {
         Self { prompt, turn, is_over: false }
     }
 
+    /// There is nobody to answer, and nothing was shown.
+    fn nobody(mut self) -> Answer {
+        self.is_over = true;
+        Answer::Nobody
+    }
+
     async fn answer(mut self, question: &Question, terminal: &Terminal) -> Answer {
         let mut text = Text::new(question);
         self.say(&text.brief());
@@ -116,7 +124,7 @@ impl<'a> Open<'a> {
                 }
             }
         };
-        (self.is_over, *self.turn) = (true, None);
+        (self.is_over, *self.turn) = (true, Some(Instant::now()));
         answer
     }
 

@@ -1,11 +1,12 @@
 //! The settings file: found, read, and its mistakes explained.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::state::home;
+use crate::state::{check_is_file, home};
 
 use super::{ClientKeys, DeviceKeys, ServerKeys, defaults};
 
@@ -49,7 +50,7 @@ impl File {
     pub(crate) fn load(named: Option<&Path>) -> Result<Self, FileError> {
         let path = match named {
             Some(path) => path.to_owned(),
-            None => match usual_path().filter(|path| path.is_file()) {
+            None => match usual_path().filter(|path| is_there(path)) {
                 Some(path) => path,
                 None => return Ok(Self::default()),
             },
@@ -57,7 +58,11 @@ impl File {
         let cannot = |error: &dyn std::fmt::Display| {
             FileError(format!("cannot read the settings file {}: {error}", path.display()))
         };
-        let metadata = std::fs::metadata(&path).map_err(|error| cannot(&error))?;
+        let metadata = std::fs::metadata(&path).map_err(|error| match path.is_symlink() {
+            true => cannot(&format!("it is a link that leads to no file: {error}")),
+            false => cannot(&error),
+        })?;
+        check_is_file(&path, &metadata).map_err(|error| cannot(&error))?;
         if metadata.len() > MAX_FILE_BYTES {
             return Err(cannot(&format!("it is larger than {MAX_FILE_BYTES} bytes")));
         }
@@ -73,6 +78,15 @@ impl File {
             let hint = nearest(error.message()).unwrap_or_default();
             format!("{}{hint}", shown(text, &error))
         })
+    }
+}
+
+/// Whether there is anything under this name, if only a link that leads nowhere: settings that cannot be read are
+/// not no settings.
+fn is_there(path: &Path) -> bool {
+    match path.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
     }
 }
 
@@ -137,8 +151,31 @@ mod tests {
                     [device]\nroot = [\"/srv\"]\nmax_retries = 5\nexec = \"shell\"\n";
         let file = File::read(text).unwrap();
         assert_eq!(file.server.port, Some(7000));
-        assert_eq!(file.server.command_timeout.map(|s| s.0.as_secs()), Some(300));
+        assert_eq!(
+            file.server.command_timeout.and_then(|s| s.0),
+            Some(std::time::Duration::from_secs(300))
+        );
         assert_eq!(file.device.root.map(|roots| roots.to_string()).as_deref(), Some("/srv"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_taken_for_no_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::os::unix::fs::symlink("nowhere", at("link")).unwrap();
+        let fifo = std::process::Command::new("mkfifo").arg(at("pipe")).status();
+        assert!(fifo.unwrap().success());
+        for (path, why) in [
+            (at("link"), "a link that leads to no file"),
+            (folder.path().to_owned(), "it is a folder"),
+            (at("pipe"), "it is a pipe"),
+        ] {
+            assert!(is_there(&path));
+            let error = File::load(Some(&path)).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        assert!(!is_there(&at("none")) && File::load(Some(Path::new("/dev/null"))).is_ok());
     }
 
     #[test]

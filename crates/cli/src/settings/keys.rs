@@ -9,7 +9,8 @@ use server::{HostPattern, OriginPattern};
 
 use super::Row;
 use super::values::{
-    ApiKey, Durability, ExecMode, FeatureList, List, Retries, Room, Seconds, ServerAddress, Setting,
+    ApiKey, Durability, ExecMode, FeatureList, List, Most, RecordMode, Retries, Room, Seconds,
+    ServerAddress, Setting, Usual,
 };
 
 /// Makes of one list of keys: the flags and the file's section (all optional), the values in force,
@@ -115,17 +116,19 @@ keys! {
         /// Lets other machines connect without TLS: for a network that is trusted.
         #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
         insecure: bool = false, "FLIGHTDECK_INSECURE";
-        /// Tasks that run on one device at the same time.
+        /// Tasks of any kind that run on one device at the same time.
         sessions_per_device: usize = server().sessions_per_device, "FLIGHTDECK_SESSIONS_PER_DEVICE";
+        /// Tasks that run on one device at the same time as long as all of them run only `execute_command` and the tools of `Files`, however many its owner allows (`parallel_commands`).
+        shared_per_device: usize = server().shared_per_device, "FLIGHTDECK_SHARED_PER_DEVICE";
         /// Tasks of one client that may wait for one device; a further one is refused at once. The clients of a key
         /// share twice as many places, all keys four times, and a newcomer may take half of what the others leave.
         queue_per_device: usize = server().queue_per_device, "FLIGHTDECK_QUEUE_PER_DEVICE";
-        /// Longest time for one command.
-        command_timeout: Seconds = Seconds(server().command_timeout), "FLIGHTDECK_COMMAND_TIMEOUT";
-        /// The most that one task may ask for as its longest time for a command.
-        max_command_timeout: Seconds = Seconds(server().max_command_timeout), "FLIGHTDECK_MAX_COMMAND_TIMEOUT";
-        /// Longest time for one task, from when it starts to run.
-        session_timeout: Seconds = Seconds(server().session_timeout), "FLIGHTDECK_SESSION_TIMEOUT";
+        /// Longest time for one command of a task that asks for no time of its own. `auto` is 300 s, and no limit for a task that wants none, as an `exec` that is followed.
+        command_timeout: Usual = Usual(server().command_timeout), "FLIGHTDECK_COMMAND_TIMEOUT";
+        /// The most that one task may ask for as its longest time for a command, also one that wants no limit; `none` for no limit.
+        max_command_timeout: Most = Most(server().max_command_timeout), "FLIGHTDECK_MAX_COMMAND_TIMEOUT";
+        /// Longest time for one task, from when it starts to run. `auto` is 3600 s, and no limit for a task that wants none, as an `exec` that is followed.
+        session_timeout: Usual = Usual(server().session_timeout), "FLIGHTDECK_SESSION_TIMEOUT";
         /// Most steps of one task.
         max_steps: u32 = server().max_steps, "FLIGHTDECK_MAX_STEPS";
         /// Longest task text, in bytes.
@@ -262,6 +265,9 @@ keys! {
         /// Folders whose files may be read and, where the policy allows it, written; the home folder without its dot files if empty. Separated by colons.
         #[arg(value_name = "FOLDERS")]
         root: Paths = Paths::default(), "FLIGHTDECK_ROOT";
+        /// Files that callers may see although the device keeps such files from them: its own and its server's settings and keys, and what looks like a private key. Separated by colons.
+        #[arg(value_name = "FILES")]
+        reveal: Paths = Paths::default(), "FLIGHTDECK_REVEAL";
         /// Files that list MCP servers: `{"mcpServers": …}` (JSON), UFO's `mcp.yaml`, or TOML with tables `[mcp.NAME]`. Separated by colons.
         #[arg(value_name = "FILES")]
         mcp: Paths = Paths::default(), "FLIGHTDECK_MCP";
@@ -285,13 +291,13 @@ keys! {
         /// Where the device writes how it is doing, for `flightdeck device status`; in the state folder if empty.
         #[arg(value_name = "FILE")]
         status_file: String = String::new(), "FLIGHTDECK_STATUS_FILE";
-        /// Longest time for one command, whatever its caller asks for.
-        max_command_time: Seconds = Seconds(tools().max_command_time), "FLIGHTDECK_MAX_COMMAND_TIME";
+        /// Longest time for one command, whatever its caller asks for; `none` for no limit. A command whose caller asks for no time has 30 s.
+        max_command_time: Most = Most(tools().max_command_time), "FLIGHTDECK_MAX_COMMAND_TIME";
         /// Most bytes that are kept of each output stream of a command, and that one `read_file` returns.
         max_output_bytes: usize = tools().max_output_bytes, "FLIGHTDECK_MAX_OUTPUT_BYTES";
         /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
         max_memory_bytes: usize = 4 * 1024 * 1024 * 1024, "FLIGHTDECK_MAX_MEMORY_BYTES";
-        /// Calls that run at the same time: of the device's own tools, and of each MCP server. `list_tools`, `get_system_info` and calls that wait for the owner's answer do not count.
+        /// Calls that run at the same time: of the device's own tools, and of each MCP server. `list_tools`, `get_system_info` and calls that wait for the owner's answer do not count. As many tasks that run only `execute_command` and the tools of `Files` the server has it do at the same time; any other has the device to itself.
         parallel_commands: usize = tools().parallel_commands, "FLIGHTDECK_PARALLEL_COMMANDS";
         /// Commands that may run or wait; further ones fail at once.
         max_commands: usize = 256, "FLIGHTDECK_MAX_COMMANDS";
@@ -307,6 +313,12 @@ keys! {
         journal_stores: usize = journal().retention.stores, "FLIGHTDECK_JOURNAL_STORES";
         /// How long it keeps them.
         journal_time: Seconds = Seconds(journal().retention.time), "FLIGHTDECK_JOURNAL_TIME";
+        /// What the device's own record of its commands (`commands.jsonl` in the state folder, `flightdeck device log`) holds of each: `text` (the command line, or the arguments of another tool), `digest` (its SHA-256 instead) or `off` (no record).
+        record: RecordMode = RecordMode::Text, "FLIGHTDECK_RECORD";
+        /// Size at which that record is put aside, in bytes.
+        record_max_bytes: usize = 4 * 1024 * 1024, "FLIGHTDECK_RECORD_MAX_BYTES";
+        /// Older files of that record that are kept.
+        record_files: u32 = 3, "FLIGHTDECK_RECORD_FILES";
         /// When the device is told to stop, how long running commands may take to finish before they are stopped.
         finish_time: Seconds = Seconds(std::time::Duration::from_secs(2)), "FLIGHTDECK_FINISH_TIME";
     }

@@ -26,6 +26,7 @@ impl Setting for String {}
 impl Setting for Durability {}
 impl Setting for ExecMode {}
 impl Setting for FeatureList {}
+impl Setting for RecordMode {}
 impl Setting for ApiKey {}
 impl Setting for ServerAddress {}
 
@@ -61,6 +62,54 @@ impl Setting for Seconds {
 /// A length of time: `30`, `0.5`, `90s`, `5m`, `1h30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seconds(pub(crate) Duration);
+
+/// A time that need not be one: a word stands where there is none.
+macro_rules! time_or {
+    ($(#[doc = $doc:literal] $name:ident = $word:literal;)*) => {$(
+        #[doc = $doc]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct $name(pub(crate) Option<Duration>);
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                if text == $word {
+                    return Ok(Self(None));
+                }
+                let time = text.parse::<Seconds>();
+                time.map(|Seconds(time)| Self(Some(time)))
+                    .map_err(|error| format!(concat!("{}, or '", $word, "'"), error))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.0 {
+                    Some(time) => Seconds(time).fmt(f),
+                    None => f.write_str($word),
+                }
+            }
+        }
+
+        impl Setting for $name {
+            fn is_text(&self) -> bool {
+                self.0.is_none()
+            }
+
+            fn unit(&self) -> &'static str {
+                if self.0.is_some() { " s" } else { "" }
+            }
+        }
+    )*};
+}
+
+time_or! {
+    /// A length of time, or `auto`: what suits a task.
+    Usual = "auto";
+    /// A length of time, or `none`: no limit.
+    Most = "none";
+}
 
 /// The longest time that a setting may name: a year.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -286,6 +335,28 @@ impl fmt::Display for FeatureList {
     }
 }
 
+/// What a device's own record of its commands holds of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RecordMode {
+    /// The command itself
+    Text,
+    /// A digest of it
+    Digest,
+    /// There is no record
+    Off,
+}
+
+impl fmt::Display for RecordMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Digest => "digest",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// A key. It never shows itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ApiKey(Option<SecretString>);
@@ -383,7 +454,7 @@ macro_rules! deserialize_as_text {
     )*};
 }
 
-deserialize_as_text!(Seconds, Retries, Room, ApiKey);
+deserialize_as_text!(Seconds, Usual, Most, Retries, Room, ApiKey);
 
 #[cfg(test)]
 mod tests {
@@ -398,6 +469,16 @@ mod tests {
         for bad in ["", "-1", "soon", "1e300", "inf", "nan", "-5s"] {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_limit_need_not_be_one() {
+        let read = |text: &str| text.parse::<Most>().map(|most| most.0);
+        assert_eq!(read("none"), Ok(None));
+        assert_eq!(read("1h"), Ok(Some(Duration::from_secs(3600))));
+        assert!(read("auto").unwrap_err().ends_with("or 'none'"));
+        assert_eq!(Usual(None).to_string().parse(), Ok(Usual(None)));
+        assert_eq!((Most(None).is_text(), Most(None).unit()), (true, ""));
     }
 
     #[test]

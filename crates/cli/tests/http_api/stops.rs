@@ -4,7 +4,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::client::{Api, Raw, id};
-use crate::common::{Server, within};
+use crate::common::process::until_running;
+use crate::common::{Server, long_sleep, plan, within};
 
 fn states(device: &Value) -> Vec<(&str, &str)> {
     let tasks = device["tasks"].as_array().unwrap().iter();
@@ -136,6 +137,25 @@ async fn who_waits_while_the_server_stops_is_answered_and_new_tasks_are_refused(
         assert_eq!(connection.end().await, 0, "an idle connection is closed without a word");
     }
     assert_eq!(server.process.done().await.code, 0);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_task_that_goes_on_after_the_stop_is_told_how_it_stands() {
+    let server = Server::start_with(&["--shutdown-grace", "1"]).await;
+    let _device = server.device("box", &["--exec", "shell"]).await;
+    let (api, slow) = (Api::of(&server), long_sleep());
+    let task = api.submit(&json!({"device": "box", "request": plan(&slow)})).await;
+    until_running(&slow).await;
+    let mut waiting = Raw::connect(&server).await;
+    let wait = format!("GET /api/v1/tasks/{}/wait?timeout_s=60", id(&task));
+    let both = waiting.head("GET /readyz", &[]) + &waiting.head(&wait, &[]);
+    waiting.write(both).await;
+    assert_eq!(waiting.answer().await.0, 200);
+    server.process.signal(Signal::TERM);
+    let (status, stands) = waiting.answer().await;
+    let stands: Value = serde_json::from_str(&stands).unwrap();
+    assert_eq!((status, &stands["state"]), (200, &json!("running")));
+    assert_eq!(within("the stop", server.process.done()).await.code, 0);
 }
 
 #[tokio::test]

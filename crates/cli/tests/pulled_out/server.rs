@@ -27,9 +27,14 @@ async fn a_device_comes_back_to_a_server_that_was_killed_or_stopped_each_time() 
         runs(&server).await;
         match signal {
             Signal::KILL => server.process.kill().await,
-            signal => server.process.signal(signal),
+            signal => {
+                server.process.signal(signal);
+                server.process.ended().await;
+            }
         }
         device.says_times("trying again in", round + 1).await;
+        // One that was told to stop has its state folder until it is gone.
+        server.process.ended().await;
         let next = server.start_again().await;
         server = next;
         connected(&mut device, round + 2).await;

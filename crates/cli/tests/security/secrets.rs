@@ -156,3 +156,31 @@ async fn no_key_by_which_a_client_is_known_again_is_in_a_log_or_printed() {
         }
     }
 }
+
+/// Starts a program of which a core dump may be as large as it likes, has it end as if it had a fault, and tells
+/// whether one lies in its home.
+#[cfg(target_os = "linux")]
+async fn dumps_core(args: &[&str], says: &str) -> bool {
+    let home = Home::new();
+    let script = "ulimit -c unlimited; echo begun >&2; exec \"$@\"";
+    let mut process =
+        Process::start(&mut home.program("/bin/sh", &[&["-c", script, "sh"][..], args].concat()));
+    process.says(says).await;
+    process.signal(rustix::process::Signal::ABORT);
+    within("the end of an aborted process", process.ended()).await;
+    home.files().iter().any(|name| name.starts_with("core"))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn no_process_with_a_key_leaves_a_core_dump() {
+    use crate::common::process::BINARY;
+    let program = "echo waits >&2; exec sleep 1000";
+    if !dumps_core(&["/bin/sh", "-c", program], "waits").await {
+        eprintln!("left out: this system puts core dumps elsewhere, or makes none");
+        return;
+    }
+    assert!(!dumps_core(&[BINARY, "serve", "--port", "0"], "Other machines").await);
+    let away = ["--server", "ws://127.0.0.1:9", "--token", "5ecret"];
+    assert!(!dumps_core(&[&[BINARY, "device"][..], &away].concat(), "trying again").await);
+}

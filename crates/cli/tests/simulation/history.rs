@@ -42,6 +42,8 @@ pub(crate) enum What {
     Submitted { party: String, session: String },
     /// A requester learned what became of a task.
     Learned { party: String, session: String, end: End },
+    /// A requester got output that nobody wrote there.
+    Garbled { party: String, session: String },
     /// Something else.
     Note(String),
 }
@@ -200,6 +202,7 @@ impl fmt::Display for Event {
             What::Learned { party, session, end } => {
                 write!(f, "{party} learns of S={}: {end:?}", short(session))
             }
+            What::Garbled { party, session } => write!(f, "{party} got wrong output of {session}"),
             What::Note(text) => f.write_str(text),
             What::Sent { wire, to_server, frame, .. } => {
                 let arrow = if *to_server { "→ server" } else { "← server" };

@@ -46,9 +46,10 @@ const IN_MEMORY: &str = "/dev/shm";
 fn config(chance: &mut fastrand::Rng) -> Config {
     Config {
         sessions_per_device: chance.usize(1..3),
+        shared_per_device: chance.usize(1..5),
         queue_per_device: chance.usize(1..6),
-        command_timeout: Duration::from_secs(20),
-        session_timeout: Duration::from_secs(60),
+        command_timeout: Some(Duration::from_secs(20)),
+        session_timeout: Some(Duration::from_secs(60)),
         stop_grace: Duration::from_secs(10),
         cancel_wait: Duration::from_secs(5),
         shutdown_grace: Duration::from_secs(5),
@@ -95,7 +96,13 @@ async fn simulation(seed: u64) -> (History, Vec<String>) {
     let (history, epoch) = (History::new(), Timestamp::from_second(EPOCH).unwrap());
     let (config, moods, perils) = (config(&mut chance), moods(&mut chance), perils(&mut chance));
     let legacy = legacy(&mut chance, &perils);
-    let rules = Rules { epoch, window: config.resume_window, legacy: legacy.clone() };
+    let rules = Rules {
+        epoch,
+        window: config.resume_window,
+        legacy: legacy.clone(),
+        places: (config.sessions_per_device, config.shared_per_device),
+        keeps_places: !(perils.of_folders || perils.of_copies || perils.of_power),
+    };
     history.note(format!(
         "seed {seed}: {moods:?}, {perils:?}, a window of {:?}, legacy {legacy:?}",
         rules.window

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::codec::Wire;
-use aip::message::SystemInfo;
+use aip::message::{Channel, SystemInfo};
 use aip::{ClientId, Payload, ServerMessage, ServerMessageType, ToolInfo, ToolType};
 use constellation::{Constellation, Keep};
 use device::progress::Progress;
-use device::tools::{EmbeddedTool, Running};
+use device::tools::{EmbeddedTool, Output, Running};
 use device::{Capacity, Device, DeviceSettings, Features, JournalSettings};
 use jiff::Timestamp;
 use link::connection::Watch;
@@ -42,6 +42,8 @@ struct Order {
     name: String,
     millis: u64,
     fails: bool,
+    /// How many bytes it writes.
+    writes: u64,
 }
 
 impl EmbeddedTool for Work {
@@ -60,17 +62,23 @@ impl EmbeddedTool for Work {
         }
     }
 
-    fn call(&self, order: Option<Payload>, stop: CancellationToken, progress: Progress) -> Running {
+    fn call(
+        &self,
+        order: Option<Payload>,
+        stop: CancellationToken,
+        progress: Progress,
+        output: Output,
+    ) -> Running {
         let (device, history) = (self.device.clone(), self.history.clone());
         Box::pin(async move {
             let order: Order =
                 order.ok_or("no order")?.parse().map_err(|error| format!("{error}"))?;
-            history.push(What::Ran { device, order: order.name });
+            history.push(What::Ran { device, order: order.name.clone() });
             progress.tell("at work");
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err("stopped".to_owned()),
-                () = tokio::time::sleep(Duration::from_millis(order.millis)) => {}
+                () = work(&order, &output) => {}
             }
             if order.fails {
                 Err("as told".to_owned())
@@ -79,6 +87,27 @@ impl EmbeddedTool for Work {
             }
         })
     }
+}
+
+/// Takes as long as it is told to, and writes what it is told to meanwhile.
+async fn work(order: &Order, output: &Output) {
+    /// How much is written at once, in bytes.
+    const PART: u64 = 700;
+
+    let parts = order.writes.div_ceil(PART);
+    let pause = Duration::from_millis(order.millis) / u32::try_from(parts + 1).unwrap();
+    for part in 0..parts {
+        tokio::time::sleep(pause).await;
+        let end = order.writes.min((part + 1) * PART);
+        let bytes: Vec<u8> = (part * PART..end).map(byte_at).collect();
+        output.write(Channel::Stdout, &bytes).await;
+    }
+    tokio::time::sleep(pause).await;
+}
+
+/// What stands at an offset of what is written.
+pub(crate) fn byte_at(offset: u64) -> u8 {
+    u8::try_from(offset % 251).unwrap()
 }
 
 /// What all parties share.
@@ -250,7 +279,9 @@ pub(crate) fn plan(chance: &mut fastrand::Rng) -> String {
         .map(|_| {
             let millis = if chance.u8(..10) == 0 { 40_000 } else { chance.u64(..3000) };
             let name = format!("{:016x}", chance.u64(..));
-            let order = json!({"name": name, "millis": millis, "fails": chance.u8(..10) == 0});
+            let writes = if chance.bool() { 0 } else { chance.u64(..20_000) };
+            let fails = chance.u8(..10) == 0;
+            let order = json!({"name": name, "millis": millis, "fails": fails, "writes": writes});
             json!({"tool_name": "work", "parameters": order})
         })
         .collect();

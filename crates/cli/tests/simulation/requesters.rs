@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use aip::ClientId;
 use axum::http::StatusCode;
-use constellation::{Constellation, NewTask, OnDisconnect, Outcome, Task, TaskEvent};
+use constellation::{
+    Channel, Constellation, NewTask, OnDisconnect, Outcome, Streams, Task, TaskEvent,
+};
 use link::Ambient;
 use serde_json::{Value, json};
 
 use crate::history::{End, What};
 use crate::home::Home;
-use crate::parties::{World, plan};
+use crate::parties::{World, byte_at, plan};
 use crate::workload::{DEVICES, pause};
 
 /// Tasks of a requester; as many come over HTTP.
@@ -93,7 +95,11 @@ impl Requester {
                 1 => OnDisconnect::after(self.chance.u32(1..30)),
                 _ => OnDisconnect::Continue,
             };
-            let new = NewTask { on_disconnect, ..NewTask::new(device, plan(&mut self.chance)) };
+            let output = constellation.may_stream() && self.chance.bool();
+            let window = Some(self.chance.u32(4096..10_000)).filter(|_| output);
+            let streams = Streams { output, input: false, window };
+            let new =
+                NewTask { on_disconnect, streams, ..NewTask::new(device, plan(&mut self.chance)) };
             let Ok(task) = constellation.submit(new) else { continue };
             self.left -= 1;
             if constellation.may_detach() && !is_stranger {
@@ -112,11 +118,27 @@ impl Requester {
     }
 
     async fn wait(&self, mut task: Task) {
+        let (party, session) = (self.id.to_owned(), task.session_id().to_string());
+        let (mut step, mut at) = (0, 0);
         loop {
-            if let TaskEvent::Ended(outcome) = task.next_event().await {
-                let (party, session) = (self.id.to_owned(), task.session_id().to_string());
-                self.world.history.push(What::Learned { party, session, end: end(outcome) });
-                return;
+            match task.next_event().await {
+                TaskEvent::Ended(outcome) => {
+                    self.world.history.push(What::Learned { party, session, end: end(outcome) });
+                    return;
+                }
+                TaskEvent::Output(output) if output.channel == Channel::Stdout => {
+                    if output.step != step {
+                        (step, at) = (output.step, 0);
+                    }
+                    at += output.lost;
+                    let expected = (at..).map(byte_at);
+                    if !output.bytes.iter().copied().eq(expected.take(output.bytes.len())) {
+                        self.world.history.push(What::Garbled { party, session });
+                        return;
+                    }
+                    at += output.bytes.len() as u64;
+                }
+                _ => {}
             }
         }
     }

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use link::{Ambient, Socket};
 use serde_json::Value;
-use server::agent::Auto;
+use server::agent::{Agent, Auto, Question, Thinking};
 use server::{Audit, Config, Keys, Server, Services, Snapshot};
 use tower_service::Service;
 
@@ -21,6 +21,24 @@ use crate::parties::World;
 /// How often others may go on before a server reads what there is. That happens on another thread, so nothing must be
 /// left to do meanwhile, or one seed would give more than one history.
 const QUIET: usize = 200;
+
+/// Runs plans as ever. Those that keep going share their device with their like, as plans of commands do.
+struct Sharing;
+
+impl Agent for Sharing {
+    fn next(&self, question: Question) -> Thinking {
+        Auto.next(question)
+    }
+
+    fn shares_device(&self, request: &str) -> bool {
+        shares_device(request)
+    }
+}
+
+/// Whether a plan shares its device.
+pub(crate) fn shares_device(request: &str) -> bool {
+    request.contains(r#""keep_going":true"#)
+}
 
 #[derive(Clone)]
 pub(crate) struct Site(Arc<Mutex<Inner>>);
@@ -65,7 +83,7 @@ impl Site {
         };
         let services = Services {
             store: Arc::new(disk),
-            agent: Arc::new(Auto),
+            agent: Arc::new(Sharing),
             audit: Audit::none(),
             ambient: ambient.clone(),
         };

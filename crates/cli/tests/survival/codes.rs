@@ -65,7 +65,8 @@ async fn exec_exits_as_its_command_did_or_says_why_there_is_no_such_code() {
 #[tokio::test]
 async fn a_device_that_stays_away_leaves_one_unknown_and_one_never_sent() {
     let (server, gate) = (Server::start_with(&["--resume-window", "0.5"]).await, Gate::new());
-    let mut device = server.device("box", &["--exec", "shell"]).await;
+    let one_at_a_time = ["--exec", "shell", "--parallel-commands", "1"];
+    let mut device = server.device("box", &one_at_a_time).await;
     let running = start(&server, "box", &["--", &gate.command(0)]);
     gate.has_begun(1).await;
     let mut queued = start(&server, "box", &["--", &gate.quick_command(1)]);

@@ -183,7 +183,7 @@ async fn no_task_that_was_answered_201_is_unknown_after_the_death_of_the_server(
 #[tokio::test]
 async fn nobody_says_cancelled_of_what_a_server_that_is_away_may_go_on_with() {
     let (mut server, gate) = (Server::start().await, Gate::new());
-    let device = ["--exec", "shell", "--reconnect-first-wait", "0.1"];
+    let device = ["--exec", "shell", "--parallel-commands", "1", "--reconnect-first-wait", "0.1"];
     let _device = server.device("box", &device).await;
     let command = gate.command(0);
     let mut exec = server.start_command(&["exec", "--json", "--on", "box", "--", &command]);

@@ -22,3 +22,4 @@ mod killed;
 mod links;
 mod quotas;
 mod stops;
+mod streams;

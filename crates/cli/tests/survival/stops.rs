@@ -11,7 +11,7 @@ const SERVER: [&str; 2] = ["--shutdown-grace", "0.2"];
 #[tokio::test]
 async fn a_stop_suspends_what_people_wait_for_and_the_queue_goes_on_after_it() {
     let (mut server, gate) = (Server::start_with(&SERVER).await, Gate::new());
-    let device = ["--exec", "shell", "--reconnect-first-wait", "0.1"];
+    let device = ["--exec", "shell", "--parallel-commands", "1", "--reconnect-first-wait", "0.1"];
     let mut device = server.device("box", &device).await;
     let steps = plan_of(&[&gate.command(0), &gate.quick_command(1)]);
     let run = server.start_command(&["run", "--on", "box", &steps]);

@@ -208,7 +208,8 @@ impl Link {
     }
 
     pub(crate) fn accept(&self, task: &ClientMessage, id: &str) {
-        let accepted = Accepted { task: id.to_owned(), request_id: task.request_id.clone() };
+        let accepted =
+            Accepted { task: id.to_owned(), request_id: task.request_id.clone(), streams: None };
         self.say(&ServerMessage {
             session_id: task.session_id.clone(),
             response_id: ResponseId::new("ack").ok(),

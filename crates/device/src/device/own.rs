@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aip::message::{Accepted, ResultAck, TaskRefused};
+use aip::message::{Accepted, Downstream, ResultAck, TaskRefused};
 use aip::{
     ClientMessage, ClientMessageType, Payload, RequestId, ResponseId, ServerMessage, SessionId,
     Status,
@@ -101,6 +101,11 @@ impl DeviceRole {
     /// The answer to results of ours, or to a task of ours. The ACK of that names its session, which counts whatever we
     /// asked for. Any other `ok` is the answer to a heartbeat and names none.
     pub(super) fn handle_heartbeat(&mut self, message: ServerMessage) {
+        if let Some(command) = message.response_id.as_ref()
+            && let Some(downstream) = Downstream::of(message.result.as_ref())
+        {
+            return self.executor.handle_downstream(command, &downstream);
+        }
         if let Some(acknowledged) = message.response_id.as_ref()
             && ResultAck::of(message.result.as_ref()).is_some()
         {

@@ -14,7 +14,7 @@ use super::jobs::Stop;
 const STOP_TIME: Duration = Duration::from_secs(9);
 
 /// Why a command is stopped where the server is told so.
-const CANCELLED: &str = "stopped, since its task has ended";
+pub(super) const CANCELLED: &str = "stopped, since its task has ended";
 
 impl Executor {
     /// The server says that a session has ended; nothing of it goes on. When it failed, and may have been cancelled, a

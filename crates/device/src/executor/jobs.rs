@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use aip::message::Streams;
 use aip::{Command, Payload, ResponseId, ServerMessage, SessionId, Status};
 use tokio_util::sync::CancellationToken;
 
+use crate::flow::Flow;
 use crate::journal::Ticket;
 use crate::tools::Caller;
 
@@ -30,12 +32,20 @@ pub(super) struct Job {
     pub(super) response_id: Option<ResponseId>,
     pub(super) caller: Caller,
     pub(super) actions: Vec<Command>,
+    /// The streams of its one action, where its requester wants any.
+    pub(super) flow: Option<Flow>,
 }
 
 impl Job {
     /// Keeps what is needed of a COMMAND.
     pub(super) fn of(command: ServerMessage) -> Self {
+        let streams = Streams::of(command.result.as_ref());
+        let flow = match command.actions.as_deref() {
+            Some([action]) => streams.and_then(|own| Flow::of(own, action.call_id.clone())),
+            _ => None,
+        };
         Self {
+            flow,
             status: command.status,
             response_id: command.response_id,
             caller: Caller {
@@ -123,6 +133,7 @@ struct Held {
     response_id: Option<ResponseId>,
     /// Its place in a journal, where it is in one: a lost connection does not stop it then.
     ticket: Option<Ticket>,
+    flow: Option<Flow>,
     stop: Stop,
     command_bytes: usize,
     result_bytes: usize,
@@ -140,7 +151,7 @@ impl Jobs {
     pub(super) fn add(&mut self, job: &Job, ticket: Option<Ticket>) -> Result<(u64, Stop), String> {
         let (Capacity { commands, bytes: most }, bytes) = (self.capacity, job.bytes());
         if self.is_leaving {
-            return Err(super::LEAVING.to_owned());
+            return Err(format!("{}: {}", super::LEAVING, super::NOT_RUN));
         }
         if self.held.len() >= commands {
             return Err(format!("This device has {commands} commands to do already"));
@@ -159,6 +170,7 @@ impl Jobs {
             session_id: job.caller.session_id.clone(),
             response_id: job.response_id.clone(),
             ticket,
+            flow: job.flow.clone(),
             stop: stop.clone(),
             command_bytes: bytes,
             result_bytes: 0,
@@ -192,6 +204,17 @@ impl Jobs {
     /// Takes nothing new from now on.
     pub(super) fn close(&mut self) {
         self.is_leaving = true;
+    }
+
+    /// The streams of a COMMAND that runs or waits.
+    pub(super) fn flow(&self, response_id: &ResponseId) -> Option<Flow> {
+        let mut held = self.held.values();
+        held.find(|held| held.response_id.as_ref() == Some(response_id))?.flow.clone()
+    }
+
+    /// There is another connection: what was not taken of any stream is said again.
+    pub(super) fn rewind(&self) {
+        self.held.values().filter_map(|held| held.flow.as_ref()).for_each(Flow::rewind);
     }
 
     /// Whether this one of a journal runs or waits.

@@ -16,7 +16,7 @@ use super::{Executor, Run, Way};
 use crate::journal::{ASIDE_BYTES, CommandId, Finished, Kept, Known, Ticket};
 
 /// Why a command is stopped whose results the server does not want.
-const DISCARDED: &str = "stopped: the server has settled it";
+pub(super) const DISCARDED: &str = "stopped: the server has settled it";
 
 /// What is said of a command that was executed and acknowledged.
 const FORGOTTEN: &str = "already executed, results no longer kept";

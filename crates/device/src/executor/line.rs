@@ -105,6 +105,7 @@ impl Executor {
         self.desk().line = Some(line);
         let is_others = |ticket: Option<Ticket>| ticket.map(|ticket| ticket.journal) != journal;
         self.jobs().stop_where(is_others, &Why::Borrowed(LOST));
+        self.jobs().rewind();
     }
 
     /// Nothing is stopped any more because the server stays away.

@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// What the name of each of our cgroups begins with; then come our process id and a number.
+/// What the name of each of our cgroups begins with; then come our namespace of process ids, our process id in it, and
+/// a number.
 const PREFIX: &str = "flightdeck-";
 
 /// The first version of Linux in which entering takes long.
 const SLOW_SINCE: u32 = 6;
 
-/// A cgroup that is ours alone. Dropping it removes it, if it is empty by then; what stays is removed
+/// A cgroup that is ours alone. Dropping it removes it, if it is empty by then; what stays is killed and removed
 /// when the next device starts.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
@@ -71,8 +72,9 @@ impl Cgroup {
 
     fn within(parent: &Path) -> io::Result<Self> {
         static MADE: AtomicU64 = AtomicU64::new(0);
-        let (ours, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let path = parent.join(format!("{PREFIX}{ours}-{number}"));
+        let (space, ours) = (pid_space()?, std::process::id());
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("{PREFIX}{space}-{ours}-{number}"));
         fs::create_dir(&path)?;
         let entrance = OpenOptions::new().write(true).open(path.join("cgroup.procs"));
         let entrance = entrance.inspect_err(|_| drop(fs::remove_dir(&path)))?;
@@ -146,16 +148,31 @@ fn hierarchy(mounts: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// Removes the empty cgroups of devices that are dead.
+/// Kills what is left in the cgroups of devices that are dead, and removes them: a device that was killed together
+/// with its helper had nobody else to do it.
 fn remove_stale(parent: &Path) {
+    let Ok(space) = pid_space() else { return };
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        let owner = name.to_str().and_then(|name| owner(name, &space));
         if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
-            // One that somebody is in stays.
-            let _ = fs::remove_dir(entry.path());
+            let path = entry.path();
+            let _ = fs::write(path.join("cgroup.kill"), "1");
+            // One in which somebody still dies stays until the next start.
+            let _ = fs::remove_dir(path);
         }
     }
+}
+
+/// The process id in the name of a cgroup, if it is one of our namespace: others cannot be looked for.
+fn owner<'a>(name: &'a str, space: &str) -> Option<&'a str> {
+    name.strip_prefix(PREFIX)?.strip_prefix(space)?.strip_prefix('-')?.split('-').next()
+}
+
+/// The number of the namespace in which our process ids count.
+fn pid_space() -> io::Result<String> {
+    let link = fs::read_link("/proc/self/ns/pid")?;
+    Ok(link.to_string_lossy().chars().filter(char::is_ascii_digit).collect())
 }
 
 #[cfg(test)]
@@ -215,9 +232,25 @@ mod tests {
         let parent = own.path.parent().unwrap();
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         dead.wait().unwrap();
-        let stale = parent.join(format!("{PREFIX}{}-0", dead.id()));
+        let stale = parent.join(format!("{PREFIX}{}-{}-0", pid_space().unwrap(), dead.id()));
         fs::create_dir(&stale).unwrap();
+        let mut left = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(stale.join("cgroup.procs"), left.id().to_string()).unwrap();
         remove_stale(parent);
-        assert!(!stale.exists() && own.path.exists());
+        assert!(!left.wait().unwrap().success(), "it is killed");
+        testing::until("it is removed", || {
+            remove_stale(parent);
+            (!stale.exists()).then_some(())
+        });
+        assert!(own.path.exists());
+    }
+
+    #[test]
+    fn a_cgroup_of_another_namespace_is_nobodys_to_judge() {
+        assert_eq!(owner("flightdeck-4026531836-17-3", "4026531836"), Some("17"));
+        for other in ["flightdeck-17-3", "flightdeck-40265318360-17-3", "flightdeck-5-17-3", "app"]
+        {
+            assert_eq!(owner(other, "4026531836"), None, "{other}");
+        }
     }
 }

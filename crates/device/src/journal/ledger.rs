@@ -188,11 +188,11 @@ impl Ledger {
         self.held.values().map(Entry::bytes).sum()
     }
 
-    /// The commands that were cut off: those that ran, and after a loss of power those with a receipt too, since what
-    /// was lost may have been their start.
-    pub(super) fn interrupted(&self, boot: &str) -> Vec<CommandId> {
+    /// The commands that were cut off: those that ran, and where the end of the journal is lost those with a receipt
+    /// too, since what was lost may have been their start.
+    pub(super) fn interrupted(&self, has_lost: bool) -> Vec<CommandId> {
         let is_cut = |entry: &Entry| match entry.stage {
-            Stage::Received => self.boot != boot,
+            Stage::Received => has_lost,
             Stage::Running => true,
             Stage::Done { .. } => false,
         };
@@ -399,13 +399,13 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_is_interrupted_and_after_a_loss_of_power_what_was_received_too() {
+    fn what_ran_is_interrupted_and_after_a_loss_what_was_received_too() {
         let mut written = Written::new(9);
         written.receive(1);
         written.receive(2);
         written.add(&Record::Running(CommandId(2)));
         written.execute(3);
-        assert_eq!(written.ledger.interrupted("boot"), [CommandId(2)]);
-        assert_eq!(written.ledger.interrupted("another"), [CommandId(1), CommandId(2)]);
+        assert_eq!(written.ledger.interrupted(false), [CommandId(2)]);
+        assert_eq!(written.ledger.interrupted(true), [CommandId(1), CommandId(2)]);
     }
 }

@@ -117,14 +117,13 @@ impl<'a> Record<'a> {
             .zip(number(&mut head).map(u32::from_le_bytes))
             .ok_or(Unreadable::Torn)?;
         let len = usize::try_from(len).map_err(|_| Unreadable::Damaged)?;
-        let body = head.get(..len).ok_or(Unreadable::Torn)?;
+        // What was written last may be there in part only; then the file is shorter than the length says.
+        let Some(body) = head.get(..len) else {
+            let is_whole = begins_with_body(head, crc);
+            return Err(if is_whole { Unreadable::Damaged } else { Unreadable::Torn });
+        };
         let record = (crc32c::crc32c(body) == crc).then(|| Self::read_body(body)).flatten();
-        match record {
-            Some(record) => Ok((record, HEAD + len)),
-            // What was written last may be there in part only.
-            None if head.len() == len => Err(Unreadable::Torn),
-            None => Err(Unreadable::Damaged),
-        }
+        record.map(|record| (record, HEAD + len)).ok_or(Unreadable::Damaged)
     }
 
     fn read_body(body: &'a [u8]) -> Option<Self> {
@@ -166,6 +165,15 @@ impl<'a> Record<'a> {
             _ => 0,
         }
     }
+}
+
+/// Whether a body with this checksum is there, so that it is its length that is wrong.
+fn begins_with_body(bytes: &[u8], crc: u32) -> bool {
+    let mut so_far = 0;
+    bytes.iter().any(|byte| {
+        so_far = crc32c::crc32c_append(so_far, &[*byte]);
+        so_far == crc
+    })
 }
 
 fn number<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -220,17 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_is_told_from_damage_in_the_middle() {
+    fn a_torn_end_is_told_from_damage() {
         for record in all() {
             let mut bytes = Vec::new();
             record.write(&mut bytes);
             for len in 0..bytes.len() {
                 assert_eq!(Record::read(&bytes[..len]), Err(Unreadable::Torn), "{record:?} {len}");
             }
-            *bytes.last_mut().unwrap() ^= 1;
-            assert_eq!(Record::read(&bytes), Err(Unreadable::Torn), "{record:?}");
-            bytes.push(0);
-            assert_eq!(Record::read(&bytes), Err(Unreadable::Damaged), "{record:?}");
+            for behind in [0, 9] {
+                bytes.extend(vec![0; behind]);
+                for at in 0..bytes.len() - behind {
+                    bytes[at] ^= 1;
+                    assert_eq!(Record::read(&bytes), Err(Unreadable::Damaged), "{record:?} {at}");
+                    bytes[at] ^= 1;
+                }
+            }
         }
     }
 }

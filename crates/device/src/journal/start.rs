@@ -31,6 +31,9 @@ impl Journals {
         for (log, bytes) in logs {
             is_damaged |= journals.load(log, &bytes, interrupt);
         }
+        if is_damaged {
+            journals.count_anew();
+        }
         journals.sweep();
         Ok((journals, is_damaged))
     }
@@ -49,17 +52,29 @@ impl Journals {
                 tracing::warn!(%error, "failed to cut the end of a journal off");
             }
         }
-        let is_damaged = why == Some(Unreadable::Damaged) && ledger.boot == self.boot;
+        let is_of_this_boot = ledger.boot == self.boot;
+        // One that is damaged at its very beginning does not say in which boot it was written.
+        let is_damaged =
+            why == Some(Unreadable::Damaged) && (is_of_this_boot || ledger.boot.is_empty());
         if ledger.store.is_empty() {
             log.remove();
             return is_damaged;
         }
-        for id in ledger.interrupted(&self.boot) {
+        for id in ledger.interrupted(is_damaged || !is_of_this_boot) {
             self.interrupt(&mut ledger, id, bytes, interrupt);
         }
         ledger.boot.clone_from(&self.boot);
         self.add(ledger, log, true);
         is_damaged
+    }
+
+    /// The device has a journal of another name from now on, and no server has sent anything to that one: the greatest
+    /// receipt would say that the server has forgotten what it sent.
+    fn count_anew(&mut self) {
+        for journal in &mut self.journals {
+            journal.ledger.newest = None;
+            journal.compact();
+        }
     }
 
     /// Makes a command that was cut off one that is done.

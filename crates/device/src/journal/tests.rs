@@ -116,6 +116,45 @@ fn damage_in_the_middle_is_told_unless_power_was_lost() {
 }
 
 #[test]
+fn a_flipped_byte_of_the_last_record_is_damage_and_nothing_is_started_again() {
+    let folder = Folder::new();
+    let mut journals = folder.open();
+    journals.select("S", None);
+    receive(&mut journals, ticket(1));
+    let len = fs::metadata(folder.log()).unwrap().len() as usize;
+    journals.start(ticket(1)).unwrap();
+    drop(journals);
+    let whole = fs::read(folder.log()).unwrap();
+    for at in len..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        fs::write(folder.log(), &damaged).unwrap();
+        let (journals, is_damaged) = folder.open_in("boot");
+        assert!(is_damaged, "{at}");
+        assert_eq!(states(&journals), [HeldState::Done], "{at}");
+        // What it had a receipt for was sent to the journal that this one is not any more, also at the next start.
+        assert_eq!(journals.list("S").0, None, "{at}");
+        drop(journals);
+        assert_eq!(folder.open().list("S").0, None, "{at}");
+    }
+}
+
+#[test]
+fn a_journal_that_is_damaged_at_its_beginning_has_lost_all() {
+    let folder = Folder::new();
+    let mut journals = folder.open();
+    journals.select("S", None);
+    execute(&mut journals, ticket(1), "one");
+    drop(journals);
+    let mut damaged = fs::read(folder.log()).unwrap();
+    damaged[8] ^= 1;
+    fs::write(folder.log(), &damaged).unwrap();
+    let (journals, is_damaged) = folder.open_in("boot");
+    assert!(is_damaged);
+    assert_eq!(journals.known(ticket(1)), Known::New);
+}
+
+#[test]
 fn a_journal_does_not_grow_with_what_is_over() {
     let folder = Folder::new();
     let mut journals = folder.open();

@@ -4,6 +4,7 @@
 //! It must not know how a tool works, nor where its rules or answers come from.
 
 mod arguments;
+mod effect;
 mod rule;
 
 use std::cmp::Reverse;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use aip::{Payload, SessionId, ToolInfo, ToolType};
 
 use self::arguments::Arguments;
+pub use self::effect::{Effect, Touch};
 use self::rule::Ready;
 pub use self::rule::Rule;
 
@@ -62,6 +64,8 @@ pub struct Subject<'a> {
     pub parameters: Option<&'a Payload>,
     /// The file that its argument `path` means, where that is known.
     pub file: Option<&'a MeantFile>,
+    /// What it does to which files, where some rule [looks at that](Policy::looks_at_effects).
+    pub touched: &'a [Touch],
     /// What holds where no rule speaks.
     pub usual: Decision,
 }
@@ -120,7 +124,8 @@ impl Policy {
         let concerned: Vec<&Ready> = self.concerned(subject).collect();
         let looked_at = concerned.iter().flat_map(|rule| rule.argument_names());
         let arguments = Arguments::read(subject.parameters, looked_at)?;
-        let fitting = concerned.into_iter().filter(|rule| rule.fits(&arguments, subject.file));
+        let fits = |rule: &&Ready| rule.fits(&arguments, subject.file, subject.touched);
+        let fitting = concerned.into_iter().filter(fits);
         Ok(strictest(fitting).unwrap_or_else(|| usual(subject)))
     }
 
@@ -130,11 +135,27 @@ impl Policy {
         self.concerned(subject).any(|rule| rule.argument_names().any(|name| name == argument))
     }
 
+    /// Whether some rule looks at what a call does to files.
+    #[must_use]
+    pub fn looks_at_effects(&self, subject: &Subject<'_>) -> bool {
+        self.concerned(subject).any(|rule| rule.effect.is_some())
+    }
+
+    /// Whether a rule denies, or asks about, this effect of a call on one file among many. Nobody can be asked about
+    /// each of them.
+    #[must_use]
+    pub fn closes(&self, effect: Effect, path: &str, subject: &Subject<'_>) -> bool {
+        let mut restricting =
+            self.concerned(subject).filter(|rule| rule.decision != Decision::Allow);
+        restricting.any(|rule| rule.is_on_file(effect, path))
+    }
+
     /// What the policy says of a tool whatever the arguments of the subject are.
     #[must_use]
     pub fn outlook(&self, subject: &Subject<'_>) -> Outlook {
-        let (conditional, always): (Vec<_>, Vec<_>) =
-            self.concerned(subject).partition(|rule| rule.has_arguments());
+        let (conditional, always): (Vec<_>, Vec<_>) = self.concerned(subject).partition(|rule| {
+            !rule.always_fits(subject.namespace, subject.tool_name, subject.tool_type)
+        });
         let by_rule = strictest(always.into_iter());
         let outweighs =
             |rule: &&Ready| by_rule.as_ref().is_none_or(|verdict| rule.decision > verdict.decision);
@@ -152,8 +173,11 @@ impl Policy {
         tool_name: &str,
         tool_type: ToolType,
     ) -> Option<&str> {
-        let denies = |rule: &&Ready| rule.decision == Decision::Deny && !rule.has_arguments();
-        let concerns = |rule: &&Ready| rule.concerns(namespace, tool_name, tool_type);
+        let denies = |rule: &&Ready| rule.decision == Decision::Deny;
+        let concerns = |rule: &&Ready| {
+            rule.concerns(namespace, tool_name, tool_type)
+                && rule.always_fits(namespace, tool_name, tool_type)
+        };
         self.rules.iter().filter(denies).find(concerns).map(|rule| rule.name.as_str())
     }
 
@@ -167,9 +191,14 @@ impl Policy {
 
     /// Why a rule changes nothing: of each tool that it is about something stricter is said anyway.
     fn outweighed(&self, rule: &Ready, tools: &[ToolInfo]) -> Option<String> {
-        let outweighs = |other: &&Ready| other.decision > rule.decision && !other.has_arguments();
-        let stricter =
-            |tool| self.rules.iter().filter(outweighs).find(|other| other.is_about(tool));
+        let outweighs = |other: &&Ready| other.decision > rule.decision;
+        let stricter = |tool: &ToolInfo| {
+            let holds = |other: &&Ready| {
+                other.is_about(tool)
+                    && other.always_fits(&tool.namespace, &tool.tool_name, tool.tool_type)
+            };
+            self.rules.iter().filter(outweighs).find(holds)
+        };
         let mut winners = tools.iter().filter(|tool| rule.is_about(tool)).map(stricter);
         let winner = &winners.next()??.label;
         let why = || format!("{}: it never decides, since {winner} is stricter", rule.label);

@@ -4,7 +4,8 @@ use aip::{ToolInfo, ToolType};
 use wildmatch::WildMatch;
 
 use super::arguments::Arguments;
-use super::{Decision, MeantFile, PATH, Verdict};
+use super::effect::Effects;
+use super::{Decision, Effect, MeantFile, PATH, Touch, Verdict};
 
 /// One rule, as its owner wrote it. In patterns `*` stands for any characters and `?` for one; upper and
 /// lower case differ.
@@ -16,6 +17,11 @@ pub struct Rule {
     pub tool: String,
     /// Which kind of tool it is about; both if none.
     pub tool_type: Option<ToolType>,
+    /// What a call must do to some file, by whichever tool; anything if none.
+    pub effect: Option<Effect>,
+    /// A pattern on that file: on its absolute path without links, or where the rule asks or denies also on what
+    /// was asked for. A rule that allows must fit every file that the call touches.
+    pub path: Option<String>,
     /// Names of arguments, those inside others with dots between, each with a pattern. All must be there
     /// and fit: the text of a string, the JSON text of anything else; of a list every item where the rule
     /// allows, any item where it asks or denies.
@@ -89,6 +95,8 @@ pub(super) struct Ready {
     /// The same with its number, which no other rule has.
     pub(super) label: String,
     pub(super) decision: Decision,
+    pub(super) effect: Option<Effect>,
+    path: Option<WildMatch>,
     tools: Tools,
     tool_type: Option<ToolType>,
     arguments: Vec<(String, WildMatch)>,
@@ -105,6 +113,8 @@ impl Ready {
             },
             name: rule.name.unwrap_or(numbered),
             decision: rule.decision,
+            effect: rule.effect,
+            path: rule.path.map(|pattern| WildMatch::new(&pattern)),
             tools: Tools::new(&rule.tool),
             tool_type: rule.tool_type,
             arguments: rule.arguments.into_iter().map(pattern).collect(),
@@ -117,7 +127,9 @@ impl Ready {
 
     /// Whether it is about this tool at all.
     pub(super) fn concerns(&self, namespace: &str, tool_name: &str, tool_type: ToolType) -> bool {
+        let may_be = |effect| Effects::of(namespace, tool_name, tool_type).may_be(effect);
         self.tool_type.is_none_or(|wanted| wanted == tool_type)
+            && self.effect.is_none_or(may_be)
             && self.tools.hold(namespace, tool_name, self.decision)
     }
 
@@ -126,8 +138,21 @@ impl Ready {
         self.concerns(&tool.namespace, &tool.tool_name, tool.tool_type)
     }
 
-    pub(super) fn has_arguments(&self) -> bool {
-        !self.arguments.is_empty()
+    /// Whether it fits each call of a tool that it is about.
+    pub(super) fn always_fits(
+        &self,
+        namespace: &str,
+        tool_name: &str,
+        tool_type: ToolType,
+    ) -> bool {
+        let surely = |effect| Effects::of(namespace, tool_name, tool_type).surely_are(effect);
+        self.arguments.is_empty() && self.path.is_none() && self.effect.is_none_or(surely)
+    }
+
+    /// Whether it is a rule on files that fits this effect on this one.
+    pub(super) fn is_on_file(&self, effect: Effect, path: &str) -> bool {
+        let fits = |pattern: &WildMatch| pattern.matches(path);
+        self.effect == Some(effect) && self.path.as_ref().is_some_and(fits)
     }
 
     /// The arguments that it looks at.
@@ -136,7 +161,34 @@ impl Ready {
     }
 
     /// Whether the arguments of a call fit, of a tool that it is about.
-    pub(super) fn fits(&self, arguments: &Arguments, file: Option<&MeantFile>) -> bool {
+    pub(super) fn fits(
+        &self,
+        arguments: &Arguments,
+        file: Option<&MeantFile>,
+        touched: &[Touch],
+    ) -> bool {
+        self.fit_touches(touched) && self.fit_arguments(arguments, file)
+    }
+
+    /// Whether what a call does to files fits: something of it, and all of it where the rule allows.
+    fn fit_touches(&self, touched: &[Touch]) -> bool {
+        let Some(effect) = self.effect else { return true };
+        let allows = self.decision == Decision::Allow;
+        let fits = |touch: &Touch| {
+            let names = touch.names.iter().take(if allows { 1 } else { usize::MAX });
+            let is_meant =
+                |pattern: &WildMatch| names.into_iter().any(|name| pattern.matches(name));
+            touch.effect == effect && self.path.as_ref().is_none_or(is_meant)
+        };
+        match allows {
+            true => {
+                !touched.is_empty() && touched.iter().all(|touch| touch.is_known && fits(touch))
+            }
+            false => touched.iter().any(fits),
+        }
+    }
+
+    fn fit_arguments(&self, arguments: &Arguments, file: Option<&MeantFile>) -> bool {
         let allows = self.decision == Decision::Allow;
         self.arguments.iter().all(|(name, pattern)| {
             // One good item of a list must not let the others in.
@@ -156,8 +208,10 @@ impl Ready {
         if concerned.is_empty() {
             let of_type = self.tool_type.map(|kind| format!(" of type {}", kind.as_str()));
             let of_type = of_type.unwrap_or_default();
+            let effect = self.effect.map(|effect| format!(" that may {} files", effect.as_str()));
+            let effect = effect.unwrap_or_default();
             let (label, pattern) = (&self.label, &self.tools.whole);
-            return Some(format!("{label}: no tool here is \"{pattern}\"{of_type}"));
+            return Some(format!("{label}: no tool here is \"{pattern}\"{of_type}{effect}"));
         }
         let unknown = |name: &&String| !concerned.iter().any(|tool| may_take(tool, name));
         let name = self.arguments.iter().map(|(name, _)| name).find(unknown)?;

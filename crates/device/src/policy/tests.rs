@@ -11,6 +11,8 @@ fn rule(tool: &str, arguments: &[(&str, &str)], decision: Decision) -> Rule {
         name: Some(decision.as_str().to_owned()),
         tool: tool.to_owned(),
         tool_type: None,
+        effect: None,
+        path: None,
         arguments: arguments.iter().map(owned).collect(),
         decision,
     }
@@ -25,6 +27,7 @@ fn judged(rules: &[Rule], parameters: &str) -> Verdict {
         tool_type: ToolType::DataCollection,
         parameters: Some(&parameters),
         file: None,
+        touched: &[],
         usual: Decision::Ask,
     };
     Policy::new(rules.to_vec()).judge(&subject)
@@ -112,6 +115,7 @@ fn an_allow_holds_for_no_call_that_lacks_the_argument() {
         tool_type: ToolType::Action,
         parameters: None,
         file: None,
+        touched: &[],
         usual: Decision::Ask,
     };
     assert_eq!(Policy::new([anything]).judge(&subject).decision, Decision::Ask);
@@ -221,6 +225,7 @@ fn the_outlook_names_what_arguments_may_change() {
             tool_type: ToolType::DataCollection,
             parameters: None,
             file: None,
+            touched: &[],
             usual: Decision::Allow,
         };
         let Outlook { verdict, unless } = Policy::new(rules.to_vec()).outlook(&subject);
@@ -300,6 +305,7 @@ fn speaks(decision: Decision, pattern: &str, (namespace, tool_name): (&str, &str
         tool_type: ToolType::Action,
         parameters: None,
         file: None,
+        touched: &[],
         usual: Decision::Ask,
     };
     Policy::new([rule(pattern, &[], decision)]).judge(&subject).rule != DEFAULT_RULE
@@ -350,4 +356,86 @@ fn a_rule_that_allows_and_does_not_say_what_is_told_with_the_remedy() {
     for clear in ["a.b", "*", "a.b::c", "a::b.c"] {
         assert_eq!(unclear(clear, Decision::Allow), None, "{clear}");
     }
+}
+
+/// A rule on what is done to files.
+fn on_files(effect: Effect, path: Option<&str>, decision: Decision) -> Rule {
+    Rule { effect: Some(effect), path: path.map(str::to_owned), ..rule("*", &[], decision) }
+}
+
+/// What becomes of a call that touches these files and is usually asked about.
+fn touching(rules: &[Rule], namespace: &str, tool_name: &str, touched: &[Touch]) -> Decision {
+    let subject = Subject {
+        namespace,
+        tool_name,
+        tool_type: ToolType::Action,
+        parameters: None,
+        file: None,
+        touched,
+        usual: Decision::Ask,
+    };
+    Policy::new(rules.to_vec()).judge(&subject).decision
+}
+
+fn on(effect: Effect, path: &str) -> Touch {
+    Touch::on(effect, path.to_owned(), "as/asked".to_owned())
+}
+
+#[test]
+fn a_rule_on_files_holds_whichever_tool_touches_them() {
+    let rules = [on_files(Effect::Read, Some("*.pem"), Decision::Deny)];
+    let (key, text) = (on(Effect::Read, "/srv/k.pem"), on(Effect::Read, "/srv/k.txt"));
+    let runs = on(Effect::Execute, "/usr/bin/cat");
+    for (namespace, tool) in
+        [("Files", "read_file"), ("BashExecutor", "execute_command"), ("docs", "show")]
+    {
+        let judged = |touched: &[Touch]| touching(&rules, namespace, tool, touched);
+        assert_eq!(judged(&[runs.clone(), text.clone(), key.clone()]), Decision::Deny, "{tool}");
+        assert_eq!(judged(&[runs.clone(), text.clone()]), Decision::Ask, "{tool}");
+        assert_eq!(judged(&[on(Effect::Write, "/srv/k.pem")]), Decision::Ask, "{tool}");
+    }
+    let asked = Touch::on(Effect::Read, "/srv/other".to_owned(), "link.pem".to_owned());
+    assert_eq!(touching(&rules, "Files", "read_file", &[asked]), Decision::Deny);
+    let policy = Policy::new(rules);
+    let subject = Subject {
+        namespace: "Files",
+        tool_name: "search_files",
+        tool_type: ToolType::DataCollection,
+        parameters: None,
+        file: None,
+        touched: &[],
+        usual: Decision::Allow,
+    };
+    let closes = |path| policy.closes(Effect::Read, path, &subject);
+    assert!(closes("/srv/a.pem") && !closes("/srv/a.txt") && policy.looks_at_effects(&subject));
+}
+
+#[test]
+fn a_rule_on_files_allows_only_what_is_known_to_be_meant() {
+    let rules = [on_files(Effect::Write, Some("/srv/in/*"), Decision::Allow)];
+    let judged = |touched: &[Touch]| touching(&rules, "Files", "write_file", touched);
+    let inside = on(Effect::Write, "/srv/in/a");
+    assert_eq!(judged(std::slice::from_ref(&inside)), Decision::Allow);
+    let led_out = Touch::on(Effect::Write, "/srv/a".to_owned(), "/srv/in/link".to_owned());
+    let perhaps = Touch::perhaps_on(Effect::Write, vec!["/srv/in/a".to_owned()]);
+    for other in [led_out, perhaps, Touch::somewhere(Effect::Write), on(Effect::Read, "/srv/in/a")]
+    {
+        assert_eq!(judged(&[inside.clone(), other.clone()]), Decision::Ask, "{other:?}");
+    }
+    assert_eq!(judged(&[]), Decision::Ask);
+}
+
+#[test]
+fn a_rule_on_an_effect_alone_is_about_the_tools_that_have_it() {
+    let policy = Policy::new([on_files(Effect::Write, None, Decision::Deny)]);
+    let never = |namespace, name, kind| policy.never_allows(namespace, name, kind).is_some();
+    assert!(never("Files", "write_file", ToolType::Action));
+    assert!(never("docs", "change", ToolType::Action));
+    assert!(!never("docs", "show", ToolType::DataCollection));
+    assert!(!never("Files", "read_file", ToolType::DataCollection));
+    assert!(!never("BashExecutor", "execute_command", ToolType::Action), "it may only read");
+    let rules = [on_files(Effect::Execute, None, Decision::Deny)];
+    let runs = [on(Effect::Execute, "/usr/bin/cat")];
+    assert_eq!(touching(&rules, "BashExecutor", "execute_command", &runs), Decision::Deny);
+    assert_eq!(touching(&rules, "BashExecutor", "get_system_info", &[]), Decision::Ask);
 }

@@ -12,6 +12,11 @@
 //! most [`LINGER`] and the time of a hunt, in which the numbers would have to run once round to hit a
 //! stranger.
 
+#[cfg(target_os = "linux")]
+mod child;
+#[cfg(not(target_os = "linux"))]
+#[path = "child_elsewhere.rs"]
+mod child;
 mod environment;
 pub(crate) mod hunter;
 mod output;
@@ -26,27 +31,27 @@ use std::{
     ffi::OsString,
     future, io,
     path::PathBuf,
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
+use aip::message::Channel;
 use tokio::{
-    process::{Child, ChildStderr, ChildStdout, Command},
+    io::AsyncWriteExt,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use self::environment::scrubbed_env;
+pub use self::output::Written;
 pub(crate) use self::session::Session;
 use self::{
+    child::{Child, ChildStderr, ChildStdin, ChildStdout},
     output::Stream,
-    telling::{Source, Telling},
+    telling::Telling,
 };
 use crate::{
-    confine::Confinement,
-    group::{Cgroup, Tie, enter, set_apart},
-    mark::Mark,
-    progress::Progress,
+    confine::Confinement, flow::Flow, group::Cgroup, mark::Mark, progress::Progress,
     watchdog::Watchdog,
 };
 
@@ -87,10 +92,10 @@ pub struct Spec {
 pub struct Output {
     /// The exit code; 128 and the signal's number if a signal ended it, as a shell says.
     pub exit_code: i32,
-    /// What it wrote to its standard output: the head and the tail if that was too much.
-    pub stdout: String,
-    /// What it wrote to its standard error: the head and the tail if that was too much.
-    pub stderr: String,
+    /// What it wrote to its standard output.
+    pub stdout: Written,
+    /// What it wrote to its standard error.
+    pub stderr: Written,
     /// How long it ran.
     pub elapsed: Duration,
 }
@@ -107,17 +112,17 @@ pub enum RunError {
         /// The time limit.
         after: Duration,
         /// What it wrote to its standard output until then.
-        stdout: String,
+        stdout: Written,
         /// What it wrote to its standard error until then.
-        stderr: String,
+        stderr: Written,
     },
     /// The caller stopped the call; all the call started has been killed.
     #[error("stopped")]
     Stopped {
         /// What it wrote to its standard output until then.
-        stdout: String,
+        stdout: Written,
         /// What it wrote to its standard error until then.
-        stderr: String,
+        stderr: Written,
     },
     /// The system doesn't tell how the program ended; all the call started has been killed.
     #[error("the program's end could not be observed")]
@@ -129,7 +134,7 @@ pub enum RunError {
 /// The child leads its own session and reads an empty standard input. With a `guard`, its session
 /// is killed even if the device gets killed. When the future is dropped, everything it started is
 /// killed at once. What it writes is told to `progress` meanwhile: whole lines, at most four texts
-/// a second of at most 8 KiB each.
+/// a second of at most 8 KiB each; or all of it goes through `flow`, which may bring its standard input as well.
 ///
 /// Must be polled on a worker thread of the runtime (or in its `block_on`), never inside
 /// `spawn_blocking` or on a thread of its own: Linux kills the child when the *thread* that
@@ -137,20 +142,22 @@ pub enum RunError {
 ///
 /// # Errors
 /// See [`RunError`]. A program that ran and failed is no error: see [`Output::exit_code`].
-pub async fn run(
+pub(crate) async fn run(
     spec: Spec,
     stop: &CancellationToken,
     guard: Option<&Watchdog>,
     progress: &Progress,
+    flow: Option<&Flow>,
 ) -> Result<Output, RunError> {
     if stop.is_cancelled() {
-        return Err(RunError::Stopped { stdout: String::new(), stderr: String::new() });
+        return Err(RunError::Stopped { stdout: Written::default(), stderr: Written::default() });
     }
     let started = Instant::now();
     let limit = spec.timeout;
-    let mut call = Call::start(&spec, guard, progress).await.map_err(RunError::NotStarted)?;
+    let call = Call::start(&spec, guard, progress, flow).await;
+    let mut call = call.map_err(RunError::NotStarted)?;
     match call.first_event(stop, limit).await {
-        Event::Ended(status) => call.finish(status, started.elapsed()).await,
+        Event::Ended(status) => call.finish(status, started.elapsed(), stop).await,
         Event::TimeIsUp => {
             let (stdout, stderr) = call.cut_short().await;
             Err(RunError::TimedOut { after: limit, stdout, stderr })
@@ -175,9 +182,12 @@ struct Call<'a> {
     // surely the child's own only as long as the child isn't reaped.
     session: Session,
     child: Child,
+    /// Where the input goes, until its end.
+    stdin: Option<ChildStdin>,
     stdout: Stream<ChildStdout>,
     stderr: Stream<ChildStderr>,
     telling: Telling<'a>,
+    flow: Option<&'a Flow>,
 }
 
 impl<'a> Call<'a> {
@@ -185,17 +195,29 @@ impl<'a> Call<'a> {
         spec: &Spec,
         guard: Option<&Watchdog>,
         progress: &'a Progress,
+        flow: Option<&'a Flow>,
     ) -> io::Result<Self> {
         let mark = Mark::new();
-        let (mut child, cgroup) = spawn(spec, mark).map_err(|error| explain(error, spec))?;
+        let has_input = flow.is_some_and(Flow::has_input);
+        let spawned = spawn(spec, mark, has_input).map_err(|error| explain(error, spec));
+        let (mut child, cgroup) = spawned?;
         let session = Session::of(child.id(), mark, guard).within(cgroup);
-        if let Some(input) = child.stdin.take() {
+        let mut stdin = child.stdin.take();
+        if let Some(input) = stdin.as_mut().filter(|_| spec.awaits_line) {
             session.guarded().await;
-            release(input)?;
+            // An empty pipe takes it at once.
+            input.write_all(b"\n").await?;
         }
-        let stdout = Stream::new(Source::Output, child.stdout.take(), spec.max_output);
-        let stderr = Stream::new(Source::Errors, child.stderr.take(), spec.max_output);
-        Ok(Self { session, child, stdout, stderr, telling: Telling::new(progress) })
+        let stdin = stdin.filter(|_| has_input);
+        flow.into_iter().for_each(Flow::begin);
+        let stdout = Stream::new(Channel::Stdout, child.stdout.take(), spec.max_output);
+        let stderr = Stream::new(Channel::Stderr, child.stderr.take(), spec.max_output);
+        Ok(Self { session, child, stdin, stdout, stderr, telling: Telling::new(progress), flow })
+    }
+
+    /// What all output goes through, if it does.
+    fn outflow(&self) -> Option<&'a Flow> {
+        self.flow.filter(|flow| flow.takes_output())
     }
 
     async fn first_event(&mut self, stop: &CancellationToken, limit: Duration) -> Event {
@@ -210,9 +232,14 @@ impl<'a> Call<'a> {
 
     /// Reads both streams, and tells of them, until the child itself has ended.
     async fn exit(&mut self) -> io::Result<ExitStatus> {
-        let Self { child, stdout, stderr, telling, .. } = self;
+        let out = self.outflow();
+        let Self { child, stdin, stdout, stderr, telling, flow, .. } = self;
         let reading = async {
-            tokio::join!(stdout.read_all(telling), stderr.read_all(telling));
+            tokio::join!(
+                stdout.read_all(telling, out),
+                stderr.read_all(telling, out),
+                feed(stdin, *flow)
+            );
             future::pending::<Infallible>().await
         };
         tokio::select! {
@@ -225,8 +252,26 @@ impl<'a> Call<'a> {
 
     /// Reads what is left of both streams, until nobody holds them open any more.
     async fn read_rest(&mut self) {
+        let out = self.outflow();
         let Self { stdout, stderr, telling, .. } = self;
-        tokio::join!(stdout.read_all(telling), stderr.read_all(telling));
+        tokio::join!(stdout.read_all(telling, out), stderr.read_all(telling, out));
+    }
+
+    /// Reads what is left of the output of a child that has ended, for [`LINGER`] at most while others hold it open;
+    /// while its reader holds it up, that does not count.
+    async fn linger(&mut self, stop: &CancellationToken) {
+        let reading = async {
+            while timeout(LINGER, self.read_rest()).await.is_err() {
+                let out = self.outflow();
+                if !(self.stdout.is_held_up(out) || self.stderr.is_held_up(out)) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = stop.cancelled() => {}
+        }
     }
 
     /// Gives the output of a child that ended by itself, and kills what it left behind.
@@ -234,17 +279,18 @@ impl<'a> Call<'a> {
         mut self,
         status: io::Result<ExitStatus>,
         elapsed: Duration,
+        stop: &CancellationToken,
     ) -> Result<Output, RunError> {
         let status = status.map_err(RunError::Lost)?;
         // Whether or not all was read: what was read counts.
-        let _ = timeout(LINGER, self.read_rest()).await;
+        self.linger(stop).await;
         self.session.kill().await;
         let (stdout, stderr) = self.texts();
         Ok(Output { exit_code: exit_code(status), stdout, stderr, elapsed })
     }
 
     /// Ends the child, and gives its output until then.
-    async fn cut_short(mut self) -> (String, String) {
+    async fn cut_short(mut self) -> (Written, Written) {
         self.end().await;
         self.texts()
     }
@@ -268,46 +314,41 @@ impl<'a> Call<'a> {
     }
 
     /// Standard output and standard error as read so far; to be taken once.
-    fn texts(&mut self) -> (String, String) {
-        (self.stdout.take_text(), self.stderr.take_text())
+    fn texts(&mut self) -> (Written, Written) {
+        let out = self.outflow();
+        (self.stdout.take(out), self.stderr.take(out))
     }
 }
 
 /// Starts the child: in a cgroup of its own where there can be one, else without.
-fn spawn(spec: &Spec, mark: Option<Mark>) -> io::Result<(Child, Option<Cgroup>)> {
+fn spawn(spec: &Spec, mark: Option<Mark>, has_input: bool) -> io::Result<(Child, Option<Cgroup>)> {
     if let Some(cgroup) = Cgroup::new()
-        && let Ok(child) = command(spec, mark, Some(&cgroup)).spawn()
+        && let Ok(child) = Child::start(spec, mark, Some(&cgroup), has_input)
     {
         return Ok((child, Some(cgroup)));
     }
-    Ok((command(spec, mark, None).spawn()?, None))
+    Ok((Child::start(spec, mark, None, has_input)?, None))
 }
 
-fn command(spec: &Spec, mark: Option<Mark>, cgroup: Option<&Cgroup>) -> Command {
-    let mut command = std::process::Command::new(&spec.program);
-    command.args(&spec.args).current_dir(&spec.cwd);
-    command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(if spec.awaits_line { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    if let Some(cgroup) = cgroup {
-        enter(&mut command, cgroup);
+/// Gives a child its input, until its end or until it reads no more.
+async fn feed(stdin: &mut Option<ChildStdin>, flow: Option<&Flow>) {
+    let Some(flow) = flow.filter(|flow| flow.has_input()) else { return };
+    while let Some(bytes) = flow.next_input().await {
+        let mut rest = bytes.as_slice();
+        while let Some(pipe) = stdin.as_mut().filter(|_| !rest.is_empty()) {
+            match pipe.write(rest).await {
+                Ok(count) if count > 0 => {
+                    flow.input_written(count);
+                    rest = rest.get(count..).unwrap_or_default();
+                }
+                _ => {
+                    *stdin = None;
+                    flow.close_input();
+                }
+            }
+        }
     }
-    set_apart(&mut command, Tie::DiesWithDevice, &spec.confinement, mark);
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
-    command
-}
-
-/// Writes the line that a child waits for. An empty pipe takes it at once.
-#[cfg(unix)]
-fn release(input: tokio::process::ChildStdin) -> io::Result<()> {
-    use std::io::Write;
-    std::fs::File::from(input.into_owned_fd()?).write_all(b"\n")
-}
-
-#[cfg(not(unix))]
-fn release(_: tokio::process::ChildStdin) -> io::Result<()> {
-    Ok(())
+    *stdin = None;
 }
 
 /// The system says "not found" for the program and for the directory alike; this names the latter.

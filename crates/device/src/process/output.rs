@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
+use aip::message::{Channel, MAX_CHUNK_BYTES};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::telling::{Source, Telling};
+use super::telling::Telling;
+use crate::flow::Flow;
 
 /// How many bytes are read from a stream at once.
 const READ_SIZE: usize = 16 * 1024;
@@ -14,35 +16,60 @@ const TAIL_FRACTION: usize = 4;
 
 /// One output stream of the child, and what is kept of it.
 pub(super) struct Stream<Pipe> {
-    source: Source,
+    channel: Channel,
     /// None once its end was read.
     pipe: Option<Pipe>,
     kept: Kept,
 }
 
 impl<Pipe: AsyncRead + Unpin> Stream<Pipe> {
-    pub(super) fn new(source: Source, pipe: Option<Pipe>, max_output: usize) -> Self {
-        Self { source, pipe, kept: Kept::new(max_output) }
+    pub(super) fn new(channel: Channel, pipe: Option<Pipe>, max_output: usize) -> Self {
+        Self { channel, pipe, kept: Kept::new(max_output) }
     }
 
-    /// Reads to the end of the stream. May be dropped and called again without losing a byte.
-    pub(super) async fn read_all(&mut self, telling: &Telling<'_>) {
-        let mut buffer = vec![0; READ_SIZE];
+    /// Reads to the end of the stream, as fast as the flow takes it, if there is one. May be dropped and called again
+    /// without losing a byte.
+    pub(super) async fn read_all(&mut self, telling: &Telling<'_>, flow: Option<&Flow>) {
+        let mut buffer = vec![0; if flow.is_some() { MAX_CHUNK_BYTES } else { READ_SIZE }];
         while let Some(pipe) = &mut self.pipe {
-            match pipe.read(&mut buffer).await {
+            let most = match flow {
+                Some(flow) => flow.room(self.channel).await,
+                None => READ_SIZE,
+            };
+            match pipe.read(&mut buffer[..most]).await {
                 Ok(0) | Err(_) => self.pipe = None,
                 Ok(count) => {
                     self.kept.push(&buffer[..count]);
-                    telling.hear(self.source, &buffer[..count]);
+                    match flow {
+                        Some(flow) => flow.push(self.channel, &buffer[..count]),
+                        None => telling.hear(self.channel, &buffer[..count]),
+                    }
                 }
             }
         }
     }
 
-    /// What was read so far; to be taken once.
-    pub(super) fn take_text(&mut self) -> String {
-        std::mem::replace(&mut self.kept, Kept::new(0)).into_text()
+    /// Whether there may be more to read, and the flow takes none now.
+    pub(super) fn is_held_up(&self, flow: Option<&Flow>) -> bool {
+        self.pipe.is_some() && flow.is_some_and(|flow| flow.is_full(self.channel))
     }
+
+    /// What was read so far; to be taken once.
+    pub(super) fn take(&mut self, flow: Option<&Flow>) -> Written {
+        flow.into_iter().for_each(|flow| flow.push(self.channel, &[]));
+        std::mem::replace(&mut self.kept, Kept::new(0)).into_written()
+    }
+}
+
+/// What a child wrote to one stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The text: the head and the tail if that was too much. What is no UTF-8 becomes U+FFFD.
+    pub text: String,
+    /// How many bytes there were in all.
+    pub bytes: u64,
+    /// Whether some of them are not in the text.
+    pub is_cut: bool,
 }
 
 /// The head and the tail of a stream of any length, in bounded memory.
@@ -70,6 +97,12 @@ impl Kept {
         let excess = (self.tail.len() + rest.len()).saturating_sub(self.max_tail);
         self.tail.drain(..excess);
         self.tail.extend(rest);
+    }
+
+    fn into_written(self) -> Written {
+        let bytes = self.total;
+        let is_cut = (self.head.len() + self.tail.len()) as u64 != bytes;
+        Written { text: self.into_text(), bytes, is_cut }
     }
 
     /// The text, with a line in the place of what was cut. No character is cut in two; what is

@@ -8,6 +8,7 @@ use std::future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aip::message::Channel;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -22,13 +23,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest text, in bytes; of more, the newest lines are told.
 pub(super) const MAX_TEXT: usize = 8 * 1024;
-
-/// One of the streams that a child writes.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
-    Output,
-    Errors,
-}
 
 /// What was read but not told yet, of both streams.
 pub(super) struct Telling<'a> {
@@ -50,7 +44,7 @@ impl<'a> Telling<'a> {
     }
 
     /// Takes note of what a stream wrote.
-    pub(super) fn hear(&self, source: Source, bytes: &[u8]) {
+    pub(super) fn hear(&self, source: Channel, bytes: &[u8]) {
         if self.progress.is_wanted() {
             self.heard().lines[source as usize].push(bytes, Instant::now());
             self.news.notify_one();
@@ -242,7 +236,7 @@ mod tests {
             let writing = async {
                 for (pause, bytes) in writes {
                     tokio::time::sleep(Duration::from_millis(*pause)).await;
-                    telling.hear(Source::Output, bytes);
+                    telling.hear(Channel::Stdout, bytes);
                 }
                 tokio::time::sleep(Duration::from_secs(60)).await;
             };
@@ -330,7 +324,7 @@ mod tests {
     async fn nothing_is_gathered_for_nobody() {
         let progress = Progress::default();
         let telling = Telling::new(&progress);
-        telling.hear(Source::Errors, b"line\n");
+        telling.hear(Channel::Stderr, b"line\n");
         assert!(telling.heard().lines[1].bytes.is_empty());
     }
 }

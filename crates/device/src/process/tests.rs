@@ -26,11 +26,11 @@ fn shell(script: &str) -> Spec {
 }
 
 async fn ran(spec: Spec) -> Output {
-    run(spec, &CancellationToken::new(), None, &Progress::default()).await.unwrap()
+    run(spec, &CancellationToken::new(), None, &Progress::default(), None).await.unwrap()
 }
 
 async fn failed(spec: Spec) -> RunError {
-    run(spec, &CancellationToken::new(), None, &Progress::default()).await.unwrap_err()
+    run(spec, &CancellationToken::new(), None, &Progress::default(), None).await.unwrap_err()
 }
 
 /// A script that writes the process ids of itself and of a grandchild, and doesn't end.
@@ -55,7 +55,7 @@ fn ids(text: &str) -> Vec<u32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_streams_and_the_exit_code_come_back() {
     let output = ran(shell("echo out; echo err >&2; exit 7")).await;
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!((output.stdout.text.as_str(), output.stderr.text.as_str()), ("out\n", "err\n"));
     assert_eq!(output.exit_code, 7);
     assert!(output.elapsed < LONG);
 }
@@ -80,7 +80,7 @@ async fn a_missing_directory_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn standard_input_is_empty() {
-    assert_eq!(ran(program("cat", &[])).await.stdout, "");
+    assert_eq!(ran(program("cat", &[])).await.stdout.text, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn there_is_no_terminal_to_ask_on() {
 async fn the_child_sees_the_given_environment_and_nothing_else() {
     let mut spec = program("/usr/bin/env", &[]);
     spec.env = vec![("ONLY".into(), "this".into())];
-    assert_eq!(ran(spec).await.stdout, "ONLY=this\n");
+    assert_eq!(ran(spec).await.stdout.text, "ONLY=this\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,8 +105,8 @@ async fn the_time_limit_kills_grandchildren_too_and_keeps_the_output() {
     };
     assert_eq!(after, Duration::from_millis(300));
     assert!(begun.elapsed() >= after && begun.elapsed() < LONG / 2);
-    assert_eq!(ids(&stdout).len(), 2);
-    all_gone(&ids(&stdout));
+    assert_eq!(ids(&stdout.text).len(), 2);
+    all_gone(&ids(&stdout.text));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +114,7 @@ async fn a_child_may_clean_up_when_it_is_asked_to_end() {
     let mut spec = shell("trap 'echo bye; exit' TERM; sleep 1000 & wait");
     spec.timeout = Duration::from_millis(300);
     let error = failed(spec).await;
-    assert!(matches!(&error, RunError::TimedOut { stdout, .. } if stdout == "bye\n"));
+    assert!(matches!(&error, RunError::TimedOut { stdout, .. } if stdout.text == "bye\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,8 +125,8 @@ async fn a_child_that_will_not_end_is_killed() {
     let error = failed(spec).await;
     assert!(begun.elapsed() >= Duration::from_millis(300) + GRACE);
     assert!(matches!(&error, RunError::TimedOut { stdout, .. } if {
-        all_gone(&ids(stdout));
-        ids(stdout).len() == 2
+        all_gone(&ids(&stdout.text));
+        ids(&stdout.text).len() == 2
     }));
 }
 
@@ -137,7 +137,7 @@ async fn stopping_kills_all_the_call_started() {
     let stop = CancellationToken::new();
     let call = tokio::spawn({
         let stop = stop.clone();
-        async move { run(spec, &stop, None, &Progress::default()).await }
+        async move { run(spec, &stop, None, &Progress::default(), None).await }
     });
     let ids = ids_in(&file, 2);
     assert!(ids.iter().all(|id| runs(*id)));
@@ -153,7 +153,7 @@ async fn a_call_that_is_stopped_beforehand_starts_nothing() {
     stop.cancel();
     let spec = Spec { cwd: directory.path().into(), ..program("touch", &["file"]) };
     assert!(matches!(
-        run(spec, &stop, None, &Progress::default()).await,
+        run(spec, &stop, None, &Progress::default(), None).await,
         Err(RunError::Stopped { .. })
     ));
     assert!(!directory.path().join("file").exists());
@@ -164,7 +164,7 @@ async fn dropping_the_call_kills_all_it_started() {
     let directory = tempfile::tempdir().unwrap();
     let (spec, file) = endless(directory.path());
     let call = tokio::spawn(async move {
-        run(spec, &CancellationToken::new(), None, &Progress::default()).await
+        run(spec, &CancellationToken::new(), None, &Progress::default(), None).await
     });
     let ids = ids_in(&file, 2);
     call.abort();
@@ -178,7 +178,7 @@ async fn too_much_output_keeps_its_head_and_tail() {
     let output = ran(Spec { max_output: 1000, ..shell(script) }).await;
     let total = "first\n".len() + 100_000 + "\nlast\n".len();
     let marker = format!("\n[... {} bytes cut ...]\n", total - 1000);
-    let (head, tail) = output.stdout.split_once(&marker).unwrap();
+    let (head, tail) = output.stdout.text.split_once(&marker).unwrap();
     assert!(head.starts_with("first\nxxx") && tail.ends_with("xxx\nlast\n"));
     assert_eq!((head.len(), tail.len()), (750, 250));
 }
@@ -187,7 +187,7 @@ async fn too_much_output_keeps_its_head_and_tail() {
 async fn output_of_just_the_limit_is_whole() {
     let script = "head -c 1000 /dev/zero | tr '\\0' x; printf 123 >&2";
     let output = ran(Spec { max_output: 1000, ..shell(script) }).await;
-    assert_eq!((output.stdout, output.stderr.as_str()), ("x".repeat(1000), "123"));
+    assert_eq!((output.stdout.text, output.stderr.text.as_str()), ("x".repeat(1000), "123"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,7 +196,7 @@ async fn huge_output_neither_blocks_the_child_nor_fills_the_memory() {
     let script = "yes | head -c 50M; yes error | head -c 50M >&2";
     let output = ran(Spec { max_output: 4096, ..shell(script) }).await;
     assert_eq!(output.exit_code, 0);
-    for stream in [&output.stdout, &output.stderr] {
+    for stream in [&output.stdout.text, &output.stderr.text] {
         assert!(stream.len() < 4096 + 100);
         assert!(stream.contains(&format!("{} bytes cut", 50 * 1024 * 1024 - 4096)));
     }
@@ -215,25 +215,25 @@ fn peak_memory() -> u64 {
 async fn an_endless_writer_is_stopped_in_time() {
     let spec = Spec { timeout: Duration::from_millis(200), ..program("yes", &[]) };
     assert!(matches!(failed(spec).await, RunError::TimedOut { stdout, .. } if
-        stdout.starts_with("y\ny\n") && stdout.contains("bytes cut")));
+        stdout.text.starts_with("y\ny\n") && stdout.text.contains("bytes cut")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_text_become_replacement_characters() {
-    assert_eq!(ran(shell("printf 'a\\377b\\303'")).await.stdout, "a\u{FFFD}b\u{FFFD}");
+    assert_eq!(ran(shell("printf 'a\\377b\\303'")).await.stdout.text, "a\u{FFFD}b\u{FFFD}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_background_process_that_holds_the_output_delays_little_and_dies() {
     let output = ran(shell("sleep 1000 & echo $!")).await;
     assert_eq!(output.exit_code, 0);
-    all_gone(&ids(&output.stdout));
+    all_gone(&ids(&output.stdout.text));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_background_process_dies_with_the_call() {
     let output = ran(shell("sleep 1000 > /dev/null 2>&1 & echo $!")).await;
-    all_gone(&ids(&output.stdout));
+    all_gone(&ids(&output.stdout.text));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,8 +243,8 @@ async fn a_background_process_in_a_group_of_its_own_dies_with_the_call() {
         until test -e ready; do :; done";
     let directory = tempfile::tempdir().unwrap();
     let output = ran(Spec { cwd: directory.path().into(), ..shell(script) }).await;
-    assert_eq!(ids(&output.stdout).len(), 2);
-    all_gone(&ids(&output.stdout));
+    assert_eq!(ids(&output.stdout.text).len(), 2);
+    all_gone(&ids(&output.stdout.text));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,7 +253,7 @@ async fn a_daemon_dies_with_the_call_that_started_it() {
         let directory = tempfile::tempdir().unwrap();
         let mut spec = shell(&format!("{DAEMON} {end}"));
         (spec.cwd, spec.timeout) = (directory.path().into(), limit);
-        let ran = run(spec, &CancellationToken::new(), None, &Progress::default()).await;
+        let ran = run(spec, &CancellationToken::new(), None, &Progress::default(), None).await;
         assert_eq!(ran.is_ok(), end.is_empty());
         all_gone(&ids_in(&directory.path().join("ids"), 1));
     }
@@ -291,7 +291,7 @@ async fn reads_to_the_end_of(script: &str, limit: Duration) -> u64 {
     let mut spec = shell(&format!("{DAEMON} sleep 0.6; {script}"));
     (spec.cwd, spec.timeout) = (directory.path().into(), limit);
     let before = reads_of_this_thread();
-    let _ended = run(spec, &CancellationToken::new(), None, &Progress::default()).await;
+    let _ended = run(spec, &CancellationToken::new(), None, &Progress::default(), None).await;
     let reads = reads_of_this_thread() - before;
     all_gone(&ids_in(&directory.path().join("ids"), 1));
     reads
@@ -313,7 +313,7 @@ async fn the_runtimes_thread_looks_for_nobody_when_a_call_is_dropped() {
     let mut spec = shell(&format!("{DAEMON} sleep 1000"));
     spec.cwd = directory.path().into();
     let (stop, progress) = (CancellationToken::new(), Progress::default());
-    let call = run(spec, &stop, None, &progress);
+    let call = run(spec, &stop, None, &progress, None);
     let file = directory.path().join("ids");
     let daemon = async {
         while fs::read_to_string(&file).is_err() {
@@ -344,8 +344,11 @@ async fn what_a_program_writes_is_told_while_it_runs() {
         assert_eq!(text, "first");
         fs::write(&heard, "").unwrap();
     });
-    let output = run(spec, &CancellationToken::new(), None, &progress).await.unwrap();
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("not \u{FFFD}", "first\n"));
+    let output = run(spec, &CancellationToken::new(), None, &progress, None).await.unwrap();
+    assert_eq!(
+        (output.stdout.text.as_str(), output.stderr.text.as_str()),
+        ("not \u{FFFD}", "first\n")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,7 +357,7 @@ async fn a_program_that_never_stops_writing_is_told_of_and_stopped_in_time() {
     let kept = texts.clone();
     let progress = Progress::to(move |text| kept.lock().unwrap().push(text.len()));
     let spec = Spec { timeout: Duration::from_secs(1), ..program("yes", &[]) };
-    let ran = run(spec, &CancellationToken::new(), None, &progress).await;
+    let ran = run(spec, &CancellationToken::new(), None, &progress, None).await;
     assert!(matches!(ran, Err(RunError::TimedOut { .. })));
     let texts = texts.lock().unwrap();
     assert!((1..=8).contains(&texts.len()), "{texts:?}");
@@ -369,7 +372,7 @@ async fn two_hundred_calls_at_once_do_not_mix() {
     });
     for call in calls.collect::<Vec<_>>() {
         let (number, output) = call.await.unwrap();
-        assert_eq!(output.stdout, format!("{number}\n"));
+        assert_eq!(output.stdout.text, format!("{number}\n"));
         assert_eq!(output.exit_code, number % 100);
     }
 }
@@ -390,4 +393,65 @@ async fn what_a_call_costs() {
         std::process::Command::new("true").env_clear().status().unwrap();
     }
     println!("bare: mean {:?}", begun.elapsed() / 1000);
+}
+
+/// Runs a command line whose output and input go through a flow, with somebody at the other end who takes what comes at
+/// this pace and sends this.
+async fn flowing(script: &str, pace: Duration, input: &[u8]) -> (Output, Vec<u8>) {
+    use aip::message::{Channel, Data, Downstream, Input, OutputTaken, Streams, Upstream};
+
+    let streams = Streams { output: true, input: !input.is_empty(), window: Some(4096) };
+    let flow = crate::flow::Flow::of(streams, None).unwrap();
+    let (mut got, mut sent) = (Vec::new(), 0);
+    let pump = async {
+        loop {
+            match flow.next() {
+                Some(Upstream::Chunks(chunks)) => {
+                    for chunk in chunks {
+                        tokio::time::sleep(pace).await;
+                        let bytes = chunk.data.to_bytes().unwrap();
+                        let end = Some(chunk.offset + bytes.len() as u64);
+                        let (stdout, stderr) = match chunk.stream {
+                            Channel::Stdout => (end, None),
+                            Channel::Stderr => (None, end),
+                        };
+                        got.extend(bytes);
+                        let taken = OutputTaken { step: 1, stdout, stderr, again: false };
+                        flow.handle(&Downstream::Taken(taken));
+                    }
+                }
+                Some(Upstream::Taken(taken)) => {
+                    if taken.stdin == sent as u64 && sent < input.len() {
+                        let part = &input[sent..(sent + 1000).min(input.len())];
+                        let (offset, end) = (taken.stdin, sent + part.len() == input.len());
+                        sent += part.len();
+                        let data = Data::of(part);
+                        flow.handle(&Downstream::Input(Input { step: 1, n: 0, offset, data, end }));
+                    }
+                }
+                None => flow.news().await,
+            }
+        }
+    };
+    let stop = CancellationToken::new();
+    let spec = shell(script);
+    let progress = Progress::default();
+    let running = run(spec, &stop, None, &progress, Some(&flow));
+    let output = flow.carry(running, &stop, pump).await.unwrap();
+    (output, got)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_an_output_flows_as_slowly_as_it_is_taken_also_after_its_child_has_ended() {
+    let (output, got) = flowing("head -c 60000 /dev/zero", Duration::from_millis(30), b"").await;
+    assert_eq!((output.exit_code, output.stdout.bytes, got.len()), (0, 60_000, 60_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_reaches_the_child_with_its_end_and_one_that_reads_none_ends_all_the_same() {
+    let input = "a line\n".repeat(3000);
+    let (output, got) = flowing("cat", Duration::ZERO, input.as_bytes()).await;
+    assert_eq!((output.exit_code, got.as_slice()), (0, input.as_bytes()));
+    let (output, got) = flowing("exec <&-; echo done", Duration::ZERO, input.as_bytes()).await;
+    assert_eq!((output.exit_code, got.as_slice()), (0, b"done\n".as_slice()));
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::shell::Shell;
 use super::{Call, Origin, Tool, ToolSettings, system};
 use crate::confine::Confinement;
+use crate::policy::Touch;
 use crate::watchdog::Watchdog;
 
 /// The namespace of these tools.
@@ -50,6 +51,17 @@ impl Bash {
                 "Returns the operating system, kernel, uptime, load, processors and memory of this machine.",
             );
         execute.into_iter().chain([info]).collect()
+    }
+
+    /// What a call of one of them does to which files.
+    ///
+    /// # Errors
+    /// When it would be refused anyway.
+    pub(super) fn touched(&self, tool_name: &str, call: &Call<'_>) -> Result<Vec<Touch>, String> {
+        match tool_name {
+            EXECUTE_COMMAND => self.shell.touched(&call.arguments()?),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Runs one of them.

@@ -5,6 +5,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::private::{Kept, Private};
 use super::quote::quote;
 
 /// Files outside the roots that tell about the system and that anybody may read.
@@ -28,6 +29,23 @@ pub(super) struct Bounds {
     roots: Vec<PathBuf>,
     hides_dots: bool,
     facts: Vec<PathBuf>,
+    private: Private,
+}
+
+/// Why a path may not be touched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Closed {
+    #[error(transparent)]
+    Outside(#[from] Outside),
+    /// It is within the roots, and kept from callers all the same.
+    #[error(
+        "{} is kept from callers: it is {kept}; the owner can show it with `reveal`", quote(.path)
+    )]
+    Kept {
+        /// The path as it was asked for.
+        path: String,
+        kept: Kept,
+    },
 }
 
 /// A path is outside of the bounds: the same whatever the reason, and whether it exists or not.
@@ -52,7 +70,12 @@ impl Bounds {
         } else {
             roots.iter().filter_map(|root| real_root(root)).collect()
         };
-        Self { roots, hides_dots, facts: Vec::new() }
+        Self { roots, hides_dots, facts: Vec::new(), private: Private::default() }
+    }
+
+    /// The same without what is private.
+    pub(super) fn keeping(self, private: Private) -> Self {
+        Self { private, ..self }
     }
 
     /// The same, and the facts about the system that anybody may read.
@@ -70,11 +93,20 @@ impl Bounds {
         self.hides_dots
     }
 
+    /// What is kept from callers within them.
+    pub(super) fn private(&self) -> &Private {
+        &self.private
+    }
+
     /// Resolves `asked`, which is relative to `cwd`, and refuses what may not be read. What does
     /// not exist is kept if its name alone is within the bounds, for the command to report.
-    pub(super) fn resolve(&self, asked: &Path, cwd: &Path) -> Result<PathBuf, Outside> {
+    pub(super) fn resolve(&self, asked: &Path, cwd: &Path) -> Result<PathBuf, Closed> {
         let resolved = self.follow(asked, cwd).filter(|path| self.holds(path));
-        resolved.ok_or_else(|| self.outside(asked))
+        let resolved = resolved.ok_or_else(|| self.outside(asked))?;
+        match self.private.keeps(&resolved) {
+            Some(kept) => Err(Closed::Kept { path: asked.to_string_lossy().into_owned(), kept }),
+            None => Ok(resolved),
+        }
     }
 
     /// Makes the error for `asked`.

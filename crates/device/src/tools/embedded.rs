@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use aip::message::Channel;
 use aip::{Payload, ToolInfo};
 use tokio_util::sync::CancellationToken;
 
 use super::Call;
 use super::catalog::{Origin, Tool};
+use crate::flow::Flow;
 use crate::policy::Decision;
 use crate::progress::Progress;
 
@@ -25,7 +27,31 @@ pub trait EmbeddedTool: Send + Sync {
         arguments: Option<Payload>,
         stop: CancellationToken,
         progress: Progress,
+        output: Output,
     ) -> Running;
+}
+
+/// Where a tool writes what its requester gets as it is written; nowhere, where none asked for that.
+#[derive(Clone, Default)]
+pub struct Output(Option<Flow>);
+
+impl Output {
+    /// Whether anybody gets it.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Writes some bytes. Waits until the requester has taken enough of what came before.
+    pub async fn write(&self, channel: Channel, bytes: &[u8]) {
+        let (Some(flow), mut rest) = (&self.0, bytes) else { return };
+        while !rest.is_empty() {
+            let room = flow.room(channel).await;
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            flow.push(channel, now);
+            rest = later;
+        }
+    }
 }
 
 /// A call of an [`EmbeddedTool`] on its way.
@@ -51,6 +77,14 @@ impl Embedded {
 
     pub(super) async fn call(&self, number: usize, call: &Call<'_>) -> Result<Payload, String> {
         let tool = self.0.get(number).ok_or("there is no such tool")?;
-        tool.call(call.parameters.cloned(), call.stop.clone(), call.progress.clone()).await
+        let flow = call.flow.filter(|flow| flow.takes_output());
+        flow.into_iter().for_each(Flow::begin);
+        let (parameters, stop) = (call.parameters.cloned(), call.stop.clone());
+        let output = Output(flow.cloned());
+        let returned = tool.call(parameters, stop, call.progress.clone(), output).await;
+        for channel in Channel::ALL {
+            flow.into_iter().for_each(|flow| flow.push(channel, &[]));
+        }
+        returned
     }
 }

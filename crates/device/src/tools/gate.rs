@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Call, STOPPED, Tool, ToolSettings};
-use crate::policy::{Answer, Ask, Decision, MeantFile, PATH, Policy, Question, Subject, Verdict};
+use crate::policy::{
+    Answer, Ask, Decision, MeantFile, PATH, Policy, Question, Subject, Touch, Verdict,
+};
 
 /// The owner's say on each call.
 pub(super) struct Gate {
@@ -35,6 +37,11 @@ impl Gate {
         self.policy.looks_at(PATH, &subject(tool))
     }
 
+    /// Whether it matters what a call of a tool does to files.
+    pub(super) fn looks_at_effects(&self, tool: &Tool) -> bool {
+        self.policy.looks_at_effects(&subject(tool))
+    }
+
     /// Lets a call pass, once the owner has been asked where the policy says so.
     ///
     /// # Errors
@@ -44,10 +51,11 @@ impl Gate {
         tool: &Tool,
         call: &Call<'_>,
         file: Option<&MeantFile>,
+        touched: &[Touch],
     ) -> Result<(), String> {
         let info = &tool.info;
-        let Verdict { decision, rule } =
-            self.policy.judge(&Subject { parameters: call.parameters, file, ..subject(tool) });
+        let subject = Subject { parameters: call.parameters, file, touched, ..subject(tool) };
+        let Verdict { decision, rule } = self.policy.judge(&subject);
         let name = format!("{}.{}", info.namespace, info.tool_name);
         let why = match decision {
             Decision::Allow => return Ok(()),
@@ -87,6 +95,7 @@ pub(super) fn subject(tool: &Tool) -> Subject<'_> {
         tool_type: tool.believed,
         parameters: None,
         file: None,
+        touched: &[],
         usual: tool.usual,
     }
 }

@@ -2,6 +2,7 @@
 //! them (`list_tools`), and brings each call to its turn and to its tool.
 
 mod bash;
+mod below;
 mod bounds;
 mod catalog;
 mod embedded;
@@ -11,11 +12,13 @@ pub mod mcp;
 pub mod observe;
 mod overview;
 mod places;
+mod private;
 mod quote;
 mod screen;
 mod settings;
 mod shell;
 mod system;
+mod touches;
 mod work;
 
 use std::sync::Arc;
@@ -30,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::bash::Bash;
 use self::catalog::{Catalog, Origin, Tool};
 use self::embedded::Embedded;
-pub use self::embedded::{EmbeddedTool, Running};
+pub use self::embedded::{EmbeddedTool, Output, Running};
 use self::files::Files;
 use self::gate::Gate;
 use self::mcp::{Host, Prospect};
@@ -38,8 +41,11 @@ pub use self::overview::{Overview, ToolView};
 use self::places::Places;
 use self::screen::Screen;
 pub use self::settings::{Exec, ToolSettings};
+use crate::called::OnCall;
 use crate::confine::Confinement;
+use crate::flow::Flow;
 use crate::info::Offers;
+use crate::policy::Touch;
 use crate::progress::Progress;
 use crate::watchdog::Watchdog;
 
@@ -64,6 +70,8 @@ pub(crate) struct Call<'a> {
     /// Ends it early.
     pub(crate) stop: &'a CancellationToken,
     pub(crate) progress: &'a Progress,
+    /// The streams that its requester wants.
+    pub(crate) flow: Option<&'a Flow>,
 }
 
 impl Call<'_> {
@@ -137,6 +145,7 @@ pub(crate) struct Toolbox {
     disabled: Vec<String>,
     gate: Gate,
     places: Places,
+    on_call: OnCall,
 }
 
 impl Toolbox {
@@ -168,6 +177,7 @@ impl Toolbox {
             disabled: settings.disabled.clone(),
             gate: Gate::new(settings),
             places: Places::new(settings.parallel_commands, settings.servers.len()),
+            on_call: settings.on_call.clone(),
         }
     }
 
@@ -199,6 +209,11 @@ impl Toolbox {
         }
     }
 
+    /// Who keeps a record of the calls.
+    pub(crate) fn on_call(&self) -> &OnCall {
+        &self.on_call
+    }
+
     /// Waits until an action of a COMMAND may run: its tool is there, the owner allows it, and there is a
     /// place. Who waits for the owner or for a server's start takes none.
     ///
@@ -216,7 +231,11 @@ impl Toolbox {
                     }
                     _ => None,
                 };
-                self.gate.permit(&tool, call, file.as_ref()).await?;
+                let touched = match self.gate.looks_at_effects(&tool) {
+                    true => self.touched(&tool, call).await?,
+                    false => Vec::new(),
+                };
+                self.gate.permit(&tool, call, file.as_ref(), &touched).await?;
                 let place = self.places.take(&tool, call.stop).await?;
                 Step::Tool(tool, place)
             }
@@ -259,6 +278,19 @@ impl Toolbox {
             let missing = self.host.missing();
             missing.map_or_else(|| error.clone(), |missing| format!("{error}. {missing}"))
         })
+    }
+
+    /// What a call does to which files.
+    ///
+    /// # Errors
+    /// When it would be refused anyway.
+    async fn touched(&self, tool: &Tool, call: &Call<'_>) -> Result<Vec<Touch>, String> {
+        match tool.origin {
+            Origin::Bash => self.bash.touched(&tool.info.tool_name, call),
+            Origin::Files => Ok(vec![self.files.touched(&tool.info.tool_name, call).await?]),
+            Origin::Screen => Ok(Vec::new()),
+            Origin::Embedded(_) | Origin::Mcp(_) => Ok(touches::of_foreign(tool, call)),
+        }
     }
 
     /// Waits until each MCP server has started, or is known not to.

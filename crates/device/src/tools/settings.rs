@@ -9,6 +9,8 @@ use link::Trust;
 
 use super::EmbeddedTool;
 use super::mcp;
+use super::private::Private;
+use crate::called::OnCall;
 use crate::confine::{Confinement, SandboxError};
 use crate::policy::{Ask, Policy};
 
@@ -32,11 +34,16 @@ pub struct ToolSettings {
     /// Folders whose files may be read, and written where the policy allows it; none means the user's home
     /// without its dot files.
     pub roots: Vec<PathBuf>,
+    /// Files, and folders with all in them, that are kept from callers wherever they lie: those that the device and
+    /// this user's server are configured with.
+    pub private: Vec<PathBuf>,
+    /// Files that are shown to callers although they are among those, or look like a private key.
+    pub reveal: Vec<PathBuf>,
     /// Calls that run at the same time: of the device's own tools, and of each MCP server. Those that wait
     /// for the owner's answer do not count.
     pub parallel_commands: usize,
-    /// Longest time for one command, whatever its caller asks for.
-    pub max_command_time: Duration,
+    /// Longest time for one command, whatever its caller asks for; `None` for no limit.
+    pub max_command_time: Option<Duration>,
     /// Most bytes that are kept of each output stream of a command, and that one `read_file` returns.
     pub max_output_bytes: usize,
     /// Most bytes of memory that each process of a command or MCP server may take; 0 for no limit.
@@ -59,6 +66,8 @@ pub struct ToolSettings {
     pub ask: Option<Arc<dyn Ask>>,
     /// Longest wait for an answer.
     pub ask_timeout: Duration,
+    /// Who keeps a record of the calls.
+    pub on_call: OnCall,
     /// Tools that the program around the device brings.
     pub embedded: Vec<Arc<dyn EmbeddedTool>>,
 }
@@ -74,8 +83,10 @@ impl Default for ToolSettings {
         Self {
             exec: Exec::default(),
             roots: Vec::new(),
+            private: Vec::new(),
+            reveal: Vec::new(),
             parallel_commands: 8,
-            max_command_time: Duration::from_secs(3600),
+            max_command_time: None,
             max_output_bytes: 1024 * 1024,
             max_memory_bytes: 4 * 1024 * 1024 * 1024,
             sandbox: false,
@@ -87,12 +98,18 @@ impl Default for ToolSettings {
             policy: Policy::default(),
             ask: None,
             ask_timeout: Duration::from_secs(60),
+            on_call: OnCall::default(),
             embedded: Vec::new(),
         }
     }
 }
 
 impl ToolSettings {
+    /// What is kept from callers.
+    pub(super) fn private(&self) -> Private {
+        Private::new(&self.private, &self.reveal)
+    }
+
     /// The limits on what the tools start.
     ///
     /// # Errors

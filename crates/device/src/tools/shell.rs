@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aip::machine::LONGEST_WAIT;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::observe::Observe;
-use super::{Call, Exec, STOPPED, ToolSettings};
+use super::below;
+use super::observe::{Observe, Program};
+use super::work::{Watch, Workers};
+use super::{Call, Exec, STOPPED, ToolSettings, touches};
 use crate::confine::Confinement;
-use crate::process::{self, Output, RunError, Spec};
+use crate::flow::Flow;
+use crate::policy::{Decision, Effect, Policy, Subject, Touch};
+use crate::process::{self, Output, RunError, Spec, Written};
 use crate::watchdog::Watchdog;
 
 /// The time limit of a command whose caller asks for none.
@@ -21,6 +26,12 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// input, and runs the line as if it were its own.
 const GUARDED_SHELL: &str = r#"read -r _ || exit; exec </dev/null; eval "shift; $1""#;
 
+/// The same for a command line that has standard input; `read` takes no byte behind its line.
+const GUARDED_SHELL_WITH_INPUT: &str = r#"read -r _ || exit; eval "shift; $1""#;
+
+/// How much is kept of each stream of a command whose requester gets all of it.
+const STREAMED_KEPT: usize = 64 * 1024;
+
 /// How much of an output is repeated in the text of a time-out or a stop, in characters.
 const OUTPUT_HEAD_CHARS: usize = 500;
 
@@ -28,10 +39,12 @@ const OUTPUT_HEAD_CHARS: usize = 500;
 pub(super) struct Shell {
     exec: Exec,
     observe: Observe,
-    max_time: Duration,
+    max_time: Option<Duration>,
     max_output: usize,
     confinement: Confinement,
     watchdog: Option<Arc<Watchdog>>,
+    policy: Policy,
+    workers: Workers,
 }
 
 /// Arguments of `execute_command`.
@@ -53,11 +66,13 @@ impl Shell {
     ) -> Self {
         Self {
             exec: settings.exec,
-            observe: Observe::new(&settings.roots, home()),
+            observe: Observe::new(&settings.roots, home()).keeping(settings.private()),
             max_time: settings.max_command_time,
             max_output: settings.max_output_bytes,
             confinement,
             watchdog,
+            policy: settings.policy.clone(),
+            workers: Workers::new(),
         }
     }
 
@@ -89,28 +104,99 @@ impl Shell {
         arguments: Arguments,
         call: &Call<'_>,
     ) -> Result<Value, String> {
-        let spec = self.spec(&arguments)?;
-        let ran = process::run(spec, call.stop, self.watchdog.as_deref(), call.progress).await;
-        ran.map(|output| result(&output)).map_err(|error| explain(&error))
+        let (mut spec, folders) = self.spec(&arguments, call.flow)?;
+        if !folders.is_empty() {
+            spec.confinement = self.hiding(folders, spec.timeout, call).await?;
+        }
+        let watchdog = self.watchdog.as_deref();
+        let ran = process::run(spec, call.stop, watchdog, call.progress, call.flow).await;
+        let is_streamed = call.flow.is_some_and(Flow::takes_output);
+        ran.map(|output| result(&output, is_streamed))
+            .map_err(|error| self.explain(&error, is_streamed))
     }
 
-    fn spec(&self, arguments: &Arguments) -> Result<Spec, String> {
+    /// What a call does to which files.
+    ///
+    /// # Errors
+    /// When it is not allowed anyway.
+    pub(super) fn touched(&self, arguments: &Arguments) -> Result<Vec<Touch>, String> {
+        match self.exec {
+            Exec::Off => Ok(Vec::new()),
+            Exec::Shell => {
+                let (_, _, cwd) = self.in_shell(arguments, false)?;
+                Ok(touches::of_shell(&arguments.command, &cwd))
+            }
+            Exec::Observe => Ok(touches::of_program(&self.observed(arguments)?.0)),
+        }
+    }
+
+    /// The limits of a command that reads all files below some folders: it does not see those that are kept from
+    /// callers.
+    ///
+    /// # Errors
+    /// When there are such files and they cannot be covered, or it takes too long to find them.
+    async fn hiding(
+        &self,
+        folders: Vec<PathBuf>,
+        limit: Duration,
+        call: &Call<'_>,
+    ) -> Result<Confinement, String> {
+        let (observe, policy) = (self.observe.clone(), self.policy.clone());
+        let (watch, confinement) = (Watch::new(call.stop.clone(), limit), self.confinement.clone());
+        let hide = move || {
+            let is_closed = |path: &Path| {
+                let subject = Subject {
+                    namespace: super::bash::NAMESPACE,
+                    tool_name: super::bash::EXECUTE_COMMAND,
+                    tool_type: aip::ToolType::Action,
+                    parameters: None,
+                    file: None,
+                    touched: &[],
+                    usual: Decision::Allow,
+                };
+                policy.closes(Effect::Read, &path.to_string_lossy(), &subject)
+            };
+            let found = below::private(folders, observe.bounds(), is_closed, &watch);
+            let found =
+                found.map_err(|error| format!("Blocked: before it reads a folder: {error}"))?;
+            confinement.without(found).map_err(|error| format!("Blocked: {error}"))
+        };
+        self.workers.run(call.stop, hide).await
+    }
+
+    /// How a command line is run, and the folders in which it reads all files.
+    fn spec(
+        &self,
+        arguments: &Arguments,
+        flow: Option<&Flow>,
+    ) -> Result<(Spec, Vec<PathBuf>), String> {
         let timeout = self.timeout(arguments.timeout)?;
+        let mut folders = Vec::new();
         let (program, args, cwd) = match self.exec {
             Exec::Off => return Err("Running commands is switched off on this device".to_owned()),
-            Exec::Shell => self.in_shell(arguments)?,
-            Exec::Observe => self.observed(arguments)?,
+            Exec::Shell => self.in_shell(arguments, flow.is_some_and(Flow::has_input))?,
+            Exec::Observe => {
+                let (program, cwd) = self.observed(arguments)?;
+                if program.reads_below {
+                    folders.extend(program.named.into_iter().map(|named| named.path));
+                }
+                (program.path, program.args, cwd)
+            }
         };
-        Ok(Spec {
+        let spec = Spec {
             program,
             args: args.into_iter().map(Into::into).collect(),
             cwd,
             timeout,
-            max_output: self.max_output,
+            max_output: match flow.is_some_and(Flow::takes_output) {
+                true => self.max_output.min(STREAMED_KEPT),
+                false => self.max_output,
+            },
             env: self.environment(),
             awaits_line: self.exec == Exec::Shell,
             confinement: self.confinement.clone(),
-        })
+        };
+        Ok((spec, folders))
     }
 
     /// The environment of a command. Those that only observe are steered by their checked arguments
@@ -125,31 +211,58 @@ impl Shell {
     }
 
     fn timeout(&self, seconds: Option<f64>) -> Result<Duration, String> {
-        let Some(seconds) = seconds else { return Ok(DEFAULT_TIMEOUT.min(self.max_time)) };
+        let most = self.max_time.unwrap_or(LONGEST_WAIT);
+        let Some(seconds) = seconds else { return Ok(DEFAULT_TIMEOUT.min(most)) };
         if !(seconds.is_finite() && seconds > 0.0) {
             return Err("Bad arguments: timeout must be a number of seconds above 0".to_owned());
         }
         // Beyond what a duration can hold is beyond every limit too.
-        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(self.max_time).min(self.max_time))
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(most).min(most))
     }
 
-    fn observed(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
+    /// Why there is no output, for the caller; a limit of the owner's with the name of its setting.
+    fn explain(&self, error: &RunError, is_streamed: bool) -> String {
+        // Who gets all of it as it is written has it already.
+        let so_far = |stdout: &Written, stderr: &Written| match is_streamed {
+            true => String::new(),
+            false => so_far(&stdout.text, &stderr.text),
+        };
+        match error {
+            RunError::TimedOut { after, stdout, stderr } => {
+                let is_owners = self.max_time == Some(*after);
+                let whose = if is_owners { " (this device's max_command_time)" } else { "" };
+                let seconds = after.as_secs_f64();
+                let how = format!("Timed out after {seconds} s{whose} and was stopped");
+                how + &so_far(stdout, stderr)
+            }
+            RunError::Stopped { stdout, stderr } => format!("{STOPPED}{}", so_far(stdout, stderr)),
+            RunError::NotStarted(why) => format!("Could not start: {why}"),
+            RunError::Lost(why) => format!("Could not see how it ended: {why}"),
+        }
+    }
+
+    fn observed(&self, arguments: &Arguments) -> Result<(Program, PathBuf), String> {
         let cwd = match &arguments.cwd {
             Some(cwd) => self.observe.check_cwd(cwd).map_err(|refusal| blocked(&refusal))?,
             None => self.observe.default_cwd(),
         };
         let program =
             self.observe.check(&arguments.command, &cwd).map_err(|refusal| blocked(&refusal))?;
-        Ok((program.path, program.args, cwd))
+        Ok((program, cwd))
     }
 
-    fn in_shell(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
+    fn in_shell(
+        &self,
+        arguments: &Arguments,
+        has_input: bool,
+    ) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
         let cwd = arguments.cwd.clone().or_else(home).unwrap_or_else(|| PathBuf::from("/"));
         if !cwd.is_dir() {
             return Err(format!("Bad arguments: cwd {cwd:?} is no folder"));
         }
         let command = arguments.command.clone();
-        let args = ["-c", GUARDED_SHELL, "sh", &command].map(str::to_owned);
+        let script = if has_input { GUARDED_SHELL_WITH_INPUT } else { GUARDED_SHELL };
+        let args = ["-c", script, "sh", &command].map(str::to_owned);
         Ok((PathBuf::from("/bin/sh"), args.to_vec(), cwd))
     }
 }
@@ -163,26 +276,24 @@ fn blocked(refusal: &impl std::fmt::Display) -> String {
     format!("Blocked: {refusal}")
 }
 
-/// As UFO's devices return it.
-fn result(output: &Output) -> Value {
-    json!({
+/// As UFO's devices return it; with the number of bytes where the texts may be less than what was written.
+fn result(output: &Output, is_streamed: bool) -> Value {
+    let (stdout, stderr) = (&output.stdout, &output.stderr);
+    let mut result = json!({
         "success": output.exit_code == 0,
         "exit_code": output.exit_code,
-        "stdout": output.stdout,
-        "stderr": output.stderr,
-    })
-}
-
-fn explain(error: &RunError) -> String {
-    match error {
-        RunError::TimedOut { after, stdout, stderr } => {
-            let how = format!("Timed out after {} s and was stopped", after.as_secs_f64());
-            how + &so_far(stdout, stderr)
-        }
-        RunError::Stopped { stdout, stderr } => format!("{STOPPED}{}", so_far(stdout, stderr)),
-        RunError::NotStarted(why) => format!("Could not start: {why}"),
-        RunError::Lost(why) => format!("Could not see how it ended: {why}"),
+        "stdout": stdout.text,
+        "stderr": stderr.text,
+    });
+    let is_cut = stdout.is_cut || stderr.is_cut;
+    if is_cut || is_streamed {
+        result["stdout_bytes"] = json!(stdout.bytes);
+        result["stderr_bytes"] = json!(stderr.bytes);
     }
+    if is_cut {
+        result["truncated"] = json!(true);
+    }
+    result
 }
 
 /// The beginning of what a program wrote before it was ended.
@@ -216,7 +327,8 @@ mod tests {
     ) -> Result<Value, String> {
         let settings = ToolSettings { exec: Exec::Shell, ..ToolSettings::default() };
         let shell = Shell::new(&settings, Confinement::new(100 << 20), None);
-        let call = Call { parameters: None, caller: &Caller::default(), stop, progress };
+        let call =
+            Call { parameters: None, caller: &Caller::default(), stop, progress, flow: None };
         shell.execute(serde_json::from_value(arguments).unwrap(), &call).await
     }
 
@@ -228,6 +340,26 @@ mod tests {
     async fn a_time_limit_is_named_with_what_came_until_then() {
         let error = failed(json!({"command": "echo so far; sleep 1000", "timeout": 0.5})).await;
         assert_eq!(error, "Timed out after 0.5 s and was stopped; stdout so far: so far\n");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_owners_limit_is_named_and_there_need_be_none() {
+        let limit = |most| {
+            let settings = ToolSettings { max_command_time: most, ..ToolSettings::default() };
+            Shell::new(&settings, Confinement::default(), None)
+        };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(limit(None).timeout(None), Ok(DEFAULT_TIMEOUT));
+        assert_eq!(limit(None).timeout(Some(1e9)), Ok(Duration::from_secs(1_000_000_000)));
+        assert_eq!(limit(None).timeout(Some(1e300)), Ok(LONGEST_WAIT));
+        assert_eq!(limit(Some(hour)).timeout(Some(1e9)), Ok(hour));
+        let over = |after| {
+            let (stdout, stderr) = (Written::default(), Written::default());
+            limit(Some(hour)).explain(&RunError::TimedOut { after, stdout, stderr }, false)
+        };
+        let named = "Timed out after 3600 s (this device's max_command_time) and was stopped";
+        assert_eq!(over(hour), named);
+        assert_eq!(over(hour / 2), "Timed out after 1800 s and was stopped");
     }
 
     #[tokio::test(flavor = "multi_thread")]

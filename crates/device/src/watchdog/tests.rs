@@ -76,7 +76,7 @@ async fn plays_the_device() {
     };
     let (stop, progress) = (CancellationToken::new(), Progress::default());
     // The call is polled first, and waits for the first time when it is guarded.
-    let (ended, ()) = tokio::join!(biased; run(spec, &stop, Some(&watchdog), &progress), async {
+    let (ended, ()) = tokio::join!(biased; run(spec, &stop, Some(&watchdog), &progress, None), async {
         fs::write(Path::new(&stage).join("guarded"), "").unwrap();
     });
     ended.unwrap();

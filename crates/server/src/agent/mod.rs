@@ -101,6 +101,13 @@ pub enum Thinking {
 pub trait Agent: Send + Sync + 'static {
     /// The next step. A panic in here, or in the future, fails the task.
     fn next(&self, question: Question) -> Thinking;
+
+    /// Whether a task may be at work on its device beside others of which this says so too. Asked when the task is
+    /// accepted, and again after a restart of the server: the answer must depend on the request alone, and come at once.
+    fn shares_device(&self, request: &str) -> bool {
+        let _in_doubt_it_does_not = request;
+        false
+    }
 }
 
 /// The default agent: a request that is a plan runs as one; anything else would need a model.
@@ -118,6 +125,12 @@ impl Agent for Auto {
             let read = tokio::task::spawn_blocking(move || decide(&question));
             read.await.unwrap_or_else(|_| Decision::Fail(NOT_READ.to_owned()).into())
         }))
+    }
+
+    /// A plan of commands and of tools for files alone. One that takes a while to read has its device to itself.
+    fn shares_device(&self, request: &str) -> bool {
+        request.len() <= OFFLOAD_BYTES
+            && matches!(Plan::read(request), Ok(Some(plan)) if plan.shares_device())
     }
 }
 

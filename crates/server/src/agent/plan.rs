@@ -60,6 +60,11 @@ impl Plan {
         Ok(Some(plan))
     }
 
+    /// Whether it runs nothing but commands and tools for files.
+    pub(super) fn shares_device(&self) -> bool {
+        self.commands.iter().all(|command| shares_device(&command.tool_name))
+    }
+
     pub(super) fn next(&self, history: &[Step]) -> Decision {
         if let Some(failure) = history.last().and_then(failure)
             && !self.keep_going
@@ -70,6 +75,28 @@ impl Plan {
             Some(command) => Decision::Calls(vec![command.to_call()]),
             None => Decision::Finish(Finish::Results),
         }
+    }
+}
+
+/// The tools of a device that may be at work beside each other, by their namespaces.
+const SHARING: [(&str, &[&str]); 2] = [
+    ("BashExecutor", &["execute_command"]),
+    ("Files", &["read_file", "list_directory", "search_files", "write_file"]),
+];
+
+/// Whether this names one of those tools: by its name, by `NAMESPACE::NAME`, or by either behind its type.
+fn shares_device(name: &str) -> bool {
+    let mut parts = name.rsplit("::");
+    let tool = parts.next().unwrap_or_default();
+    let Some((namespace, _)) = SHARING.iter().find(|(_, tools)| tools.contains(&tool)) else {
+        return false;
+    };
+    let is_type = |word: &str| ["action", "data_collection"].contains(&word);
+    match (parts.next(), parts.next(), parts.next()) {
+        (None, ..) => true,
+        (Some(word), None, _) => word == *namespace || is_type(word),
+        (Some(word), Some(first), None) => word == *namespace && is_type(first),
+        _ => false,
     }
 }
 

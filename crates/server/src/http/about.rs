@@ -67,9 +67,11 @@ struct Counts {
 #[schema(as = ServerLimits)]
 struct Limits {
     sessions_per_device: usize,
+    shared_per_device: usize,
     queue_per_device: usize,
     command_timeout_s: f64,
-    max_command_timeout_s: f64,
+    /// Null for no limit.
+    max_command_timeout_s: Option<f64>,
     session_timeout_s: f64,
     max_steps: u32,
     max_request_bytes: usize,
@@ -128,13 +130,14 @@ pub(super) async fn show(State(server): State<Server>) -> Json<About> {
 }
 
 impl Limits {
-    const fn of(config: &Config) -> Self {
+    fn of(config: &Config) -> Self {
         Self {
             sessions_per_device: config.sessions_per_device,
+            shared_per_device: config.shared_per_device,
             queue_per_device: config.queue_per_device,
-            command_timeout_s: config.command_timeout.as_secs_f64(),
-            max_command_timeout_s: config.max_command_timeout.as_secs_f64(),
-            session_timeout_s: config.session_timeout.as_secs_f64(),
+            command_timeout_s: config.command_limit(false).as_secs_f64(),
+            max_command_timeout_s: config.max_command_timeout.map(|most| most.as_secs_f64()),
+            session_timeout_s: config.session_limit(false).as_secs_f64(),
             max_steps: config.max_steps,
             max_request_bytes: config.max_request_bytes,
             max_task_bytes: config.max_task_bytes,

@@ -76,6 +76,7 @@ impl From<SubmitError> for Problem {
             }
             SubmitError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_long"),
             SubmitError::Timeout { .. } => (StatusCode::BAD_REQUEST, "bad_command_timeout"),
+            SubmitError::NoInput(_) => (StatusCode::CONFLICT, "no_input"),
             SubmitError::Replaced => (StatusCode::CONFLICT, "replaced"),
             SubmitError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "device_away"),
             SubmitError::TooMuch(_) => (StatusCode::SERVICE_UNAVAILABLE, "too_much_undelivered"),

@@ -54,7 +54,8 @@ async fn try_submit(
     request: TaskRequest,
 ) -> Result<Arc<Task>, NotSubmitted> {
     let (stored, is_stored) = oneshot::channel();
-    let submission = Submission { request, holder, address, from: From::Http(stored) };
+    let shares = server.agent().shares_device(&request.request);
+    let submission = Submission { request, holder, address, from: From::Http(stored), shares };
     let submitted = drive::submit(server, submission).map_err(NotSubmitted::Refused)?;
     is_stored.await.unwrap_or(Err(StoreError::Closed)).map_err(NotSubmitted::NotStored)?;
     match submitted {

@@ -57,6 +57,10 @@ pub(super) struct NewTask {
     #[serde(default)]
     #[schema(minimum = 0.001, example = 60.0)]
     command_timeout_s: Option<f64>,
+    /// Whether it wants no time limit but that: the defaults of the server do not count then, for a command and for the
+    /// task. What the server's owner has set does.
+    #[serde(default)]
+    no_time_limit: bool,
 }
 
 /// Which tasks to list.
@@ -171,7 +175,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<RequestId>, String> {
 impl NewTask {
     fn read(self) -> Result<TaskRequest, String> {
         let timeout = self.command_timeout_s.and_then(|time| Payload::from_value(&time).ok());
-        let settings = timeout.map(|time| ("command_timeout_s".to_owned(), time));
+        let unlimited = self.no_time_limit.then(|| Payload::from_value(&true).ok()).flatten();
+        let settings = [("command_timeout_s", timeout), ("no_time_limit", unlimited)];
+        let settings = settings.map(|(name, set)| Some((name.to_owned(), set?)));
         let target_id = ClientId::new(&self.device).map_err(|error| format!("device: {error}"))?;
         let session_id = self.session_id.as_deref().map(SessionId::new).transpose();
         Ok(TaskRequest {
@@ -180,12 +186,14 @@ impl NewTask {
             target_id,
             request: request_text(&self.request)?,
             command_timeout: self.command_timeout_s.map(duration),
+            no_time_limit: self.no_time_limit,
             request_id: None,
             store: None,
             on_disconnect: OnDisconnect::Continue,
+            streams: None,
             as_sent: AsSent {
                 task_name: self.task_name,
-                settings: Some(settings.into_iter().collect()),
+                settings: Some(settings.into_iter().flatten().collect()),
             },
         })
     }
@@ -295,8 +303,8 @@ pub(super) async fn show(
 
 /// Wait for a task to end
 ///
-/// Answers as soon as it is over, else when the time is over, in both cases with the task as it is
-/// then; its `state` tells which.
+/// Answers as soon as it is over, else when the time is over or the server stops, in any case with
+/// the task as it is then; its `state` tells which.
 #[utoipa::path(
     get, path = "/tasks/{id}/wait", tag = "tasks", operation_id = "wait_for_task",
     params(("id" = String, Path, description = "The id of the task"), Wait),
@@ -322,8 +330,11 @@ pub(super) async fn wait(
     let known = journal(&server, &holder, &id).await?;
     let over = server.hub().watch(known.summary.task.id);
     if let Some(over) = over {
-        // In both cases the answer is the task as it is then.
-        let _over_or_too_long = tokio::time::timeout(timeout, over).await;
+        // In any case the answer is the task as it is then. One that goes on after a restart does not end before.
+        tokio::select! {
+            _over_or_too_long = tokio::time::timeout(timeout, over) => {}
+            () = server.answering_last() => {}
+        }
     }
     // It may have been a long wait.
     if !server.keyring().is_valid(&holder) {

@@ -270,9 +270,11 @@ async fn start(
         target_id: wanted.client_id,
         request: wanted.request,
         command_timeout: None,
+        no_time_limit: false,
         request_id: None,
         store: None,
         on_disconnect: OnDisconnect::Continue,
+        streams: None,
         as_sent: AsSent::default(),
     };
     let task =
@@ -296,7 +298,9 @@ fn refused(why: &NotSubmitted) -> Response<Body> {
         SubmitError::NotConnected(_) => {
             return detail(StatusCode::NOT_FOUND, "Client not online");
         }
-        SubmitError::NotADevice | SubmitError::Timeout { .. } => StatusCode::BAD_REQUEST,
+        SubmitError::NotADevice | SubmitError::Timeout { .. } | SubmitError::NoInput(_) => {
+            StatusCode::BAD_REQUEST
+        }
         SubmitError::RequestUsed(_) | SubmitError::Lost => StatusCode::UNPROCESSABLE_ENTITY,
         SubmitError::Away(_) | SubmitError::TooMuch(_) => StatusCode::SERVICE_UNAVAILABLE,
         SubmitError::NotAuthorized | SubmitError::NotGranted(_) => StatusCode::FORBIDDEN,

@@ -12,6 +12,7 @@ use aip::message::JournalId;
 use aip::{CallId, ResponseId, SessionId};
 use link::Outbox;
 
+use super::streams::Relay;
 use super::timers::TimerKey;
 use crate::session::{CallResult, TaskId};
 
@@ -65,6 +66,8 @@ pub(super) struct OpenCommand {
     pub(super) timer: Option<TimerKey>,
     /// What is left of its time while its device is away.
     pub(super) left: Duration,
+    /// The streams of its requester, where it has any.
+    pub(super) relay: Option<Box<Relay>>,
 }
 
 /// How far a command came.

@@ -12,8 +12,7 @@ use crate::session::{Cause, Incarnation, Outcome, Task, TaskId};
 use crate::store::{Ended, Ending, Record};
 
 /// What is said of a task of which the store has lost something.
-const LOST: &str =
-    "The server has lost what it had stored last; the outcome of this task is unknown";
+const LOST: &str = "The server has lost what it had stored last; the outcome is unknown";
 
 /// Whether somebody learns how a task was cancelled: who cancelled it, or a requester that comes back.
 fn is_cancel(cause: &Cause, task: &Task) -> bool {
@@ -33,7 +32,7 @@ impl Hub {
         }
         let broken = match halt {
             Halt::Stopped(cause) => Broken::Stopped(cause.clone()),
-            Halt::OutOfTime => self.out_of_time(),
+            Halt::OutOfTime => self.out_of_time(id),
             Halt::Lost => Broken::Failed(LOST.to_owned()),
             Halt::Broken => Broken::Failed(Outcome::broken().error.unwrap_or_default().to_string()),
         };
@@ -215,12 +214,13 @@ impl Hub {
             return;
         }
         seat.stopping.remove(&id);
-        let next = seat.lane.leave(id);
+        let limits = self.config.places(seat.at_once);
+        let started = seat.lane.leave(id, limits);
         seat.rest();
-        if let Some(next) = next
-            && self.sessions.get(&next).is_some_and(|next| matches!(next.phase, Phase::Queued))
-        {
-            self.ask(moment, next);
+        for next in started {
+            if self.sessions.get(&next).is_some_and(|next| matches!(next.phase, Phase::Queued)) {
+                self.ask(moment, next);
+            }
         }
         self.parties.forget_unneeded(device, moment.now);
     }

@@ -23,6 +23,7 @@ mod returning;
 mod session;
 mod steps;
 mod storing;
+mod streams;
 mod tasks;
 mod timers;
 mod views;
@@ -40,6 +41,7 @@ use link::{Ambient, Budget};
 pub(crate) use commands::{Settlement, Unclaimed};
 pub(crate) use effect::{DeviceGoodbye, Effect, Over, Writing};
 pub(crate) use identity::StoreName;
+pub(crate) use lane::Limits;
 pub(crate) use outcomes::Asked;
 pub(crate) use parties::Via;
 pub(crate) use recovery::Found;
@@ -47,6 +49,7 @@ pub(crate) use replies::Results;
 pub(crate) use returning::{Entered, Newcomer};
 pub(crate) use session::{Goodbyes, Prepared, Session};
 pub(crate) use steps::{Advice, Next};
+pub(crate) use streams::Pass;
 pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError, Submitted};
 pub(crate) use views::{Away, SessionState};
 
@@ -164,6 +167,9 @@ impl Hub {
                 }
                 Due::Cancel(task) => self.handle_cancel_due(moment, task),
                 Due::Keep(id) => self.keep(id),
+                Due::Unread(device, response_id) => {
+                    self.handle_unread(moment, device, &response_id);
+                }
             }
         }
     }

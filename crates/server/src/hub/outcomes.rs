@@ -72,6 +72,7 @@ impl Hub {
         let accepted = task.terms.is_acknowledged().then(|| Accepted {
             task: task.id.to_string(),
             request_id: task.terms.request_id.clone(),
+            streams: task.terms.streams,
         });
         let message = ServerMessage {
             session_id: Some(task.session_id.clone()),

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Moment;
 use super::commands::Commands;
-use super::lane::Lane;
+use super::lane::{Lane, Limits};
 use super::timers::TimerKey;
 use crate::handle::{ConnectionId, Handle};
 use crate::session::{IdentityRecord, Incarnation, Task, TaskId};
@@ -90,6 +90,8 @@ impl Confirming {
 pub(super) struct Seat {
     /// What is known of the device: a JSON object.
     pub(super) facts: Option<Payload>,
+    /// How many tasks that go together the device takes at the same time; 0 while it has not said so.
+    pub(super) at_once: usize,
     /// A device that has nothing to do takes no room for it.
     work: Option<Box<Work>>,
     /// While it is away and expected back: when that is over.
@@ -135,14 +137,15 @@ impl Seat {
     }
 
     /// Adds to what it has to do what another seat had.
-    pub(super) fn add_work(&mut self, work: Option<Box<Work>>, places: usize) {
+    pub(super) fn add_work(&mut self, work: Option<Box<Work>>, limits: Limits) {
         match (&mut self.work, work) {
             (_, None) => {}
             (none @ None, work) => *none = work,
             (Some(own), Some(other)) => {
                 let Work { commands, lane, stopping } = *other;
                 own.commands.absorb(commands);
-                own.lane.absorb(lane, places);
+                let Work { commands, lane: own_lane, .. } = &mut **own;
+                own_lane.absorb(lane, limits, |task| commands.has_of(task));
                 own.stopping.extend(stopping);
             }
         }

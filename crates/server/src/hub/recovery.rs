@@ -10,11 +10,13 @@ use jiff::Timestamp;
 
 use super::commands::{OpenCommand, Place, Reach};
 use super::identity::StoreName;
+use super::lane::Entrant;
 use super::parties::{Identity, Presence, Recall, Seat};
 use super::requests::{Known, Owner};
 use super::session::{Broken, Cancelling, Halt, Phase, Sent, Session};
 use super::steps::unknown;
-use super::tasks::share;
+use super::streams::Relay;
+use super::tasks::{manner, share};
 use super::timers::Due;
 use super::{Hub, Moment, Settlement};
 use crate::auth::Principal;
@@ -30,6 +32,9 @@ type Latest = BTreeMap<ClientId, (Timestamp, Incarnation)>;
 /// Finds who a task is for.
 pub(crate) type Holder<'a> = &'a dyn Fn(&Task) -> Option<Arc<Principal>>;
 
+/// Says whether a task shares its device with its like.
+pub(crate) type Shares<'a> = &'a dyn Fn(&Task) -> bool;
+
 /// What a store remembers, and whose keys still open.
 pub(crate) struct Found<'a> {
     pub(crate) recovered: Recovered,
@@ -38,6 +43,7 @@ pub(crate) struct Found<'a> {
     pub(crate) holder: Holder<'a>,
     /// Who stands for the holder of a key that opens no more.
     pub(crate) nobody: Arc<Principal>,
+    pub(crate) shares: Shares<'a>,
 }
 
 /// How a task ends that does not go on after a restart.
@@ -55,7 +61,7 @@ impl Hub {
 
     /// Takes in what is known from before, before anything else happens.
     pub(crate) fn recover(&mut self, moment: &Moment<'_>, found: Found<'_>) {
-        let Found { recovered, is_durable, holder, nobody } = found;
+        let Found { recovered, is_durable, holder, nobody, shares } = found;
         let Recovered {
             store,
             former,
@@ -101,7 +107,7 @@ impl Hub {
         // Those with a command on its way keep their place.
         open.sort_by_key(|journal| !has_open_command(&journal.records));
         for journal in open {
-            self.recover_task(moment, &journal, &latest, has_lost, (holder, &nobody));
+            self.recover_task(moment, &journal, &latest, has_lost, (holder, &nobody, shares));
         }
         for id in self.parties.ids() {
             if self.parties.seat(id).is_some_and(|seat| !seat.is_empty()) {
@@ -140,7 +146,7 @@ impl Hub {
         journal: &OpenJournal,
         latest: &Latest,
         has_lost: bool,
-        (holder, nobody): (Holder<'_>, &Arc<Principal>),
+        (holder, nobody, shares): (Holder<'_>, &Arc<Principal>, Shares<'_>),
     ) {
         let Some(Record::Created(task)) = journal.records.first() else { return };
         let task = task.clone();
@@ -171,11 +177,12 @@ impl Hub {
             )
         };
         let id = task.id;
+        let entrant = Entrant { task: id, manner: manner(shares(&task)) };
         let share = share(&task);
         self.enter(Session { journal: super::session::Journal::default(), ..session });
-        let places = self.config.sessions_per_device;
         if let Some(seat) = self.parties.seat_mut(device) {
-            seat.lane.put_back(share, id, places);
+            let limits = self.config.places(seat.at_once);
+            seat.lane.put_back(share, entrant, limits, has_open_command(&journal.records));
         }
         self.replay(moment, id, &journal.records);
         match verdict(&task, has_lost || journal.is_damaged, opens.is_some()) {
@@ -234,7 +241,8 @@ impl Hub {
         let bytes = session.bytes;
         let at = began.map(|began| {
             let passed = Duration::try_from(moment.at.duration_since(began)).unwrap_or_default();
-            moment.now + config.session_timeout.saturating_sub(passed)
+            let limit = config.session_limit(session.task.terms.no_time_limit);
+            moment.now + limit.saturating_sub(passed)
         });
         session.deadline = at.map(|at| (at, self.timers.set(at, Due::Session(id))));
         self.result_bytes += bytes;
@@ -254,6 +262,7 @@ impl Hub {
             is_stopping: false,
             timer: None,
             left: session.task.command_timeout,
+            relay: Relay::of(&session.task, &sent.calls, session.step_number()),
         };
         let (device, response_id) = (session.device, sent.response_id.clone());
         if let Some(seat) = self.parties.seat_mut(device) {

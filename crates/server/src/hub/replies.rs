@@ -193,12 +193,12 @@ impl Hub {
     fn time_out(&mut self, moment: &Moment<'_>, id: TaskId, reach: Reach) {
         let Some(session) = self.sessions.get(&id) else { return };
         let super::session::Phase::Running(sent) = &session.phase else { return };
-        let timeout = session.task.command_timeout.as_secs_f64();
+        let limit = self.config.limit_in_words(session.task.command_timeout);
         let tool = sent.calls.first().map_or("tool", |call| &call.tool_name);
         let tool: String = tool.chars().take(MAX_TOOL_CHARS).collect();
         let step = session.step_number();
-        let broken = format!("Step {step} ({tool}) timed out after {timeout} s");
-        let results = unknown(&sent.calls, &format!("No answer within {timeout} s"), reach);
+        let broken = format!("Step {step} ({tool}) timed out after {limit}");
+        let results = unknown(&sent.calls, &format!("No answer within {limit}"), reach);
         self.take_step(moment, id, Settlement::TimedOut, results, Some(Broken::Failed(broken)));
     }
 

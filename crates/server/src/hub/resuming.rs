@@ -60,9 +60,9 @@ impl Hub {
             }
         }
         window.into_iter().for_each(|timer| self.timers.clear(timer));
-        let places = self.config.sessions_per_device;
         let Some(seat) = self.parties.seat_mut(to) else { return };
-        seat.add_work(work, places);
+        let limits = self.config.places(seat.at_once);
+        seat.add_work(work, limits);
         let lane = seat.lane.sessions();
         for (response_id, command) in seat.commands.iter_mut() {
             if let Some(timer) = command.timer.take() {
@@ -100,6 +100,7 @@ impl Hub {
             }
         }
         self.tell_cancels(moment, device);
+        self.give_places(device);
         self.wake_lane(moment, device);
         told
     }
@@ -202,7 +203,8 @@ impl Hub {
     ) {
         let Some(session) = self.sessions.get(&task) else { return };
         let Phase::Running(sent) = &session.phase else { return };
-        let frame = encode_command(&session.task, &sent.calls, response_id, moment.text());
+        let streams = self.streams_of(&session.task, &sent.calls);
+        let frame = encode_command(&session.task, &sent.calls, response_id, streams, moment.text());
         let place = self.parties.handle(device).and_then(|handle| handle.outbox.push(frame).ok());
         // A connection that takes nothing more is gone at once, and comes back for it.
         let place = place.map_or(Place::Known(Reach::Sent), Place::Queued);
@@ -224,8 +226,10 @@ impl Hub {
         if let Some(recall) = self.recall_mut(device) {
             recall.record.newest = recall.record.newest.take().max(Some(response_id.clone()));
         }
+        let Some(session) = self.sessions.get(&task) else { return };
+        let streams = self.streams_of(&session.task, &calls);
+        let frame = encode_command(&session.task, &calls, &response_id, streams, moment.text());
         let Some(session) = self.sessions.get_mut(&task) else { return };
-        let frame = encode_command(&session.task, &calls, &response_id, moment.text());
         session.journal.push(Record::Readdressed {
             response_id: response_id.clone(),
             device,
@@ -244,6 +248,18 @@ impl Hub {
         let results = unknown(&sent.calls, what, Reach::Sent);
         let broken = Broken::Failed(format!("{what}; the outcome is unknown"));
         self.take_step(moment, task, Settlement::Lost, results, Some(broken));
+    }
+
+    /// Gives the places that a device has now to those whose turn it is: it may take more at once than before.
+    fn give_places(&mut self, device: Incarnation) {
+        let Some(seat) = self.parties.seat_mut(device) else { return };
+        // A device that has nothing to do takes no room for it.
+        if seat.lane.is_empty() {
+            return;
+        }
+        let limits = self.config.places(seat.at_once);
+        let started = seat.lane.start(limits);
+        started.into_iter().for_each(|task| self.settle_in(task));
     }
 
     /// Goes on with what waited for the device.

@@ -69,8 +69,9 @@ impl Hub {
         }
         let identity = known.identity.unwrap_or_else(|| self.parties.enter(handle));
         let answer = is_known_again.then(|| self.take_over(moment, identity, handle, claim, known));
-        if let (Some(facts), Some(seat)) = (facts, self.parties.seat_mut(identity)) {
-            seat.facts = Some(facts);
+        if let Some(seat) = self.parties.seat_mut(identity) {
+            seat.at_once = handle.at_once;
+            seat.facts = facts.or_else(|| seat.facts.take());
         }
         if let Some(former) = former {
             self.pass_seat(moment, former, identity);
@@ -344,6 +345,9 @@ impl Hub {
             Via { identity: id, connection: handle.connection },
             outcomes.unwrap_or_default(),
         );
+        for task in self.requested(id) {
+            self.ask_for_output(moment, task);
+        }
     }
 
     /// The connection is over, or is given up; `is_goodbye` says that the client closed it because it was done. Doing so

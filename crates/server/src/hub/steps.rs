@@ -9,6 +9,7 @@ use tokio_util::sync::DropGuard;
 use super::commands::{OpenCommand, Place, Reach};
 use super::effect::Effect;
 use super::session::{Broken, Phase, Prepared, Sent, Session};
+use super::streams::Relay;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement};
 use crate::agent::{Memo, Question, Remaining, Usage};
@@ -45,7 +46,7 @@ impl Hub {
             return self.commit(id);
         }
         session.phase = Phase::Thinking(None);
-        let limit = self.config.session_timeout;
+        let limit = self.config.session_limit(session.task.terms.no_time_limit);
         let (deadline, _) = *session.deadline.get_or_insert_with(|| {
             let at = moment.now + limit;
             (at, self.timers.set(at, Due::Session(id)))
@@ -129,7 +130,7 @@ impl Hub {
     fn limit(&self, moment: &Moment<'_>, id: TaskId) -> Option<Broken> {
         let session = self.sessions.get(&id)?;
         if session.deadline.is_some_and(|(deadline, _)| deadline <= moment.now) {
-            return Some(self.out_of_time());
+            return Some(self.out_of_time(id));
         }
         if self.is_closed {
             return Some(Broken::Stopped(Cause::Shutdown));
@@ -145,9 +146,10 @@ impl Hub {
         is_over.then(|| Broken::Failed(format!("Task did not end within {max_steps} steps")))
     }
 
-    pub(super) fn out_of_time(&self) -> Broken {
-        let limit = self.config.session_timeout.as_secs();
-        Broken::Failed(format!("Task did not end within {limit} s"))
+    pub(super) fn out_of_time(&self, id: TaskId) -> Broken {
+        let wants_none = self.sessions.get(&id).is_some_and(|own| own.task.terms.no_time_limit);
+        let limit = self.config.session_limit(wants_none).as_secs();
+        Broken::Failed(format!("Task did not end within {limit} s (the server's session_timeout)"))
     }
 
     /// Sends a decided step, now that it is stored.
@@ -193,6 +195,7 @@ impl Hub {
             is_stopping: false,
             timer,
             left: timeout,
+            relay: Relay::of(&session.task, &sent.calls, n),
         };
         seat.commands.insert(sent.response_id, command);
     }

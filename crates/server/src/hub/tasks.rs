@@ -10,7 +10,7 @@ use aip::{ClientId, RequestId, SessionId};
 use link::Kept;
 use tokio::sync::oneshot;
 
-use super::lane::{Share, Turn};
+use super::lane::{Entrant, Manner, Share, Turn};
 use super::outcomes::Asked;
 use super::parties::Via;
 use super::requests::{Known, Owner, hash};
@@ -57,6 +57,8 @@ pub(crate) enum SubmitError {
     Replaced,
     #[error("Target device '{0}' is away and expected back; try again later")]
     Away(ClientId),
+    #[error("Device '{0}' takes no input")]
+    NoInput(ClientId),
     #[error("request_id '{0}' was used for another task")]
     RequestUsed(RequestId),
     #[error("The task was sent to another store than this server has: its outcome is unknown")]
@@ -95,6 +97,8 @@ pub(crate) struct Submission {
     pub(crate) holder: Arc<Principal>,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) from: From,
+    /// Whether its agent says that it shares its device with its like.
+    pub(crate) shares: bool,
 }
 
 /// What became of a submission.
@@ -145,11 +149,16 @@ impl Hub {
             return Err(CannotBegin::ShuttingDown.into());
         }
         self.check_undelivered(&submission.holder).map_err(SubmitError::TooMuch)?;
+        let streams = match submission.from {
+            From::Client(via) => self.grant_streams(via, device, submission.request.streams)?,
+            From::Http(_) => None,
+        };
         let (requester, terms) = self.terms(&submission, device);
-        let Submission { request, holder, from, .. } = submission;
+        let terms = Terms { streams, ..terms };
+        let Submission { request, holder, from, shares, .. } = submission;
         let task = self.task(moment, request, requester, (timeout, terms), key);
         self.check_session_id(&task, &holder)?;
-        let turn = self.join_lane(device, &task)?;
+        let turn = self.join_lane(device, &task, manner(shares))?;
         let task = Arc::new(task);
         let stored = match from {
             From::Client(_) => Vec::new(),
@@ -226,8 +235,10 @@ impl Hub {
                 .filter(|handle| !handle.is_device())
                 .map_or_else(Features::default, |handle| handle.peer.features),
             on_disconnect: request.on_disconnect,
+            no_time_limit: request.no_time_limit,
             request_id: request.request_id.clone(),
             request_hash: request.request_id.as_ref().map(|_| hash(request)),
+            streams: None,
         };
         let of_key = || Requester::Http(submission.holder.name().into());
         (handle.map_or_else(of_key, |handle| Requester::Client(handle.id().clone())), terms)
@@ -250,8 +261,9 @@ impl Hub {
         if bytes > limit {
             return Err(SubmitError::TooLong { bytes, limit });
         }
-        let timeout = request.command_timeout.unwrap_or(config.command_timeout);
-        let longest = config.max_command_timeout.max(config.command_timeout);
+        let usual = || config.command_limit(request.no_time_limit);
+        let timeout = request.command_timeout.unwrap_or_else(usual);
+        let longest = config.longest_command();
         if timeout.is_zero() || timeout > longest {
             return Err(SubmitError::Timeout { longest });
         }
@@ -296,11 +308,16 @@ impl Hub {
         }
     }
 
-    fn join_lane(&mut self, device: Incarnation, task: &Task) -> Result<Turn, SubmitError> {
-        let share = share(task);
-        let (places, capacity) = (self.config.sessions_per_device, self.config.queue_per_device);
+    fn join_lane(
+        &mut self,
+        device: Incarnation,
+        task: &Task,
+        manner: Manner,
+    ) -> Result<Turn, SubmitError> {
+        let (share, entrant) = (share(task), Entrant { task: task.id, manner });
         let seat = self.parties.seat_mut(device).ok_or(SubmitError::NotADevice)?;
-        seat.lane.join(share, task.id, places, capacity).map_err(|full| {
+        let (limits, capacity) = (self.config.places(seat.at_once), self.config.queue_per_device);
+        seat.lane.join(share, entrant, limits, capacity).map_err(|full| {
             CannotBegin::QueueFull { device: task.device.clone(), waiting: full.waiting }.into()
         })
     }
@@ -342,6 +359,11 @@ impl Hub {
 pub(super) fn share(task: &Task) -> Share {
     let key = task.key.id.as_ref().unwrap_or(&task.key.name).clone();
     Share { key, client: task.terms.requester.map_or(0, |id| id.0) }
+}
+
+/// How a task uses its device.
+pub(super) const fn manner(shares: bool) -> Manner {
+    if shares { Manner::Together } else { Manner::Alone }
 }
 
 fn key_name(holder: &Principal) -> KeyName {

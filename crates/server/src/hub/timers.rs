@@ -24,6 +24,8 @@ pub(super) enum Due {
     Cancel(TaskId),
     /// Another try to store an identity.
     Keep(Incarnation),
+    /// The end of the wait for the requester of a command of this device, whose output nobody takes.
+    Unread(Incarnation, ResponseId),
 }
 
 /// Names a timer, to clear it.

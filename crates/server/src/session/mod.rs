@@ -9,6 +9,7 @@ mod task;
 use std::sync::Arc;
 
 use aip::codec::Wire;
+use aip::message::Streams;
 use aip::{CallId, ResponseId, ServerMessage, ServerMessageType, SessionId, Status, TaskName};
 use bytes::Bytes;
 use link::Ambient;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 pub(crate) use history::steps;
 pub use identity::{IdentityRecord, Incarnation, KeyHash};
 pub(crate) use outcome::{Outcome, Stamp, write_whole_result};
-pub(crate) use progress::{forward_output, step_ended, step_runs, waits};
+pub(crate) use progress::{forward_output, step_ended, step_runs, to_device, to_requester, waits};
 pub(crate) use task::LowHalf;
 pub use task::{
     Call, CallResult, CallStatus, Finish, KeyName, RequestHash, Requester, Step, Task, TaskId,
@@ -68,9 +69,11 @@ pub(crate) fn encode_command(
     task: &Task,
     calls: &[Call],
     response_id: &ResponseId,
+    streams: Option<Streams>,
     at: String,
 ) -> Bytes {
     let message = ServerMessage {
+        result: streams.as_ref().and_then(Streams::to_result),
         agent_name: Some(task.agent_name.clone()),
         // As the Python server sends them: its devices choose a section by them.
         process_name: Some(String::new()),

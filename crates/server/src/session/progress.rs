@@ -2,8 +2,8 @@
 //! first to be dropped when a queue is full.
 
 use aip::codec::Wire;
-use aip::message::{Step as ProgressStep, StepStatus};
-use aip::{Payload, ServerMessage, ServerMessageType, SessionId, Status};
+use aip::message::{Downstream, Passed, Step as ProgressStep, StepStatus};
+use aip::{Payload, ResponseId, ServerMessage, ServerMessageType, SessionId, Status};
 use bytes::Bytes;
 
 use super::{Call, CallResult, CallStatus};
@@ -62,6 +62,34 @@ pub(crate) fn step_ended(
 /// Passes on what a tool writes while it runs.
 pub(crate) fn forward_output(session_id: &SessionId, lines: Vec<String>, at: String) -> Bytes {
     message(session_id, lines, None, at)
+}
+
+/// Passes on what a device says of a command's streams.
+pub(crate) fn to_requester(session_id: &SessionId, passed: &Passed, at: String) -> Bytes {
+    let message = ServerMessage {
+        session_id: Some(session_id.clone()),
+        timestamp: Some(at),
+        result: Some(passed.to_result()),
+        ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue)
+    };
+    message.encode()
+}
+
+/// Passes on what a requester says of a command's streams.
+pub(crate) fn to_device(
+    session_id: &SessionId,
+    response_id: &ResponseId,
+    downstream: &Downstream,
+    at: String,
+) -> Bytes {
+    let message = ServerMessage {
+        session_id: Some(session_id.clone()),
+        response_id: Some(response_id.clone()),
+        timestamp: Some(at),
+        result: Some(downstream.to_payload()),
+        ..ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue)
+    };
+    message.encode()
 }
 
 fn shown(n: u32, call: &Call) -> ProgressStep {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::message::{Feature, Features, OnDisconnect};
+use aip::message::{Feature, Features, OnDisconnect, Streams};
 use aip::{CallId, ClientId, ClientType, Payload, RequestId, ResultStatus, SessionId, TaskName};
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -206,10 +206,14 @@ pub struct Terms {
     pub features: Features,
     /// What becomes of it when the requester's connection is lost.
     pub on_disconnect: OnDisconnect,
+    /// Whether it wants no time limit but those that the server's owner has set.
+    pub no_time_limit: bool,
     /// The requester's id of it, by which it is known when it is sent again.
     pub request_id: Option<RequestId>,
     /// What was asked for with that id.
     pub request_hash: Option<RequestHash>,
+    /// The streams that the requester gets of its commands.
+    pub streams: Option<Streams>,
 }
 
 impl Terms {

@@ -46,6 +46,9 @@ pub enum StoreError {
     /// The disk or the database would not.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// There is no copy.
+    #[error("no copy was made: {0}")]
+    NotCopied(String),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

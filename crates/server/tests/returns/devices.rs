@@ -66,7 +66,7 @@ async fn what_a_device_has_goes_on_is_sent_or_is_forgotten_as_the_server_knows()
 
 #[tokio::test(start_paused = true)]
 async fn a_commands_time_stands_still_while_its_device_is_away() {
-    let config = Config { command_timeout: Duration::from_secs(10), ..Config::default() };
+    let config = Config { command_timeout: Some(Duration::from_secs(10)), ..Config::default() };
     let rig = Rig::with(config).await;
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
@@ -84,7 +84,7 @@ async fn a_commands_time_stands_still_while_its_device_is_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_over_its_time_is_told_to_stop_and_its_results_are_late() {
-    let config = Config { command_timeout: Duration::from_secs(10), ..Config::default() };
+    let config = Config { command_timeout: Some(Duration::from_secs(10)), ..Config::default() };
     let rig = Rig::with(config).await;
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;
@@ -93,7 +93,7 @@ async fn a_command_over_its_time_is_told_to_stop_and_its_results_are_late() {
     let command = device.expect("command").await;
     // Its link answers the ping by itself.
     let (end, told) = tokio::join!(requester.expect("task_end"), device.expect("task_end"));
-    assert_eq!(end["error"], "Step 1 (t) timed out after 10 s");
+    assert_eq!(end["error"], "Step 1 (t) timed out after 10 s (the server's command_timeout)");
     assert_eq!(told["status"], "failed");
     send_results(&mut device, &command, "success");
     assert_eq!(taken(&mut device).await, "late");
@@ -289,7 +289,7 @@ async fn a_device_with_a_receipt_that_the_store_does_not_know_says_that_commits_
     let told = json!({command["response_id"].as_str().unwrap(): "discard", ahead: "discard"});
     assert_eq!(granted["commands"], told);
     let end = requester.expect("task_end").await;
-    assert!(end["error"].as_str().unwrap().ends_with("the outcome of this task is unknown"));
+    assert!(end["error"].as_str().unwrap().ends_with("the outcome is unknown"));
 }
 
 #[tokio::test(start_paused = true)]

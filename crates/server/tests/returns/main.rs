@@ -14,3 +14,6 @@ mod devices;
 mod identities;
 mod requesters;
 mod servers;
+mod streams;
+mod times;
+mod together;

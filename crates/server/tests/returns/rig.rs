@@ -194,6 +194,8 @@ pub(crate) struct Client {
     pub(crate) id: &'static str,
     pub(crate) role: &'static str,
     pub(crate) features: Vec<&'static str>,
+    /// How many tasks that go together a device says it takes.
+    pub(crate) at_once: Option<u32>,
     pub(crate) file: String,
     pub(crate) boot: String,
     pub(crate) store: Option<Value>,
@@ -218,6 +220,7 @@ impl Client {
             id,
             role,
             features: features.to_vec(),
+            at_once: None,
             file: format!("file-{id}"),
             boot: "boot".to_owned(),
             store: None,
@@ -243,8 +246,8 @@ impl Client {
                 resume["newest"] = json!(newest);
             }
         }
-        json!({"platform": "linux", "flightdeck":
-            {"version": 1, "features": self.features, "resume": resume}})
+        json!({"platform": "linux", "flightdeck": {"version": 1, "features": self.features,
+            "at_once": self.at_once, "resume": resume}})
     }
 
     /// Comes, and is taken in. Returns what the confirmation says of the extension.
@@ -290,6 +293,13 @@ pub(crate) fn task(request_id: &str) -> Value {
         "request": r#"{"commands":[{"tool_name":"t"}]}"#,
         "request_id": request_id,
     })
+}
+
+/// The same, of a command: it goes together with its like.
+pub(crate) fn command_task(request_id: &str) -> Value {
+    let mut task = task(request_id);
+    task["request"] = json!(r#"{"commands":[{"tool_name":"execute_command"}]}"#);
+    task
 }
 
 /// The same with what becomes of it when its requester is gone.

@@ -161,8 +161,10 @@ async fn a_cancel_survives_the_server() {
 
 #[tokio::test(start_paused = true)]
 async fn a_time_limit_that_was_not_committed_is_forgotten() {
-    let config =
-        server::Config { command_timeout: Duration::from_secs(10), ..server::Config::default() };
+    let config = server::Config {
+        command_timeout: Some(Duration::from_secs(10)),
+        ..server::Config::default()
+    };
     let mut rig = Rig::with(config).await;
     let (mut d, mut q) = (Client::device(), Client::requester());
     let (mut device, _) = d.come(&rig).await;

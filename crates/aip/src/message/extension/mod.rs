@@ -2,6 +2,7 @@
 //! server's `result`. A peer that did not ask for it never sees any of it.
 
 mod resume;
+mod streams;
 mod task;
 
 use serde::de::DeserializeOwned;
@@ -12,6 +13,10 @@ use crate::payload::{Object, Payload};
 
 pub use resume::{
     Held, HeldState, Instruction, JournalId, Mismatch, Resume, ResumeRefused, Resumed,
+};
+pub use streams::{
+    Channel, Chunk, Data, Downstream, Input, InputTaken, MAX_CHUNK_BYTES, MAX_WINDOW_BYTES,
+    MIN_WINDOW_BYTES, OutputTaken, Passed, Streams, Upstream, whole_characters,
 };
 pub use task::{
     Accepted, Cancel, CancelAfter, OnDisconnect, Refused, ResultAck, Taken, TaskRefused,
@@ -37,6 +42,10 @@ pub enum Feature {
     Detach,
     /// A device keeps a journal, and takes over its old connection.
     Resume,
+    /// A requester may ask for complete output; a device can send it.
+    Output,
+    /// A requester may send standard input; a device can take it.
+    Input,
     /// A feature that this version does not know.
     Unknown,
 }
@@ -50,6 +59,8 @@ impl From<String> for Feature {
             "cancel" => Self::Cancel,
             "detach" => Self::Detach,
             "resume" => Self::Resume,
+            "output" => Self::Output,
+            "input" => Self::Input,
             _ => Self::Unknown,
         }
     }
@@ -60,13 +71,15 @@ impl From<String> for Feature {
 pub struct Features(u8);
 
 impl Features {
-    const ALL: [Feature; 6] = [
+    const ALL: [Feature; 8] = [
         Feature::Progress,
         Feature::Ack,
         Feature::RequestId,
         Feature::Cancel,
         Feature::Detach,
         Feature::Resume,
+        Feature::Output,
+        Feature::Input,
     ];
 
     /// Those of the features asked for that a client of this role is granted: what is not known, not for the role, or
@@ -80,6 +93,8 @@ impl Features {
             Feature::Cancel => has_ack,
             Feature::RequestId | Feature::Detach => has_ack && !is_device,
             Feature::Resume => has_ack && is_device,
+            Feature::Output => has_ack || is_device,
+            Feature::Input => asked.contains(&Feature::Output) && (has_ack || is_device),
             Feature::Unknown => false,
         };
         let granted = Self::ALL.into_iter().filter(|one| asked.contains(one) && may(*one));
@@ -94,6 +109,8 @@ impl Features {
             Feature::Cancel => 8,
             Feature::Detach => 16,
             Feature::Resume => 32,
+            Feature::Output => 64,
+            Feature::Input => 128,
             Feature::Unknown => 0,
         }
     }
@@ -126,6 +143,10 @@ pub struct Extension {
     /// What it asks for.
     #[serde(default)]
     pub features: Vec<Feature>,
+    /// Of a device: how many tasks made only of `execute_command` and the tools of `Files` it takes at the same time. One
+    /// that does not say takes one, as Python's do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<u32>,
     /// Who it is, and what it still has: from every client that asks for `ack`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
@@ -247,6 +268,7 @@ impl Extension {
         struct Parts {
             version: Option<Payload>,
             features: Option<Payload>,
+            at_once: Option<Payload>,
             resume: Option<Payload>,
         }
 
@@ -257,10 +279,11 @@ impl Extension {
             return Ok(None);
         };
         let parts = part::<Object<Parts>>("", Some(&asked))?.map(|Object(parts)| parts);
-        let Some(Parts { version, features, resume }) = parts else { return Ok(None) };
+        let Some(Parts { version, features, at_once, resume }) = parts else { return Ok(None) };
         Ok(Some(Self {
             version: part(".version", version.as_ref())?.ok_or(".version is missing")?,
             features: part(".features", features.as_ref())?.unwrap_or_default(),
+            at_once: part(".at_once", at_once.as_ref())?,
             resume: Resume::of(resume.as_ref())?,
         }))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use super::Keyed;
+use super::{Keyed, Streams};
 use crate::id::RequestId;
 use crate::payload::Payload;
 
@@ -17,9 +17,16 @@ pub struct TaskSettings {
     /// Longest time for one command of the task, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_timeout_s: Option<f64>,
+    /// Whether it wants no limit but that: what the server takes where a task says nothing does not count. Limits that
+    /// the server's owner has set stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_time_limit: Option<bool>,
     /// What becomes of it when its requester's connection is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
+    /// The streams that it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Streams>,
     /// The store id under which it was first sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
@@ -159,6 +166,9 @@ pub struct Accepted {
     /// The request that it was accepted for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
+    /// The streams that it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Streams>,
 }
 
 /// The refusal of a task, in the ERROR to an `ack` requester.

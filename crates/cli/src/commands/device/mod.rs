@@ -2,6 +2,9 @@
 
 mod checks;
 mod install;
+mod log;
+mod private;
+mod record;
 mod status;
 mod status_file;
 mod unit;
@@ -45,6 +48,7 @@ pub(crate) fn run(args: Args, global: Global) -> Ended {
     match args.command {
         None => block_on_two_threads(run_device(args, global)),
         Some(DeviceCommand::Status(args)) => status::run(&args, &global),
+        Some(DeviceCommand::Log(args)) => log::run(&args, &global),
         Some(DeviceCommand::Install(args)) => install::install(*args, &global),
         Some(DeviceCommand::Uninstall(args)) => install::uninstall(&args, &global),
     }
@@ -59,13 +63,15 @@ async fn run_device(args: Args, global: Global) -> Ended {
     let values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
     let variable = |name: &str| std::env::var(name).ok();
+    let client = args.client.clone().resolve(file.client.clone());
+    let private = private::files(&values, &client, &file.server, &global);
     let servers = listed_servers(file.path.zip(Some(file.mcp)), &values, &variable).servers;
     if args.dry_run {
         let mut settings = settings(&values, &ServerUrl::default())?;
         settings.tools.servers = servers;
         settings.tools.policy = policy.policy.clone();
-        let ca_file = args.client.resolve(file.client).ca_file;
-        let named = (!ca_file.is_empty()).then(|| tls::trust(&ca_file));
+        settings.tools.private = private;
+        let named = (!client.ca_file.is_empty()).then(|| tls::trust(&client.ca_file));
         settings.tools.trust = named.transpose()?;
         return dry_run::run(&settings, &policy, args.json).await;
     }
@@ -75,6 +81,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
         say!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));
     }
     settings.tools.policy = policy.policy;
+    settings.tools.private = private;
     settings.tools.ask = Prompt::at_terminal().map(|prompt| prompt as Arc<dyn Ask>);
     settings.tools.trust = target.trust_of_servers(&servers)?;
     settings.tools.servers = servers;
@@ -86,6 +93,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
     settings.task_name = args.task_name;
 
     settings.journal.folder = journal_folder(&global, settings.id.as_str());
+    settings.tools.on_call = record::keeper(&values, settings.journal.folder.as_deref());
 
     let (id, exec) = (settings.id.clone(), settings.tools.exec);
     let server = target.server.clone();
@@ -164,6 +172,7 @@ pub(crate) fn settings(
         ("max_commands", values.max_commands),
         ("journal_commands", values.journal_commands),
         ("max_output_bytes", values.max_output_bytes),
+        ("record_max_bytes", values.record_max_bytes),
     ])?;
     if values.heartbeat_interval.0.is_zero() {
         return Err(anyhow::anyhow!("heartbeat_interval must be more than 0").into());
@@ -228,6 +237,7 @@ pub(crate) fn settings(
             max_memory_bytes: values.max_memory_bytes as u64,
             sandbox: values.sandbox,
             disabled: values.disable.0.clone(),
+            reveal: values.reveal.0.iter().map(|path| expand_home(path)).collect(),
             mcp_start_timeout: values.mcp_start_timeout.0,
             mcp_call_timeout: values.mcp_call_timeout.0,
             ask_timeout: values.ask_timeout.0,

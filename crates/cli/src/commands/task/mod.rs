@@ -13,7 +13,7 @@ use crate::api::{Api, Listed, Task};
 use crate::args::{Global, OneTask, TaskCommand};
 use crate::connect::Target;
 use crate::ending::{Ending, results};
-use crate::output::print_line;
+use crate::output::{RED, print_line};
 use crate::{Code, Ended};
 
 /// Longest wait for the end of a task that is being cancelled: its device has ten seconds to confirm it.
@@ -68,7 +68,18 @@ fn print_end(task: &Task, as_json: bool) -> Ended {
     } else {
         print_ending(&ending, value.as_ref())?;
     }
-    Ok(ending.code())
+    Ok(code_of(task, ending.code()))
+}
+
+/// The exit code for a task that was shown: what is damaged is not shown as if it were fine.
+fn code_of(task: &Task, code: Code) -> Code {
+    if !task.is_damaged() {
+        return code;
+    }
+    say!(
+        "{RED}damaged:{RED:#} the server's store has lost some of what this task returned, where it says \"damaged\""
+    );
+    if code == Code::COMPLETED { Code::FAILED } else { code }
 }
 
 async fn cancel(api: &Api<'_>, task: &Task, args: &OneTask) -> Ended {

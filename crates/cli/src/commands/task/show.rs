@@ -20,7 +20,7 @@ pub(super) async fn run(api: &Api<'_>, id: TaskId, as_json: bool) -> Ended {
         true => print_line(json.as_str())?,
         false => print(&shown(&task, Timestamp::now()))?,
     }
-    Ok(Code::COMPLETED)
+    Ok(super::code_of(&task, Code::COMPLETED))
 }
 
 fn shown(task: &Task, now: Timestamp) -> String {

@@ -1,11 +1,13 @@
 //! What must be true of every history.
 //!
+//! - `beside`: how many tasks are at work on a device at the same time.
 //! - `wires`: what is said on each connection, and in which order.
 //! - `mirror`: what the store holds at each moment.
 //! - `told`: nothing is told that is not stored, and no command is sent twice.
 //! - `settled`: what became of each command, and why.
 //! - `promise`: what the requesters and the devices know at the end.
 
+mod beside;
 mod mirror;
 mod promise;
 mod settled;
@@ -19,6 +21,7 @@ use jiff::Timestamp;
 use link::Frame;
 
 use crate::history::{End, Event, Life, More, Said, What, said};
+use beside::Beside;
 use mirror::Mirror;
 use wires::Wires;
 
@@ -30,6 +33,11 @@ pub(crate) struct Rules {
     pub(crate) window: Duration,
     /// Who has no extension.
     pub(crate) legacy: BTreeSet<&'static str>,
+    /// How many tasks may be at work on a device: of any kind, and of those that share it.
+    pub(crate) places: (usize, usize),
+    /// Whether nothing goes wrong by which a device may have more to do than was decided for it: devices keep what they
+    /// know, and so does the store.
+    pub(crate) keeps_places: bool,
 }
 
 /// Looks at a history. Returns what is wrong with it.
@@ -38,6 +46,7 @@ pub(crate) fn check(events: &[Event], rules: &Rules) -> Vec<String> {
         rules,
         wires: Wires::default(),
         mirror: Mirror::default(),
+        beside: Beside::default(),
         received: BTreeMap::new(),
         ran: BTreeMap::new(),
         crashes: BTreeMap::new(),
@@ -57,6 +66,7 @@ struct Checker<'a> {
     rules: &'a Rules,
     wires: Wires,
     mirror: Mirror,
+    beside: Beside,
     /// When a device took each COMMAND off its wire first.
     received: BTreeMap<String, Duration>,
     /// How often each order was carried out.
@@ -83,7 +93,11 @@ impl Checker<'_> {
             }
             What::Ran { order, .. } => *self.ran.entry(order.clone()).or_default() += 1,
             What::Crashed { device } => self.crashes.entry(device.clone()).or_default().push(at),
-            What::Stored(batch) => self.mirror.store(batch),
+            What::Stored(batch) => {
+                self.mirror.store(batch);
+                let wrong = self.beside.store(batch, self.rules);
+                self.wrong.extend(wrong.filter(|_| self.rules.keeps_places));
+            }
             What::Forgotten { batches } => self.mirror.forget(*batches),
             What::Server(Life::Started) | What::Note(_) => {}
             What::Server(Life::Stopping) => self.wires.break_all(at),
@@ -93,6 +107,9 @@ impl Checker<'_> {
             }
             What::Submitted { party, session } => {
                 self.submitted.push((party.clone(), session.clone()));
+            }
+            What::Garbled { party, session } => {
+                self.wrong.push(format!("{party} got output of {session} that nobody wrote there"));
             }
             What::Learned { party, session, end } => {
                 let learned = self.learned.entry(session.clone()).or_default();

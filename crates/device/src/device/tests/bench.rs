@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::device::{Device, DeviceError, DeviceSettings};
 use crate::journal::JournalSettings;
 use crate::progress::Progress;
-use crate::tools::{EmbeddedTool, Running, ToolSettings};
+use crate::tools::{EmbeddedTool, Output, Running, ToolSettings};
 use crate::{Capacity, Features};
 
 /// The longest wait for anything, in the clock of the test.
@@ -37,8 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(1000);
 pub(super) const WINDOW: Duration = Duration::from_secs(120);
 
 /// Everything that a device can be granted.
-pub(super) const ALL: &[Feature] =
-    &[Feature::Progress, Feature::Ack, Feature::Cancel, Feature::Resume];
+pub(super) const ALL: &[Feature] = &super::super::FEATURES;
 
 /// Notes that it ran, and takes as long as it is told to.
 #[derive(Clone, Default)]
@@ -76,7 +75,13 @@ impl EmbeddedTool for Work {
         }
     }
 
-    fn call(&self, order: Option<Payload>, stop: CancellationToken, _: Progress) -> Running {
+    fn call(
+        &self,
+        order: Option<Payload>,
+        stop: CancellationToken,
+        _: Progress,
+        _: Output,
+    ) -> Running {
         let lines = self.0.clone();
         Box::pin(async move {
             let order: Order = order.ok_or("no order")?.parse().map_err(|e| format!("{e}"))?;

@@ -182,7 +182,10 @@ async fn a_device_that_is_left_alone_stops_its_work_when_the_window_is_over() {
     let mut wire = bench.accept().await;
     assert_eq!(wire.listed(), [1, 2].map(|n| (r(n), HeldState::Done)));
     wire.confirm(&[(&r(1), Instruction::Send), (&r(2), Instruction::Send)]);
-    assert_eq!(wire.error(&r(1)).await, "stopped: no server for 120 s: stopped");
+    assert_eq!(
+        wire.error(&r(1)).await,
+        "stopped: no server for 120 s: stopped; its outcome is unknown"
+    );
     assert_eq!(wire.error(&r(2)).await, "stopped: no server for 120 s: it did not run");
     assert_eq!(bench.lines(), ["runs"]);
 }
@@ -436,10 +439,10 @@ async fn a_device_that_leaves_answers_and_has_its_results_still_when_it_comes_ba
     wire.command(&r(1), "s", seconds(100_000));
     wire.idle(S).await;
     bench.leave();
-    assert_eq!(wire.error(&r(1)).await, "This device is stopping: stopped");
+    assert_eq!(wire.error(&r(1)).await, "This device is stopping: stopped; its outcome is unknown");
     drop(wire);
     bench.restart().await;
     let mut wire = bench.accept().await;
     wire.confirm(&[(&r(1), Instruction::Send)]);
-    assert_eq!(wire.error(&r(1)).await, "This device is stopping: stopped");
+    assert_eq!(wire.error(&r(1)).await, "This device is stopping: stopped; its outcome is unknown");
 }

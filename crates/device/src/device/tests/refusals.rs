@@ -1,5 +1,7 @@
 //! What a device takes in of a refused REGISTER, and what it refuses itself.
 
+use std::time::Duration;
+
 use aip::CloseCode;
 use aip::message::{HeldState, Instruction, Mismatch};
 use jiff::Timestamp;
@@ -120,5 +122,10 @@ async fn two_devices_cannot_have_one_folder() {
     assert!(matches!(error, DeviceError::Identity(_)), "{error}");
     assert!(error.to_string().contains("another client uses"), "{error}");
     bench.kill().await;
-    assert!(bench.device(&ambient).is_ok());
+    // A child that another test has forked holds the lock as well, until its own program starts.
+    let mut tries = (0..100).map(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        bench.device(&ambient)
+    });
+    assert!(tries.any(|tried| tried.is_ok()));
 }

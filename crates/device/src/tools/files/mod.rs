@@ -11,7 +11,9 @@ mod search;
 mod tests;
 mod write;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +22,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, Closed};
 use super::catalog::Origin;
 use super::quote::quote;
 use super::work::{Watch, Workers};
 use super::{Call, Tool, ToolSettings};
-use crate::policy::MeantFile;
+use crate::policy::{Decision, Effect, MeantFile, Policy, Subject, Touch};
 
 /// The namespace of these tools.
 pub(super) const NAMESPACE: &str = "Files";
@@ -46,16 +48,19 @@ struct Reach {
     bounds: Bounds,
     /// Most bytes that one call reads out of a file.
     max_bytes: usize,
+    /// Which files a search leaves out.
+    policy: Policy,
 }
 
 impl Files {
     /// The files below the roots of `settings`; without any, those below `home` but for dot files.
     pub(super) fn new(settings: &ToolSettings, home: Option<PathBuf>) -> Self {
-        let bounds = Bounds::new(&settings.roots, home);
+        let bounds = Bounds::new(&settings.roots, home).keeping(settings.private());
+        let (max_bytes, policy) = (settings.max_output_bytes, settings.policy.clone());
         Self {
-            reach: Arc::new(Reach { bounds, max_bytes: settings.max_output_bytes }),
+            reach: Arc::new(Reach { bounds, max_bytes, policy }),
             workers: Workers::new(),
-            max_time: settings.max_command_time.min(MAX_TIME),
+            max_time: settings.max_command_time.map_or(MAX_TIME, |most| most.min(MAX_TIME)),
         }
     }
 
@@ -95,6 +100,22 @@ impl Files {
         Ok(Some(meant))
     }
 
+    /// What a call of one of them does to the file that its path means.
+    ///
+    /// # Errors
+    /// When that is outside the roots.
+    pub(super) async fn touched(&self, tool_name: &str, call: &Call<'_>) -> Result<Touch, String> {
+        let effect = if tool_name == "write_file" { Effect::Write } else { Effect::Read };
+        let asked = call.arguments().ok().and_then(|paths: Paths| paths.path);
+        let asked = asked.unwrap_or_else(|| ".".to_owned());
+        let reach = self.reach.clone();
+        let meant = {
+            let asked = asked.clone();
+            self.workers.run(call.stop, move || reach.meant(&asked)).await?
+        };
+        Ok(Touch::on(effect, meant.path, asked))
+    }
+
     async fn run<A: DeserializeOwned + Send + 'static>(
         &self,
         call: &Call<'_>,
@@ -125,7 +146,39 @@ impl Reach {
     fn resolve(&self, asked: &str) -> Result<PathBuf, String> {
         let root = self.bounds.roots().first().ok_or("No folder is open on this device")?;
         let resolved = self.bounds.resolve(&root.join(asked), root);
-        resolved.map_err(|_| format!("Blocked: {}", self.bounds.outside(asked.as_ref())))
+        resolved.map_err(|closed| match closed {
+            Closed::Outside(_) => format!("Blocked: {}", self.bounds.outside(asked.as_ref())),
+            Closed::Kept { kept, .. } => {
+                format!("Blocked: {}", Closed::Kept { path: asked.to_owned(), kept })
+            }
+        })
+    }
+
+    /// Opens a file by its resolved path to read it. It may be another one than when the path was resolved.
+    fn open(&self, path: &Path) -> io::Result<File> {
+        self.opened(folder::open_file(path)?)
+    }
+
+    /// Gives back an open file that may be read.
+    fn opened(&self, file: File) -> io::Result<File> {
+        match self.bounds.private().keeps_open(&file)? {
+            Some(kept) => Err(io::Error::other(format!("it is {kept}"))),
+            None => Ok(file),
+        }
+    }
+
+    /// Whether a search leaves a file out, since a rule is about reading it.
+    fn is_closed(&self, path: &Path) -> bool {
+        let subject = Subject {
+            namespace: NAMESPACE,
+            tool_name: "search_files",
+            tool_type: ToolType::DataCollection,
+            parameters: None,
+            file: None,
+            touched: &[],
+            usual: Decision::Allow,
+        };
+        self.policy.closes(Effect::Read, &path.to_string_lossy(), &subject)
     }
 }
 

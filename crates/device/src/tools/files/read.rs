@@ -9,7 +9,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::folder::open_file;
 use super::{Reach, Watch, failed};
 
 /// Arguments of `read_file`.
@@ -52,7 +51,7 @@ pub(super) fn read_file(
     }
     let path = reach.resolve(&arguments.path)?;
     let read = || {
-        let file = open_file(&path)?;
+        let file = reach.open(&path)?;
         let size = file.metadata()?.len();
         match by_lines {
             true => lines(file, arguments, reach.max_bytes, watch).map(|read| (size, read)),

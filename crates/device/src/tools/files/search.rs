@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::folder::{Folder, Kind, split};
 use super::list::names;
 use super::{Reach, Watch, failed};
+use crate::tools::private::Known;
 
 /// The longest glob or regular expression, in bytes.
 const MAX_PATTERN: usize = 4096;
@@ -66,6 +67,8 @@ struct Search<'a> {
     asked: &'a Path,
     /// That folder, resolved.
     start: PathBuf,
+    /// What is kept from callers.
+    known: Known,
     pattern: Option<Pattern>,
     content: Option<&'a Regex>,
     matches: Vec<Value>,
@@ -101,6 +104,7 @@ pub(super) fn search_files(
         pattern: arguments.pattern.as_deref().map(pattern).transpose()?,
         content: content.as_ref(),
         start: reach.resolve(asked)?,
+        known: reach.bounds.private().known(),
         matches: Vec::new(),
         bytes: 0,
         unreadable: 0,
@@ -141,7 +145,7 @@ impl Search<'_> {
         if let Ok((folder, name)) = split(&self.start) {
             let folder = Folder::open(folder)?;
             if folder.facts(name)?.kind != Kind::Directory {
-                let file = folder.file(name)?;
+                let file = self.reach.opened(folder.file(name)?)?;
                 return Ok(self.search_file(file, self.asked));
             }
         }
@@ -184,7 +188,7 @@ impl Search<'_> {
             if self.pattern.as_ref().is_none_or(|pattern| pattern.matches(&path)) {
                 self.meet(&folder, &path, facts.kind)?;
             }
-            if facts.kind == Kind::Directory {
+            if facts.kind == Kind::Directory && !self.known.is_own(&self.start.join(&path)) {
                 folders.push(path);
             }
         }
@@ -197,13 +201,23 @@ impl Search<'_> {
         if self.content.is_none() {
             return self.add(json!({"path": shown.to_string_lossy(), "type": kind.as_str()}));
         }
-        match below.file_name().filter(|_| kind == Kind::File).map(|name| folder.file(name)) {
+        let is_open = kind == Kind::File && !self.reach.is_closed(&self.start.join(below));
+        let file = below.file_name().filter(|_| is_open);
+        match file.map(|name| self.may_be_read(folder.file(name)?)) {
             Some(Ok(file)) => self.search_file(file, &shown),
             Some(Err(_)) => {
                 self.unreadable += 1;
                 Ok(())
             }
             None => Ok(()),
+        }
+    }
+
+    /// Gives back a file below the start that may be read.
+    fn may_be_read(&self, file: File) -> io::Result<File> {
+        match self.known.keeps_open(&file)? {
+            Some(kept) => Err(io::Error::other(kept.to_string())),
+            None => Ok(file),
         }
     }
 

@@ -7,9 +7,9 @@
 use std::path::Path;
 
 use super::commands::{Absent, Accept, Command, Kind, Operands, Takes, Walk, includes};
-use super::expression;
 use super::refusal::Refusal;
 use super::values::{Place, checked_value, is_digits, resolved};
+use super::{expression, links};
 
 /// Checks `words` and gives the arguments to run the command with.
 pub(super) fn checked(
@@ -199,7 +199,13 @@ impl Given {
             checked_value(self.command, "PATTERN", Some(first), Kind::Pattern, place)
         };
         let pattern = first.map(checked).transpose()?.into_iter().collect();
-        let absent = if self.walk().is_some() { Absent::Here } else { Absent::Input };
+        let absent = match self.walk() {
+            Some(_) => {
+                place.reads_below();
+                Absent::Here
+            }
+            None => Absent::Input,
+        };
         self.with_paths(pattern, paths, Accept::Files, absent, place)
     }
 
@@ -215,11 +221,16 @@ impl Given {
         let (walk, hides) = (self.walk(), place.bounds.hides_dots());
         let hiding = walk.filter(|_| hides).map_or(&[][..], |walk| walk.hides);
         let added = [walk.map_or(&[][..], |walk| walk.adds), hiding].concat();
-        let added = added.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let mut added = added.into_iter().map(str::to_owned).collect::<Vec<_>>();
         let paths = self.or_here(paths, absent)?;
         let resolved =
             paths.iter().map(|path| entry(self.command, path, accept, walk.is_some(), place));
         let resolved = resolved.collect::<Result<Vec<_>, _>>()?;
+        if hides && self.one_of(self.command.links).is_some() {
+            let (folders, deep) = (place.folders(), walk.is_some());
+            let left_out = links::to_leave_out(self.command.name, &folders, deep, place.bounds)?;
+            added.extend(left_out.into_iter().map(|pattern| format!("--ignore={pattern}")));
+        }
         if first.is_empty() && resolved.is_empty() {
             return Ok([self.written(hides), added].concat());
         }

@@ -20,6 +20,8 @@ pub(super) struct Command {
     /// Options that show dot files. Where those may not be seen they are left out, since there is nothing
     /// to show; what asks for them out of habit (`ls -la`) still gets the rest.
     pub(super) reveals: &'static str,
+    /// Options with which it shows where symbolic links lead.
+    pub(super) links: &'static str,
 }
 
 /// Whether an option takes a value.
@@ -146,6 +148,7 @@ const PLAIN: Command = Command {
     operands: Operands::Words { kind: Kind::Text, least: 0, most: 0 },
     walk: None,
     reveals: "",
+    links: "",
 };
 
 const READS_FILES: Operands = Operands::Paths { accept: Accept::Files, absent: Absent::Input };
@@ -297,6 +300,7 @@ pub(super) const COMMANDS: &[Command] = &[
         operands: Operands::Paths { accept: Accept::Entries, absent: Absent::Here },
         walk: Some(Walk { options: "-R --recursive", adds: &[], hides: &[] }),
         reveals: "-a --all -A --almost-all",
+        links: "-l -g -n --numeric-uid-gid -o --full-time",
         ..PLAIN
     },
     Command { name: "nproc", flags: "--all", ..PLAIN },

@@ -5,6 +5,7 @@
 
 use super::arguments::{entry, not_allowed};
 use super::commands::{Accept, Command, Takes, includes};
+use super::links;
 use super::refusal::Refusal;
 use super::values::{Place, checked_value};
 
@@ -40,6 +41,8 @@ struct Expression {
     global: Vec<String>,
     tests: Vec<String>,
     acts: bool,
+    /// Whether it shows where symbolic links lead.
+    shows_links: bool,
 }
 
 impl Expression {
@@ -48,7 +51,7 @@ impl Expression {
         words: &[String],
         place: &Place<'_>,
     ) -> Result<Self, Refusal> {
-        let mut parsed = Self { global: vec![], tests: vec![], acts: false };
+        let mut parsed = Self { global: vec![], tests: vec![], acts: false, shows_links: false };
         let mut words = words.iter();
         let mut depth = 0_usize;
         while let Some(word) = words.next() {
@@ -68,8 +71,10 @@ impl Expression {
     }
 
     fn push(&mut self, word: &str, value: Option<String>) {
-        let words = [word.to_owned()].into_iter().chain(value);
         self.acts |= includes(ACTIONS, word);
+        let format = value.as_deref().filter(|_| word == "-printf");
+        self.shows_links |= word == "-ls" || format.is_some_and(links::shows_links);
+        let words = [word.to_owned()].into_iter().chain(value);
         if !includes(GLOBAL, word) {
             return self.tests.extend(words);
         }
@@ -85,6 +90,10 @@ impl Expression {
     fn hiding_dots(&self) -> Vec<String> {
         let prune = ["(", "-name", ".*", "-prune", "-false", ")", "-o"];
         let open = ["(", "!", "-path", "*/.*"];
+        let hidden: Vec<&str> = match self.shows_links {
+            true => links::HIDDEN.iter().flat_map(|pattern| ["!", "-lname", pattern]).collect(),
+            false => vec![],
+        };
         let asked: Vec<&str> = match self.tests.as_slice() {
             [] => vec![],
             tests => {
@@ -92,7 +101,7 @@ impl Expression {
             }
         };
         let print: &[&str] = if self.acts { &[] } else { &["-print"] };
-        let words = [&prune[..], &open, &asked, print, &[")"]].concat();
+        let words = [&prune[..], &open, &hidden, &asked, print, &[")"]].concat();
         words.into_iter().map(str::to_owned).collect()
     }
 }

@@ -20,6 +20,7 @@
 mod arguments;
 mod commands;
 mod expression;
+mod links;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use super::bounds::Bounds;
+use super::private::Private;
 use commands::{COMMANDS, Command};
 pub use refusal::Refusal;
 use values::Place;
@@ -49,6 +51,19 @@ pub struct Program {
     pub path: PathBuf,
     /// The arguments after the program's name; paths among them are absolute and resolved.
     pub args: Vec<String>,
+    /// The paths among them, as they were asked for and as they resolve.
+    pub named: Vec<Named>,
+    /// Whether it reads all files below those of them that are folders.
+    pub reads_below: bool,
+}
+
+/// A path that a command line names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// As it was asked for.
+    pub asked: String,
+    /// Absolute, and without links, `.` or `..`.
+    pub path: PathBuf,
 }
 
 impl Observe {
@@ -58,16 +73,27 @@ impl Observe {
         Self { bounds: Bounds::new(roots, home).with_facts() }
     }
 
+    /// The same without what is private.
+    pub(super) fn keeping(self, private: Private) -> Self {
+        Self { bounds: self.bounds.keeping(private) }
+    }
+
+    /// What may be read.
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// Splits `command` into words as a POSIX shell would, but expands nothing, and checks them.
     /// Relative paths start from `cwd`, which `check_cwd` or `default_cwd` gave.
     pub fn check(&self, command: &str, cwd: &Path) -> Result<Program, Refusal> {
         let words = words::split(command)?;
         let (name, rest) = words.split_first().ok_or(Refusal::Empty)?;
         let command = known(name)?;
-        let bounds = &self.bounds;
-        let args = arguments::checked(command, rest, &Place { bounds, cwd })?;
+        let place = Place::new(&self.bounds, cwd);
+        let args = arguments::checked(command, rest, &place)?;
         let path = installed(command.name)?;
-        Ok(Program { path, args })
+        let (named, reads_below) = place.taken();
+        Ok(Program { path, args, named, reads_below })
     }
 
     /// Resolves a folder to run in; a relative one starts from `default_cwd`.

@@ -3,7 +3,7 @@
 //! It must not know how the reasons are found. Every text is one line, with whatever came from
 //! outside escaped and shortened, so that it can be shown and logged anywhere.
 
-use super::super::bounds::Outside;
+use super::super::bounds::{Closed, Outside};
 use super::super::quote::quote;
 use super::Observe;
 use super::words::{MAX_BYTES, MAX_WORDS};
@@ -52,6 +52,13 @@ pub enum Refusal {
     NoInput { command: &'static str },
     #[error("{} is not among what may be read on this device: {allowed}; {OTHERWISE}", quote(.path))]
     Outside { path: String, allowed: String },
+    #[error("{0}")]
+    Kept(String),
+    #[error(
+        "too many links there lead to hidden names, which `{command}` would show; leave out the \
+         option that shows where links lead, or name a folder further down"
+    )]
+    HiddenBehindLinks { command: &'static str },
     #[error("{} is a folder; `{command}` reads files{}", quote(.path), recursion(.command))]
     IsFolder { command: &'static str, path: String },
     #[error("{} is neither a file nor a folder, so that `{command}` could wait for ever", quote(.path))]
@@ -67,6 +74,15 @@ pub enum Refusal {
 impl From<Outside> for Refusal {
     fn from(Outside { path, allowed }: Outside) -> Self {
         Self::Outside { path, allowed }
+    }
+}
+
+impl From<Closed> for Refusal {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Outside(outside) => outside.into(),
+            kept @ Closed::Kept { .. } => Self::Kept(kept.to_string()),
+        }
     }
 }
 

@@ -160,7 +160,8 @@ fn readers_get_resolved_paths() {
         ("wc -l notes.txt", &["-l", "--", "{H}/notes.txt"]),
         ("sha256sum notes.txt", &["--", "{H}/notes.txt"]),
         ("stat -c '%s %n' fifo src", &["-c", "%s %n", "--", "{H}/fifo", "{H}/src"]),
-        ("ls -la", &["-l", "--", "{H}"]),
+        ("ls -la", &["-l", "--ignore=keys", "--", "{H}"]),
+        ("ls -la src", &["-l", "--", "{H}/src"]),
         ("ls -A --recursive src", &["--recursive", "--", "{H}/src"]),
         ("ls -R src", &["-R", "--", "{H}/src"]),
         ("ls --color=never -I '*.rs' src", &["--color=never", "-I", "*.rs", "--", "{H}/src"]),
@@ -743,4 +744,36 @@ fn runs_show_the_rest() {
         assert!(sorted("ps -ef").contains("PID"));
         assert!(sorted("df -h /").contains('%'));
     }
+}
+
+#[test]
+fn no_hidden_name_is_seen_behind_a_link() {
+    let tree = Tree::new();
+    symlink(".ssh/id_rsa", tree.home.join("src/[odd] link")).unwrap();
+    symlink("../.ssh", tree.home.join("src/deep/up")).unwrap();
+    symlink("../notes.txt", tree.home.join("src/fine")).unwrap();
+    let observe = tree.by_default();
+    for line in [
+        "ls -l",
+        "ls -lR",
+        "ls -o src",
+        "ls -g . src",
+        "ls -n src/deep",
+        "ls --full-time src",
+        "find . -ls",
+        "find . -type l -printf '%p %l\\n'",
+        "find src -printf '%-20l|'",
+        "find . -true -o -printf %l -ls",
+    ] {
+        let output = tree.run(&observe, line);
+        for hidden in [".ssh", "id_rsa"] {
+            assert!(!output.contains(hidden), "{line} shows {hidden}: {output}");
+        }
+    }
+    assert!(tree.run(&observe, "ls -l src").contains("fine -> ../notes.txt"));
+    assert!(tree.run(&observe, "find src -type l -printf '%f %l;'").contains("fine ../notes.txt;"));
+    // Without where they lead, their own names are no secret.
+    assert!(tree.run(&observe, "ls src").contains("[odd] link"));
+    assert!(tree.run(&observe, "find src -printf '%%l %f;'").contains("[odd] link"));
+    assert!(tree.run(&tree.by_owner(), "ls -l").contains("keys -> "));
 }

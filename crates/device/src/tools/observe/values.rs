@@ -2,9 +2,11 @@
 //!
 //! It must not know which option or operand of which command a value is for.
 
-use std::path::Path;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
 
 use super::super::bounds::Bounds;
+use super::Named;
 use super::commands::{Command, Kind};
 use super::refusal::Refusal;
 
@@ -18,10 +20,38 @@ const MAX_PATTERN: usize = 2500;
 /// The most digits a number may have, well within what 64 bits hold.
 const MAX_DIGITS: usize = 18;
 
-/// Where a command would run, and what it may read.
+/// Where a command would run, what it may read, and what it asks to read.
 pub(super) struct Place<'a> {
     pub(super) bounds: &'a Bounds,
     pub(super) cwd: &'a Path,
+    named: RefCell<Vec<Named>>,
+    reads_below: Cell<bool>,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(bounds: &'a Bounds, cwd: &'a Path) -> Self {
+        Self { bounds, cwd, named: RefCell::default(), reads_below: Cell::default() }
+    }
+
+    /// Notes that the command reads all files below the folders that it names.
+    pub(super) fn reads_below(&self) {
+        self.reads_below.set(true);
+    }
+
+    /// The paths that were named, and whether what is below them is read.
+    pub(super) fn taken(self) -> (Vec<Named>, bool) {
+        (self.named.into_inner(), self.reads_below.get())
+    }
+
+    /// The folders among the paths that were named.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        let named = self.named.borrow();
+        named.iter().filter(|named| named.path.is_dir()).map(|named| named.path.clone()).collect()
+    }
+
+    fn name(&self, asked: &str, path: &Path) {
+        self.named.borrow_mut().push(Named { asked: asked.to_owned(), path: path.to_owned() });
+    }
 }
 
 /// Checks the value of an option or of a test in an expression.
@@ -94,6 +124,7 @@ pub(super) fn resolved(path: &str, place: &Place<'_>) -> Result<String, Refusal>
         return Err(place.bounds.outside(asked).into());
     }
     let real = place.bounds.resolve(asked, place.cwd)?;
+    place.name(path, &real);
     // Arguments are text; what a link leads to need not be.
     real.into_os_string().into_string().map_err(|_| place.bounds.outside(asked).into())
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
-use super::folder::{Payloads, database_of_copy, make_private, open_private, sync_folder};
+use super::folder::{Draft, Payloads, open_private};
 use super::queue::Answer;
 use super::writer::{Deletions, Writer};
 use crate::store::StoreError;
@@ -21,7 +21,7 @@ const STEP_PAGES: std::ffi::c_int = 256;
 /// Why there is no copy.
 #[derive(Debug, thiserror::Error)]
 enum BackupError {
-    #[error("{} is not empty", .0.display())]
+    #[error("{} is not empty, and a copy needs a folder of its own: name a new one", .0.display())]
     NotEmpty(PathBuf),
     #[error("{} is in the store's own folder", .0.display())]
     Inside(PathBuf),
@@ -41,10 +41,10 @@ pub(super) fn make(
     writer.deletions.hold();
     let held = Held(writer.deletions.clone());
     let copied = copy_database(writer, connection, folder);
-    let (folder, payloads) = (folder.to_owned(), writer.payloads.clone());
+    let payloads = writer.payloads.clone();
     let finish = move || {
-        let copied = copied.and_then(|database| Ok(database + copy_files(&folder, &payloads)?));
-        let copied = copied.map_err(|error| StoreError::Failed(error.to_string()));
+        let copied = copied.and_then(|draft| finish(draft, &payloads));
+        let copied = copied.map_err(|error| StoreError::NotCopied(error.to_string()));
         drop(held);
         // Whoever asked may be gone.
         let _is_gone = answer.send(copied);
@@ -64,22 +64,19 @@ impl Drop for Held {
     }
 }
 
-/// Copies the database. Returns its size, in bytes.
+/// Copies the database.
 fn copy_database(
     writer: &mut Writer,
     connection: &Connection,
     folder: &Path,
-) -> Result<u64, BackupError> {
-    make_private(folder)?;
-    if fs::read_dir(folder)?.next().is_some() {
-        return Err(BackupError::NotEmpty(folder.to_owned()));
-    }
+) -> Result<Draft, BackupError> {
+    let not_empty = || BackupError::NotEmpty(folder.to_owned());
+    let draft = Draft::begin(folder)?.ok_or_else(not_empty)?;
     let own = connection.path().and_then(|path| Path::new(path).parent()?.canonicalize().ok());
     if own.is_some_and(|own| folder.canonicalize().is_ok_and(|folder| folder.starts_with(own))) {
         return Err(BackupError::Inside(folder.to_owned()));
     }
-    let path = database_of_copy(folder);
-    let partial = path.with_extension("partial");
+    let partial = draft.database();
     // SQLite would let everybody read it.
     drop(open_private(&partial)?);
     let mut copy = Connection::open(&partial)?;
@@ -90,20 +87,25 @@ fn copy_database(
     drop(backup);
     copy.close().map_err(|(_, error)| error)?;
     fs::File::open(&partial)?.sync_all()?;
-    fs::rename(&partial, &path)?;
-    Ok(fs::metadata(&path)?.len())
+    Ok(draft)
+}
+
+/// Copies what else belongs to the copy, which is whole then. Returns its size, in bytes.
+fn finish(draft: Draft, payloads: &Payloads) -> Result<u64, BackupError> {
+    let bytes = copy_files(&draft, payloads)? + fs::metadata(draft.database())?.len();
+    draft.finish()?;
+    Ok(bytes)
 }
 
 /// Copies the files that the copy's rows name. Returns their size, in bytes.
-fn copy_files(folder: &Path, from: &Payloads) -> Result<u64, BackupError> {
-    let to = Payloads::of_copy(folder)?;
-    let copy = Connection::open(database_of_copy(folder))?;
+fn copy_files(draft: &Draft, from: &Payloads) -> Result<u64, BackupError> {
+    let to = draft.payloads()?;
+    let copy = Connection::open(draft.database())?;
     let mut statement = copy.prepare("SELECT name FROM files")?;
     let mut names = statement.query([])?;
     let mut bytes = 0;
     while let Some(row) = names.next()? {
         bytes += from.copy(&row.get::<_, String>(0)?, &to)?;
     }
-    sync_folder(folder)?;
     Ok(bytes)
 }

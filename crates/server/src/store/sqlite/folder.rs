@@ -13,6 +13,9 @@ use super::rows::FileRef;
 /// The database.
 const DATABASE: &str = "flightdeck.db";
 
+/// The database of a copy that is not whole yet.
+const PARTIAL: &str = "flightdeck.partial";
+
 /// Held by the server that has the folder.
 const LOCK: &str = "lock";
 
@@ -34,6 +37,9 @@ pub(super) struct Folder {
 impl Folder {
     /// Takes the folder, and makes it if there is none.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+        if path.join(PARTIAL).try_exists()? {
+            return Err(OpenError::Incomplete { folder: path.to_owned() });
+        }
         make_private(path)?;
         make_private(&path.join(PAYLOADS))?;
         if let Some(kind) = network(path)? {
@@ -73,6 +79,68 @@ pub(super) fn open_private(path: &Path) -> io::Result<File> {
     private(OpenOptions::new().create(true).truncate(false).write(true)).open(path)
 }
 
+/// A copy that is being made. Its database gets its name last, so that none that is cut off passes for a whole one; one
+/// that fails is removed.
+pub(super) struct Draft {
+    folder: PathBuf,
+    /// Whether the folder was made for it.
+    is_new: bool,
+    is_whole: bool,
+}
+
+impl Draft {
+    /// Takes a folder with nothing in it, or makes it.
+    pub(super) fn begin(folder: &Path) -> io::Result<Option<Self>> {
+        let is_new = !folder.try_exists()?;
+        make_private(folder)?;
+        let is_empty = fs::read_dir(folder)?.next().is_none();
+        Ok(is_empty.then(|| Self { folder: folder.to_owned(), is_new, is_whole: false }))
+    }
+
+    /// Where its database is.
+    pub(super) fn database(&self) -> PathBuf {
+        self.folder.join(PARTIAL)
+    }
+
+    /// Where its large payloads go.
+    pub(super) fn payloads(&self) -> io::Result<Payloads> {
+        let folder = self.folder.join(PAYLOADS);
+        make_private(&folder)?;
+        Ok(Payloads { folder })
+    }
+
+    /// Removes what there is of it. The database goes last: it says that the copy is not whole.
+    fn remove(&self) -> io::Result<()> {
+        let payloads = self.folder.join(PAYLOADS);
+        if payloads.try_exists()? {
+            fs::remove_dir_all(payloads)?;
+        }
+        if self.is_new {
+            return fs::remove_dir_all(&self.folder);
+        }
+        fs::read_dir(&self.folder)?.try_for_each(|entry| fs::remove_file(entry?.path()))
+    }
+
+    /// All of it is there.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        sync_folder(&self.folder.join(PAYLOADS))?;
+        fs::rename(self.database(), self.folder.join(DATABASE))?;
+        self.is_whole = true;
+        sync_folder(&self.folder)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.is_whole {
+            return;
+        }
+        if let Err(error) = self.remove() {
+            tracing::warn!(%error, "a copy that failed could not be removed");
+        }
+    }
+}
+
 /// The files beside the database.
 #[derive(Debug, Clone)]
 pub(super) struct Payloads {
@@ -80,13 +148,6 @@ pub(super) struct Payloads {
 }
 
 impl Payloads {
-    /// Those of a copy that is being made.
-    pub(super) fn of_copy(folder: &Path) -> io::Result<Self> {
-        let folder = folder.join(PAYLOADS);
-        make_private(&folder)?;
-        Ok(Self { folder })
-    }
-
     /// Writes files, and if asked for sees to it that they survive a power loss.
     pub(super) fn write(&self, files: &[(FileRef, Bytes)], synced: bool) -> io::Result<()> {
         for (file, content) in files {
@@ -144,11 +205,6 @@ impl Payloads {
         let is_name = !name.starts_with('.') && name.bytes().all(is_plain);
         is_name.then(|| self.folder.join(name))
     }
-}
-
-/// Where the database of a copy is.
-pub(super) fn database_of_copy(folder: &Path) -> PathBuf {
-    folder.join(DATABASE)
 }
 
 /// Makes a folder that only its owner may look into.

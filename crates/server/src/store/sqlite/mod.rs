@@ -114,6 +114,15 @@ pub enum OpenError {
         /// The store's folder.
         folder: PathBuf,
     },
+    /// A copy was being made there, and was cut off.
+    #[error(
+        "{} is an incomplete copy: `flightdeck backup` was cut off; delete it, and make another one",
+        folder.display()
+    )]
+    Incomplete {
+        /// The folder of the copy.
+        folder: PathBuf,
+    },
     /// A network file system keeps no locks that could be trusted.
     #[error("{} is on a network file system ({kind}); a store needs a local disk", folder.display())]
     Network {

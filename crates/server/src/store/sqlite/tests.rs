@@ -207,6 +207,7 @@ async fn a_copy_is_its_owners_alone_and_not_among_what_is_copied() {
     let store = open(folder.path());
     let inside = store.backup(&folder.path().join("copy")).await.unwrap_err();
     assert!(inside.to_string().ends_with("is in the store's own folder"), "{inside}");
+    assert!(!folder.path().join("copy").exists());
     store.backup(copy.path()).await.unwrap();
     #[cfg(unix)]
     {
@@ -215,6 +216,34 @@ async fn a_copy_is_its_owners_alone_and_not_among_what_is_copied() {
         let mode = std::fs::metadata(copy.path().join("flightdeck.db")).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o600);
     }
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_leaves_nothing_and_one_that_was_cut_off_is_refused() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    whole_task(&store, 1, &"x".repeat(300_000)).await;
+    let payload = std::fs::read_dir(folder.path().join("payloads")).unwrap().next().unwrap();
+    let (payload, aside) = (payload.unwrap().path(), folder.path().join("aside"));
+    std::fs::rename(&payload, &aside).unwrap();
+    std::fs::create_dir(&payload).unwrap();
+    for to in [copy.path(), &copy.path().join("new")] {
+        let failed = store.backup(to).await.unwrap_err();
+        assert!(failed.to_string().starts_with("no copy was made: "), "{failed}");
+        assert!(std::fs::read_dir(copy.path()).unwrap().next().is_none());
+    }
+    std::fs::remove_dir(&payload).unwrap();
+    std::fs::rename(&aside, &payload).unwrap();
+    store.backup(copy.path()).await.unwrap();
+    let partial = copy.path().join("flightdeck.partial");
+    std::fs::rename(copy.path().join("flightdeck.db"), &partial).unwrap();
+    let refused = SqliteStore::open(&settings(copy.path())).err().unwrap();
+    assert!(refused.to_string().contains("is an incomplete copy"), "{refused}");
+    // Refused again, since nothing was made in it.
+    let refused = SqliteStore::open(&settings(copy.path())).err().unwrap();
+    assert!(matches!(refused, OpenError::Incomplete { .. }), "{refused}");
+    std::fs::rename(&partial, copy.path().join("flightdeck.db")).unwrap();
+    open(copy.path());
 }
 
 #[tokio::test]
@@ -235,7 +264,7 @@ async fn a_copy_has_what_was_there_and_is_another_store() {
     whole_task(&store, 6000, "late").await;
     assert!(copying.await.unwrap() > 20 * 300_000);
     let again = store.backup(&copy).await.unwrap_err();
-    assert!(again.to_string().ends_with("is not empty"), "{again}");
+    assert!(again.to_string().contains("is not empty"), "{again}");
     whole_task(&store, 6001, "later").await;
 
     let restored = open(&copy);

@@ -2,6 +2,7 @@
 
 mod escaping;
 mod listing;
+mod private;
 mod reading;
 mod searching;
 mod writing;
@@ -70,6 +71,7 @@ impl Tree {
                     caller: &Caller::default(),
                     stop: &self.stop,
                     progress: &Progress::default(),
+                    flow: None,
                 },
             )
             .await

@@ -98,7 +98,7 @@ async fn payload_with(
 ) -> Result<Payload, String> {
     let parameters = Payload::from_value(&arguments).unwrap();
     let caller = Caller::default();
-    let call = Call { parameters: Some(&parameters), caller: &caller, stop, progress };
+    let call = Call { parameters: Some(&parameters), caller: &caller, stop, progress, flow: None };
     timeout(PATIENCE, host.call(0, tool, &call)).await.expect("it takes too long")
 }
 
@@ -110,7 +110,13 @@ async fn call_of(
     stop: &CancellationToken,
 ) -> Result<Payload, String> {
     let caller = Caller { session_id: session.parse().ok(), ..Caller::default() };
-    let call = Call { parameters: None, caller: &caller, stop, progress: &Progress::default() };
+    let call = Call {
+        parameters: None,
+        caller: &caller,
+        stop,
+        progress: &Progress::default(),
+        flow: None,
+    };
     timeout(PATIENCE, host.call(0, tool, &call)).await.expect("it takes too long")
 }
 

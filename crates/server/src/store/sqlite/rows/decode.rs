@@ -72,8 +72,10 @@ impl Decoder<'_> {
                 device_key: row.seat_key.map(|id| id.as_ref().into()),
                 features: row.features.into_iter().collect(),
                 on_disconnect: row.on_disconnect,
+                no_time_limit: row.unlimited,
                 request_id: row.request_id,
                 request_hash: row.hash.and_then(|hash| RequestHash::of_text(&hash)),
+                streams: row.streams,
             },
         })
     }

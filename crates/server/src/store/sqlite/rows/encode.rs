@@ -118,8 +118,10 @@ impl Beside {
             seat_key: terms.device_key.as_deref().map(Cow::Borrowed),
             features: terms.features.list(),
             on_disconnect: terms.on_disconnect,
+            unlimited: terms.no_time_limit,
             request_id: terms.request_id.clone(),
             hash: terms.request_hash.map(|hash| hash.to_string().into()),
+            streams: terms.streams,
             request,
         };
         Ok(EncodedTask { task: task.clone(), json: serde_json::to_vec(&row)?, has_request })

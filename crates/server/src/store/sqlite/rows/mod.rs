@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aip::message::{Feature, JournalId, OnDisconnect};
+use aip::message::{Feature, JournalId, OnDisconnect, Streams};
 use aip::{CallId, ClientId, ClientType, Payload, RequestId, ResponseId, SessionId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -66,10 +66,14 @@ struct TaskRow<'a> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     features: Vec<Feature>,
     on_disconnect: OnDisconnect,
+    #[serde(default, skip_serializing_if = "is_false")]
+    unlimited: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     request_id: Option<RequestId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hash: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    streams: Option<Streams>,
     /// Where a large request stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     request: Option<FileRef>,
