@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use constellation::Constellation;
 use device::tools::mcp::{ServerSettings, Transport};
-use link::{ClientSettings, Exit, Proxy, ServerUrl, TokenSource, Trust};
+use link::{ClientSettings, DeviceKey, Exit, Pin, Proxy, ServerUrl, TokenSource, Trust};
 use secrecy::SecretString;
 
 use crate::Failure;
@@ -26,8 +26,12 @@ pub(crate) struct Target {
     pub(crate) key: Option<SecretString>,
     /// Reads it anew, where it lies in a file: a server on this machine makes it at its first start.
     source: Option<TokenSource>,
+    /// What a device that has joined proves itself with.
+    device_key: Option<Arc<DeviceKey>>,
     /// Whose certificates are trusted, if the server is behind TLS.
     pub(crate) trust: Option<Trust>,
+    /// Whether that is the server's alone, by its public key.
+    is_pinned: bool,
     /// The HTTP proxy on the way to the server, if any.
     pub(crate) proxy: Option<Proxy>,
     values: ClientValues,
@@ -57,7 +61,25 @@ impl Target {
         let trust = trusts.then(|| tls::trust(&values.ca_file)).transpose()?;
         let trust = trust.filter(|_| server.is_tls());
         let proxy = proxy::proxy_to(&server)?;
-        Ok(Self { server, key, source, trust, proxy, values })
+        Ok(Self { server, key, source, device_key: None, trust, is_pinned: false, proxy, values })
+    }
+
+    /// A server that this machine has joined, or is about to: it shows no key there.
+    pub(crate) fn joined(
+        server: ServerUrl,
+        pin: Option<Pin>,
+        device_key: Option<DeviceKey>,
+        values: ClientValues,
+    ) -> anyhow::Result<Self> {
+        let trust = match pin {
+            Some(pin) => Trust::pinned(pin)?,
+            None if server.is_tls() => tls::trust(&values.ca_file)?,
+            None => Trust::nobody()?,
+        };
+        let trust = Some(trust).filter(|_| server.is_tls());
+        let (proxy, device_key) = (proxy::proxy_to(&server)?, device_key.map(Arc::new));
+        let is_pinned = pin.is_some();
+        Ok(Self { server, key: None, source: None, device_key, trust, is_pinned, proxy, values })
     }
 
     /// The settings of a client of this server.
@@ -65,6 +87,7 @@ impl Target {
         ClientSettings {
             token: self.key.clone(),
             token_source: self.source.clone(),
+            device_key: self.device_key.clone(),
             trust: self.trust.clone(),
             proxy: self.proxy.clone(),
             connect_timeout: self.connect_timeout(),
@@ -81,7 +104,7 @@ impl Target {
             Transport::Http { url, .. } => url.starts_with("https:"),
             Transport::Stdio { .. } => false,
         };
-        match &self.trust {
+        match self.trust.as_ref().filter(|_| !self.is_pinned) {
             Some(trust) => Ok(Some(trust.clone())),
             None if servers.iter().any(is_tls) => tls::trust(&self.values.ca_file).map(Some),
             None => Ok(None),
@@ -119,6 +142,11 @@ impl Target {
     fn key_hint(&self) -> String {
         let shown = "on the server's machine, `flightdeck key create` makes one (`flightdeck key \
                      show` prints the one that opens everything)";
+        if self.device_key.is_some() {
+            return "its key pair may have been revoked: see `flightdeck key list` on the server's machine, and \
+                    `flightdeck device rejoin`, which lets it join again"
+                .to_owned();
+        }
         match &self.key {
             Some(_) => format!("{shown}; give it with FLIGHTDECK_TOKEN or --token-file"),
             None => {

@@ -15,7 +15,9 @@ mod commands;
 mod connect;
 mod ending;
 mod held;
+mod invitation;
 mod key_file;
+mod key_uses;
 mod log;
 mod mcp;
 mod memory;
@@ -130,6 +132,7 @@ fn run(cli: Cli) -> Ended {
         Command::Exec(args) => block_on_one_thread(commands::exec::run(args, global)),
         Command::Run(args) => block_on_one_thread(commands::run::run(args, global)),
         Command::Key(args) => commands::key::run(args, global),
+        Command::JoinToken(args) => commands::join_token::run(args, global),
         Command::Config(args) => commands::config::run(&args, &global),
         Command::Completions(args) => {
             let mut script = Vec::new();

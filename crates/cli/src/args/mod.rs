@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and the help for it.
 
 mod device;
+mod join_token;
 mod key;
 mod task;
 
@@ -11,6 +12,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub(crate) use self::device::{
     Device, DeviceCommand, DeviceInstall, DeviceLog, DeviceScope, DeviceStatus, DeviceUninstall,
 };
+pub(crate) use self::join_token::{CreateJoinToken, JoinRole, JoinToken};
 pub(crate) use self::key::{CreateKey, Key, KeyRole};
 pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks};
 use crate::log::Format;
@@ -100,6 +102,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Key(Key),
     #[command(subcommand)]
+    JoinToken(JoinToken),
+    #[command(subcommand)]
     Config(Config),
     Completions(Completions),
     #[command(hide = true)]
@@ -125,6 +129,7 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flightdeck serve
+  flightdeck serve --host 0.0.0.0                    Let other machines in, over TLS
   flightdeck serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
   flightdeck serve --sessions-per-device 4 --queue-per-device 20")]
 pub(crate) struct Serve {

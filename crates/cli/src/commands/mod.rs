@@ -8,6 +8,7 @@ pub(crate) mod devices;
 mod dry_run;
 pub(crate) mod exec;
 mod follow;
+pub(crate) mod join_token;
 pub(crate) mod key;
 pub(crate) mod run;
 pub(crate) mod serve;

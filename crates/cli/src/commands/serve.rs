@@ -54,7 +54,12 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let keys = key.and(key_file.load()?);
     let audit = open_audit(&values, &folder)?;
     let store = open_store(&values, &config, &folder)?;
-    let services = Services { audit, store: store.clone(), ..Services::in_memory(&config) };
+    let services = Services {
+        audit,
+        store: store.clone(),
+        key_store: Some(Arc::new(key_file.clone())),
+        ..Services::in_memory(&config)
+    };
     let server = Server::with(config, keys, services);
     server.recover().await.context("taking over the tasks of before")?;
     let listener = server::listen(address).map_err(|error| {

@@ -2,6 +2,7 @@
 
 mod checks;
 mod install;
+mod join;
 mod log;
 mod private;
 mod record;
@@ -27,6 +28,7 @@ use link::connection::Watch;
 use link::{ClientSettings, Exit, Retention, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
+use self::join::Asked;
 use self::status_file::{StatusFile, file_word};
 use crate::args::{Device as Args, DeviceCommand, Global};
 use crate::commands::dry_run;
@@ -60,9 +62,11 @@ async fn run_device(args: Args, global: Global) -> Ended {
         tracing::warn!(%error, "other programs of this user can read the device's memory");
     }
     let file = File::load(global.config.as_deref())?;
-    let values = args.device.resolve(file.device);
+    let mut values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
     let variable = |name: &str| std::env::var(name).ok();
+    let mut client_keys = args.client.clone();
+    client_keys.server = client_keys.server.or_else(|| file.client.server.clone());
     let client = args.client.clone().resolve(file.client.clone());
     let private = private::files(&values, &client, &file.server, &global);
     let servers = listed_servers(file.path.zip(Some(file.mcp)), &values, &variable).servers;
@@ -75,7 +79,20 @@ async fn run_device(args: Args, global: Global) -> Ended {
         settings.tools.trust = named.transpose()?;
         return dry_run::run(&settings, &policy, args.json).await;
     }
-    let target = Target::new(args.client, &global)?;
+    let asked = Asked {
+        join: args.join.as_ref(),
+        is_insecure: args.insecure,
+        id: &values.id,
+        keys: &client_keys,
+        values: &client,
+    };
+    let target = match join::find(&asked, &global).await? {
+        Some(joined) => {
+            values.id = joined.id.to_string();
+            joined.target
+        }
+        None => Target::new(args.client, &global)?,
+    };
     let mut settings = settings(&values, &target.server)?;
     if policy.path.is_some() {
         say!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));
