@@ -91,7 +91,9 @@ impl OwnCertificate {
         }
         let text = std::fs::read_to_string(&self.key).with_context(cannot)?;
         KeyPair::from_pem(&text)
-            .context("it is damaged; put a copy back, or remove it: all devices have to join anew then")
+            .context(
+                "it is damaged; put a copy back, or remove it: all devices have to join anew then",
+            )
             .with_context(cannot)
     }
 

@@ -12,8 +12,9 @@ use secrecy::SecretString;
 
 use crate::Failure;
 use crate::args::Global;
+use crate::logins::{Login, Logins};
 use crate::proxy;
-use crate::settings::{ClientKeys, ClientValues, File};
+use crate::settings::{ClientKeys, ClientValues, File, ServerAddress};
 use crate::state::{StateFolder, expand_home, read_key, warn_of_readers};
 use crate::tls;
 
@@ -38,8 +39,28 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Puts together what flags, variables, file and state folder say.
+    /// Puts together what flags, variables, file and state folder say, for who wants something of devices.
     pub(crate) fn new(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
+        let file = File::load(global.config.as_deref())?;
+        let named = keys.server.clone().or_else(|| file.client.server.clone());
+        let login = login(named.as_ref(), global)?;
+        match login {
+            Some(login) => Self::logged_in(&login, keys.resolve(file.client), global),
+            None => Self::keyed(keys, global),
+        }
+    }
+
+    /// A server that this user has logged in to. A key that was given counts more than the login's.
+    fn logged_in(login: &Login, values: ClientValues, global: &Global) -> anyhow::Result<Self> {
+        let server = login.server()?;
+        let is_given = values.token.secret().is_some() || !values.token_file.is_empty();
+        let key =
+            if is_given { find_key(&values, &server, global)? } else { Some(login.key.clone()) };
+        Ok(Self { key, ..Self::joined(server, login.pin()?, None, values)? })
+    }
+
+    /// The same for who shows a key, whatever this user has logged in to.
+    pub(crate) fn keyed(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
         let file = File::load(global.config.as_deref())?;
         let values = keys.resolve(file.client);
         let in_url = ["--server", "--ws-server"].into_iter().any(is_on_command_line)
@@ -153,6 +174,19 @@ impl Target {
                 format!("no key was given: {shown}; give it with FLIGHTDECK_TOKEN or --token-file")
             }
         }
+    }
+}
+
+/// The login that is named, or without a name the newest one, unless a server has run on this machine.
+fn login(named: Option<&ServerAddress>, global: &Global) -> anyhow::Result<Option<Login>> {
+    let Ok(folder) = StateFolder::new(global.state_dir.clone()) else { return Ok(None) };
+    let logins = Logins::new(&folder);
+    match named {
+        // An address is not looked for, so that a damaged file stops nobody who gives one.
+        Some(named) if named.exposed().contains([':', '/']) => Ok(None),
+        Some(named) => Ok(logins.all()?.into_iter().find(|login| login.name == named.exposed())),
+        None if folder.key_path().exists() => Ok(None),
+        None => Ok(logins.all()?.pop()),
     }
 }
 

@@ -41,7 +41,9 @@ impl Invitation {
         let address = text.split_whitespace().find(|word| word.contains("://")).unwrap_or_default();
         let address = address.trim_matches(['\'', '"']);
         let Some((server, secret)) = address.split_once('#') else {
-            bail!("this is no address to join at: `flightdeck join-token create` prints one on the server's machine");
+            bail!(
+                "this is no address to join at: `flightdeck join-token create` prints one on the server's machine"
+            );
         };
         let server: ServerUrl = server.parse().context("the address to join at")?;
         let (token, pin) = match secret.split_once('.') {
@@ -114,9 +116,14 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_without_being_shown() {
-        for text in
-            ["", "fdj_a_secret", "wss://box:1", "wss://box:1#", "wss://box#fdj_a_secret.x", "ftp://b#fdj_a_secret"]
-        {
+        for text in [
+            "",
+            "fdj_a_secret",
+            "wss://box:1",
+            "wss://box:1#",
+            "wss://box#fdj_a_secret.x",
+            "ftp://b#fdj_a_secret",
+        ] {
             let error = format!("{:#}", Invitation::read(text).unwrap_err());
             assert!(!error.contains("secret") && error.contains("join"), "{text}: {error}");
         }

@@ -19,6 +19,7 @@ mod invitation;
 mod key_file;
 mod key_uses;
 mod log;
+mod logins;
 mod mcp;
 mod memory;
 mod policy;
@@ -132,6 +133,8 @@ fn run(cli: Cli) -> Ended {
         Command::Exec(args) => block_on_one_thread(commands::exec::run(args, global)),
         Command::Run(args) => block_on_one_thread(commands::run::run(args, global)),
         Command::Key(args) => commands::key::run(args, global),
+        Command::Login(args) => block_on_one_thread(commands::login::run(args, global)),
+        Command::Logout(args) => commands::login::log_out(&args, global),
         Command::JoinToken(args) => commands::join_token::run(args, global),
         Command::Config(args) => commands::config::run(&args, &global),
         Command::Completions(args) => {

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::{Done, Home, Process, Server, within};
+use common::{Done, Home, Process, Server, until, within};
 use serde_json::Value;
 
 /// A server that other machines may reach, over TLS with its own certificate.
@@ -93,7 +93,8 @@ async fn a_machine_joins_with_one_line_and_comes_back_without_any() {
 
     // The whole line, given to standard input, where no list of processes shows it.
     let home = Home::new();
-    let mut command = home.command(&["device", "--state-dir", "own", "--id", "lab-1", "--join", "-"]);
+    let mut command =
+        home.command(&["device", "--state-dir", "own", "--id", "lab-1", "--join", "-"]);
     let mut joining = Process::start(command.stdin(std::process::Stdio::piped()));
     joining.feed(&format!("{line}\n")).await;
     joining.says("joined wss://").await;
@@ -156,7 +157,8 @@ async fn a_second_use_is_refused_and_names_the_first() {
 #[tokio::test]
 async fn a_token_opens_no_id_that_is_taken() {
     let fleet = Fleet::start().await;
-    let done = fleet.run(&["key", "create", "--name", "k", "--role", "device", "--client", "named"]);
+    let done =
+        fleet.run(&["key", "create", "--name", "k", "--role", "device", "--client", "named"]);
     assert_eq!(done.await.code, 0);
     let address = fleet.invitation(&["--name", "lab", "--uses", "10"]).await;
     let home = Home::new();
@@ -209,9 +211,9 @@ async fn a_key_pair_is_listed_with_its_last_use_and_revoking_it_cuts_the_device(
     joined.kill().await;
     let done = device(&home, &["--max-retries", "0"]).done().await;
     assert!(done.code == 4 && done.stderr.contains("device rejoin"), "{done:?}");
-    let audit = fs::read_to_string(fleet.home.path().join("state/audit.jsonl")).unwrap();
+    let audit = || fs::read_to_string(fleet.home.path().join("state/audit.jsonl")).unwrap();
     for event in ["join_token_created", "joined", "registered", "key_revoked", "key_refused"] {
-        assert!(audit.contains(&format!("\"event\":\"{event}\"")), "{event}: {audit}");
+        until(event, || audit().contains(&format!("\"event\":\"{event}\""))).await;
     }
 }
 
@@ -271,7 +273,8 @@ async fn behind_a_tls_proxy_its_key_has_to_be_known_to_the_server() {
     let home = Home::new();
     let hash = "A".repeat(43);
     let proxied = ["--public-url", "wss://fleet.example", "--proxy-key-hash", &hash];
-    let mut server = home.start(&[&["serve", "--port", "0", "--state-dir", "state"], &proxied[..]].concat());
+    let mut server =
+        home.start(&[&["serve", "--port", "0", "--state-dir", "state"], &proxied[..]].concat());
     server.says("join-token create").await;
     let made = home.start(&["join-token", "create", "--name", "lab", "--state-dir", "state"]);
     let made = made.done().await;
@@ -284,7 +287,8 @@ async fn behind_a_tls_proxy_its_key_has_to_be_known_to_the_server() {
     let secret = made.stdout.split('#').nth(1).unwrap().split('.').next().unwrap();
     let address = format!("ws://127.0.0.1:{port}#{secret}");
     let own = Home::new();
-    let done = device(&own, &["--id", "lab-1", "--max-retries", "0", "--join", &address]).done().await;
+    let done =
+        device(&own, &["--id", "lab-1", "--max-retries", "0", "--join", &address]).done().await;
     assert_eq!(done.code, 4, "{done:?}");
     server.says("proxy_key_hash").await;
 }
@@ -304,4 +308,62 @@ async fn a_service_gets_the_address_in_the_file_that_only_it_reads() {
     let file = home.path().join(".local/state/flightdeck/flightdeck-device-lab-1.env");
     assert!(fs::read_to_string(&file).unwrap().contains("FLIGHTDECK_JOIN="));
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn an_operator_lets_a_device_join_again_and_the_old_key_pair_opens_no_more() {
+    let fleet = Fleet::start().await;
+    let address = fleet.invitation(&["--name", "lab"]).await;
+    let (old, new) = (Home::new(), Home::new());
+    let mut first = device(&old, &["--id", "lab-1", "--join", &address]);
+    first.says("connected to").await;
+    let allowed = fleet.run(&["device", "rejoin", "lab-1"]).await;
+    assert_eq!(allowed.code, 0, "{allowed:?}");
+    let line = allowed.stdout.split('\'').nth(1).unwrap().to_owned();
+    let other = refused(&new, &["--id", "lab-2", "--join", &line]).await;
+    assert!(other.contains("'lab-1'"), "{other}");
+    let mut second = device(&new, &["--id", "lab-1", "--join", &line]);
+    second.says("connected to").await;
+    first.says("the key was revoked").await;
+    assert_eq!(fleet.run(&["key", "list", "--json"]).await.stdout.lines().count(), 1);
+
+    let key = fleet.run(&["key", "create", "--name", "c", "--role", "constellation"]).await;
+    let key = key.stdout.trim().to_owned();
+    let mut command = fleet.home.command(&["device", "rejoin", "lab-1"]);
+    command
+        .env("FLIGHTDECK_TOKEN", key)
+        .env("FLIGHTDECK_SERVER", format!("wss://localhost:{}", fleet.port))
+        .env("FLIGHTDECK_CA_FILE", "state/tls-cert.pem");
+    let refused = Process::start(&mut command).done().await;
+    assert!(refused.code != 0 && refused.stdout.is_empty(), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_operator_logs_in_from_another_machine_and_names_the_server() {
+    let fleet = Fleet::start().await;
+    let made = fleet.run(&["join-token", "create", "--name", "me", "--role", "operator"]).await;
+    assert!(made.stdout.starts_with("flightdeck login 'wss://"), "{made:?}");
+    let address = made.stdout.split('\'').nth(1).unwrap().to_owned();
+    let home = Home::new();
+    let wrong = device(&home, &["--join", &address]).done().await;
+    assert!(wrong.code == 4 && wrong.stderr.contains("flightdeck login"), "{wrong:?}");
+    let done = home.start(&["login", "--name", "fleet", &address]).done().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    for args in
+        [&["devices"][..], &["devices", "--server", "fleet"], &["tasks", "--server", "fleet"]]
+    {
+        let done = home.start(args).done().await;
+        assert_eq!(done.code, 0, "{args:?}: {done:?}");
+    }
+    let file = home.path().join(".local/state/flightdeck/logins.json");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let key = fs::read_to_string(&file).unwrap();
+    let key: Value = serde_json::from_str(&key).unwrap();
+    let listed = home.start(&["login"]).done().await;
+    assert!(listed.stdout.contains("fleet") && listed.stdout.contains("wss://"), "{listed:?}");
+    assert!(!format!("{done:?}{listed:?}").contains(key[0]["key"].as_str().unwrap()));
+    let again = home.start(&["login", &address]).done().await;
+    assert!(again.code == 4 && again.stderr.contains("'me' used it first"), "{again:?}");
+    assert_eq!(home.start(&["logout", "fleet"]).done().await.code, 0);
+    assert_eq!(home.start(&["logout", "fleet"]).done().await.code, 2);
 }

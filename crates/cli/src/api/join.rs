@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder};
+use anyhow::Context;
+use reqwest::{Method, RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
@@ -19,7 +20,41 @@ pub(crate) struct Member {
     pub(crate) store: String,
 }
 
+/// An operator's new key.
+#[derive(Deserialize)]
+pub(crate) struct Operator {
+    pub(crate) key: String,
+    pub(crate) name: String,
+}
+
+/// What lets a device join again.
+#[derive(Deserialize)]
+pub(crate) struct Rejoin {
+    pub(crate) token: String,
+    pub(crate) expires_at: String,
+    /// The hash of the server's public key.
+    pub(crate) key_hash: Option<String>,
+}
+
 impl Api<'_> {
+    /// Makes an operator's key.
+    pub(crate) async fn login(&self, token: &SecretString) -> Result<Operator, Failure> {
+        let request = self.request(Method::POST, "/api/v1/login", &[])?;
+        let answer = self.shown(token, request, TIMEOUT).await?;
+        self.read(&answer, "answer to who logs in").map_err(refused)
+    }
+
+    /// Lets a device join again.
+    pub(crate) async fn rejoin(&self, id: &str) -> Result<Rejoin, Failure> {
+        // An id may have any characters.
+        let mut path = Url::parse("http://x/api/v1/devices").context("the path")?;
+        if let Ok(mut segments) = path.path_segments_mut() {
+            segments.extend([id, "rejoin"]);
+        }
+        let answer = self.send(Method::POST, path.path(), &[], TIMEOUT).await?;
+        self.read(&answer, "devices that join")
+    }
+
     /// Binds an id to a public key.
     pub(crate) async fn join(
         &self,
@@ -51,7 +86,9 @@ impl Api<'_> {
 /// A refusal is the server's, not the task's.
 fn refused(failure: Failure) -> Failure {
     match failure.code {
-        Code::FAILED => Failure { code: Code::UNREACHABLE, error: failure.error.context("the server refuses") },
+        Code::FAILED => {
+            Failure { code: Code::UNREACHABLE, error: failure.error.context("the server refuses") }
+        }
         _ => failure,
     }
 }

@@ -52,6 +52,7 @@ pub(crate) struct Device {
 pub(crate) enum DeviceCommand {
     Status(DeviceStatus),
     Log(DeviceLog),
+    Rejoin(Box<DeviceRejoin>),
     Install(Box<DeviceInstall>),
     Uninstall(DeviceUninstall),
 }
@@ -94,6 +95,21 @@ pub(crate) struct DeviceLog {
     /// Print JSON, one call a line, as the file has it
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Let a device join again whose id is not new: prints the line for its machine; wants an operator's key
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck device rejoin lab-1
+  flightdeck device rejoin lab-1 --server fleet
+
+What it prints opens for this id alone, once, within an hour. The key pair that was bound to the id is
+replaced when it is used.")]
+pub(crate) struct DeviceRejoin {
+    /// The id of the device
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
 }
 
 /// Run the device as a service of systemd, from now on and after each start of the machine

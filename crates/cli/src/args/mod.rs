@@ -3,6 +3,7 @@
 mod device;
 mod join_token;
 mod key;
+mod login;
 mod task;
 
 use std::path::PathBuf;
@@ -10,10 +11,12 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::device::{
-    Device, DeviceCommand, DeviceInstall, DeviceLog, DeviceScope, DeviceStatus, DeviceUninstall,
+    Device, DeviceCommand, DeviceInstall, DeviceLog, DeviceRejoin, DeviceScope, DeviceStatus,
+    DeviceUninstall,
 };
 pub(crate) use self::join_token::{CreateJoinToken, JoinRole, JoinToken};
 pub(crate) use self::key::{CreateKey, Key, KeyRole};
+pub(crate) use self::login::{Login, Logout};
 pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks};
 use crate::log::Format;
 use crate::settings::{self, ClientKeys, ServerKeys};
@@ -103,6 +106,8 @@ pub(crate) enum Command {
     Key(Key),
     #[command(subcommand)]
     JoinToken(JoinToken),
+    Login(Login),
+    Logout(Logout),
     #[command(subcommand)]
     Config(Config),
     Completions(Completions),

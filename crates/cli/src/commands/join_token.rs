@@ -61,9 +61,13 @@ fn create(args: CreateJoinToken, folder: &StateFolder) -> anyhow::Result<()> {
         }
     }
     let until = minute(expires_at);
-    say!("Type it on the other machine until {until}; it is not shown again, and is as good as a key until it is used.");
+    say!(
+        "Type it on the other machine until {until}; it is not shown again, and is as good as a key until it is used."
+    );
     if server.is_loopback() {
-        say!("The server listens for this machine only: `flightdeck serve --host 0.0.0.0` lets others in.");
+        say!(
+            "The server listens for this machine only: `flightdeck serve --host 0.0.0.0` lets others in."
+        );
     }
     if !server.is_tls() && !server.is_loopback() {
         say!("warning: without TLS whoever is on the way can read it, and join instead");

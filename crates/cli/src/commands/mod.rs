@@ -10,6 +10,7 @@ pub(crate) mod exec;
 mod follow;
 pub(crate) mod join_token;
 pub(crate) mod key;
+pub(crate) mod login;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod task;

@@ -413,7 +413,9 @@ impl Place {
             proxy_key_hash: Some(values.proxy_key_hash.clone()).filter(|hash| !hash.is_empty()),
         };
         let noted = serving.note(folder);
-        noted.inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "no join tokens")).ok()
+        noted
+            .inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "no join tokens"))
+            .ok()
     }
 }
 

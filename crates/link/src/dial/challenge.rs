@@ -56,8 +56,7 @@ fn read(head: &[u8]) -> Option<(u16, Option<Challenge>)> {
     let mut words = lines.next()?.split(' ');
     words.next()?.starts_with("HTTP/1.").then_some(())?;
     let status = words.next()?.parse().ok()?;
-    let headers: Vec<_> =
-        lines.take(MAX_HEADERS).filter_map(|line| line.split_once(':')).collect();
+    let headers: Vec<_> = lines.take(MAX_HEADERS).filter_map(|line| line.split_once(':')).collect();
     let header = |name: &str| {
         let found = headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.trim())

@@ -7,9 +7,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 
 use super::system_roots;
 use crate::pin::Pin;
@@ -60,12 +58,11 @@ impl ServerCertVerifier for Pinned {
         if Pin::of_certificate(end_entity) == Some(self.pin) {
             return Ok(ServerCertVerified::assertion());
         }
-        let usual = self.system().ok_or(())
-            .and_then(|system| {
-                system
-                    .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-                    .map_err(|_| ())
-            });
+        let usual = self.system().ok_or(()).and_then(|system| {
+            system
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                .map_err(|_| ())
+        });
         usual.map_err(|()| {
             Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(OtherKey))))
         })

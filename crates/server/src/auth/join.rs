@@ -193,7 +193,8 @@ impl KeyBook {
 
     /// The same of a join token.
     pub fn remove_token(&mut self, name: &str) -> Option<JoinToken> {
-        let found = self.join_tokens.iter().position(|token| token.name == name || token.id == name)?;
+        let found =
+            self.join_tokens.iter().position(|token| token.name == name || token.id == name)?;
         Some(self.join_tokens.remove(found))
     }
 
@@ -216,7 +217,8 @@ impl KeyBook {
         if let Some(pattern) = token.client.as_ref().filter(|pattern| !pattern.matches(device)) {
             return Err(JoinRefused::OtherId(token.name.clone(), pattern.clone(), device.clone()));
         }
-        let pattern: Pattern = device.as_str().parse().map_err(|_| JoinRefused::NoPlainId(device.clone()))?;
+        let pattern: Pattern =
+            device.as_str().parse().map_err(|_| JoinRefused::NoPlainId(device.clone()))?;
         if !pattern.is_exact() {
             return Err(JoinRefused::NoPlainId(device.clone()));
         }
@@ -401,9 +403,15 @@ mod tests {
         let created = |client: &str| {
             let client = Some(client.parse().unwrap());
             let name = "made".to_owned();
-            KeyRecord::create(NewKey { name, role: Role::Device, client, target: None, expires_at: None })
-                .unwrap()
-                .0
+            KeyRecord::create(NewKey {
+                name,
+                role: Role::Device,
+                client,
+                target: None,
+                expires_at: None,
+            })
+            .unwrap()
+            .0
         };
         book.keys = vec![created("named"), created("lab-*")];
         let token = book.add_token(NewJoinToken { uses: 10, ..new("many", None) }).unwrap();
@@ -413,7 +421,8 @@ mod tests {
             ("named", false, "a created key names it"),
             ("there", true, "connected, or expected back"),
         ] {
-            let refused = bind_present(&mut book, &token, device, OTHER_KEY, is_present).unwrap_err();
+            let refused =
+                bind_present(&mut book, &token, device, OTHER_KEY, is_present).unwrap_err();
             assert!(refused.contains(why) && refused.contains("device rejoin"), "{refused}");
         }
         assert!(bind(&mut book, &token, "a*", KEY).unwrap_err().contains('*'));
@@ -423,7 +432,8 @@ mod tests {
         let again = NewJoinToken { replaces: true, ..new("again", Some("bound")) };
         let again = book.add_token(again).unwrap();
         bind_present(&mut book, &again, "bound", OTHER_KEY, true).unwrap();
-        let of_device = book.keys.iter().filter(|key| key.is_bound_to(&ClientId::new("bound").unwrap()));
+        let of_device =
+            book.keys.iter().filter(|key| key.is_bound_to(&ClientId::new("bound").unwrap()));
         assert_eq!(of_device.map(|key| key.is_public_key(OTHER_KEY)).collect::<Vec<_>>(), [true]);
     }
 
@@ -448,7 +458,8 @@ mod tests {
     #[test]
     fn an_operator_gets_a_key_of_its_own() {
         let mut book = KeyBook::default();
-        let token = book.add_token(NewJoinToken { role: Role::Operator, ..new("me", None) }).unwrap();
+        let token =
+            book.add_token(NewJoinToken { role: Role::Operator, ..new("me", None) }).unwrap();
         let device = bind(&mut book, &token, "lab-1", KEY).unwrap_err();
         assert!(device.contains("flightdeck login"), "{device}");
         let (record, key) = book.admit_operator(&token, None, Timestamp::now()).unwrap();

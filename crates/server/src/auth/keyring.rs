@@ -184,7 +184,9 @@ pub(crate) enum NotProved {
     Form,
     #[error("This server knows no key pair '{0}': it was revoked, or is another server's")]
     UnknownKey(String),
-    #[error("This challenge was answered already, or is older than 30 s, or is none of this server's")]
+    #[error(
+        "This challenge was answered already, or is older than 30 s, or is none of this server's"
+    )]
     Challenge,
     #[error(
         "The device saw another public key than this server's: somebody may stand in between; where that is a \

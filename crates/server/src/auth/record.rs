@@ -161,7 +161,8 @@ impl KeyRecord {
 
     /// Whether its device has signed this for this store.
     pub(super) fn has_signed(&self, shown: &Shown, store: &str) -> bool {
-        let device = self.client.as_ref().and_then(|client| ClientId::new(&client.to_string()).ok());
+        let device =
+            self.client.as_ref().and_then(|client| ClientId::new(&client.to_string()).ok());
         let own = self.ed25519.as_deref().zip(device);
         own.is_some_and(|(public_key, device)| shown.is_signed_by(public_key, &device, store))
     }

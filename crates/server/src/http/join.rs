@@ -20,9 +20,7 @@ use super::answer::Id;
 use super::body;
 use super::problem::Problem;
 use crate::audit::{Entry, Event};
-use crate::auth::{
-    JoinRefused, Joining, KeyBook, KeyRecord, NewJoinToken, Pattern, Role, bearer,
-};
+use crate::auth::{JoinRefused, Joining, KeyBook, KeyRecord, NewJoinToken, Pattern, Role, bearer};
 use crate::front::Caller;
 use crate::server::Server;
 
@@ -198,9 +196,8 @@ pub(super) async fn login(
     let caller = caller.map(|Extension(caller)| caller);
     let token = bearer(&headers).ok_or_else(|| unknown(&server, caller.as_ref()))?;
     let address = caller.as_ref().map(|caller| caller.address.ip());
-    let admitted = change_book(&server, move |book| {
-        book.admit_operator(&token, address, Timestamp::now())
-    });
+    let admitted =
+        change_book(&server, move |book| book.admit_operator(&token, address, Timestamp::now()));
     let (record, key) = settle(&server, caller.as_ref(), None, admitted.await)?;
     record_join(&server, caller.as_ref(), None, &record);
     let key = key.expose_secret().to_owned();
@@ -274,10 +271,12 @@ pub(super) fn prove(server: &Server, request: &Request) -> Option<Result<Holder,
             }
             Ok(holder)
         }
-        Err(why) => Err(match access::wrong_key(server, caller, Some("/ws"), Some(&why.to_string())) {
-            Denied::WrongKey => Denied::NotProved(why.to_string()),
-            too_many => too_many,
-        }),
+        Err(why) => {
+            Err(match access::wrong_key(server, caller, Some("/ws"), Some(&why.to_string())) {
+                Denied::WrongKey => Denied::NotProved(why.to_string()),
+                too_many => too_many,
+            })
+        }
     })
 }
 
@@ -293,14 +292,15 @@ async fn change_book<T: Send + 'static, E: Send + 'static>(
     };
     let changing = tokio::task::spawn_blocking(move || {
         let (mut change, mut outcome) = (Some(change), None);
-        store.change(&mut |book| {
-            let Some(change) = change.take() else { return None };
-            let changed = change(book);
-            let is_changed = changed.is_ok();
-            outcome = Some(changed);
-            is_changed.then(|| book.keys.clone())
-        })
-        .map(|keys| (outcome, keys))
+        store
+            .change(&mut |book| {
+                let Some(change) = change.take() else { return None };
+                let changed = change(book);
+                let is_changed = changed.is_ok();
+                outcome = Some(changed);
+                is_changed.then(|| book.keys.clone())
+            })
+            .map(|keys| (outcome, keys))
     });
     let (outcome, keys) = changing.await.map_err(io::Error::other)??;
     if let Some(keys) = keys {
@@ -373,10 +373,5 @@ fn record_join(
         address: caller.map(|caller| caller.address),
         ..Entry::new(Event::Joined)
     });
-    tracing::info!(
-        client = device.map(tracing::field::display),
-        key = record.name,
-        role,
-        "joined"
-    );
+    tracing::info!(client = device.map(tracing::field::display), key = record.name, role, "joined");
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use aip::ClientId;
 use anyhow::{Context, bail};
 use link::{DeviceKey, KeyPair, Pin, ServerUrl};
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 
 use super::status_file::file_word;
 use crate::Failure;
@@ -16,6 +16,7 @@ use crate::api::Api;
 use crate::args::Global;
 use crate::connect::Target;
 use crate::invitation::Invitation;
+use crate::logins::{expose, hide};
 use crate::output::{GREEN, safe_line};
 use crate::settings::{ApiKey, ClientKeys, ClientValues};
 use crate::state::{StateFolder, check_is_file, replace_private_file};
@@ -46,14 +47,6 @@ struct Kept {
     /// The id of the server's store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     store: Option<String>,
-}
-
-fn expose<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(secret.expose_secret())
-}
-
-fn hide<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
-    String::deserialize(deserializer).map(SecretString::from)
 }
 
 /// A device that has joined: who it is, and its server.
@@ -188,7 +181,8 @@ fn kept(id: &str, folder: &StateFolder) -> anyhow::Result<Option<Kept>> {
         name.starts_with("joined-") && name.ends_with(".json")
     };
     let paths = files.flatten().map(|file| file.path()).filter(is_joined).take(MAX_FILES);
-    let mut all = paths.filter_map(|path| read(&path).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let mut all =
+        paths.filter_map(|path| read(&path).transpose()).collect::<Result<Vec<_>, _>>()?;
     if all.len() < 2 {
         return Ok(all.pop());
     }
@@ -197,7 +191,9 @@ fn kept(id: &str, folder: &StateFolder) -> anyhow::Result<Option<Kept>> {
     let own = all.into_iter().find(|kept| kept.id.as_str() == host);
     match own {
         Some(kept) => Ok(Some(kept)),
-        None => bail!("several devices have joined from here: name one with --id: {}", ids.join(", ")),
+        None => {
+            bail!("several devices have joined from here: name one with --id: {}", ids.join(", "))
+        }
     }
 }
 
@@ -217,7 +213,11 @@ fn read(path: &PathBuf) -> anyhow::Result<Option<Kept>> {
     let text = fs::read(path).with_context(cannot)?;
     // The library's own words may repeat what is secret.
     let kept = serde_json::from_slice(&text).map_err(|error| {
-        anyhow::anyhow!("it is damaged (line {}, column {}); remove it, and join again", error.line(), error.column())
+        anyhow::anyhow!(
+            "it is damaged (line {}, column {}); remove it, and join again",
+            error.line(),
+            error.column()
+        )
     });
     kept.map(Some).with_context(cannot)
 }

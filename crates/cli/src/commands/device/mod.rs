@@ -6,6 +6,7 @@ mod join;
 mod log;
 mod private;
 mod record;
+mod rejoin;
 mod status;
 mod status_file;
 mod unit;
@@ -41,7 +42,7 @@ use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
 use crate::state::{StateFolder, create_private_folder, expand_home};
 use crate::tls;
-use crate::{Code, Ended, Failure, Interrupts, block_on_two_threads};
+use crate::{Code, Ended, Failure, Interrupts, block_on_one_thread, block_on_two_threads};
 
 /// The most commands of a journal: a REGISTER lists no more.
 const MAX_JOURNAL_COMMANDS: usize = 4096;
@@ -51,6 +52,7 @@ pub(crate) fn run(args: Args, global: Global) -> Ended {
         None => block_on_two_threads(run_device(args, global)),
         Some(DeviceCommand::Status(args)) => status::run(&args, &global),
         Some(DeviceCommand::Log(args)) => log::run(&args, &global),
+        Some(DeviceCommand::Rejoin(args)) => block_on_one_thread(rejoin::run(*args, global)),
         Some(DeviceCommand::Install(args)) => install::install(*args, &global),
         Some(DeviceCommand::Uninstall(args)) => install::uninstall(&args, &global),
     }
@@ -91,7 +93,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
             values.id = joined.id.to_string();
             joined.target
         }
-        None => Target::new(args.client, &global)?,
+        None => Target::keyed(args.client, &global)?,
     };
     let mut settings = settings(&values, &target.server)?;
     if policy.path.is_some() {
