@@ -160,7 +160,7 @@ impl Loaded {
             TlsError::Key(format!("{}{hint}", pem_text(&error)))
         })?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = Arc::new(config(chain.clone(), key, provider.clone())?);
+        let config = Arc::new(config(chain.clone(), key, provider)?);
         warn_of_refusal(&chain);
         let pin = Pin::of_certificate(&certificate)
             .ok_or_else(|| TlsError::Certificate("it is not valid".to_owned()))?;

@@ -294,7 +294,7 @@ async fn change_book<T: Send + 'static, E: Send + 'static>(
         let (mut change, mut outcome) = (Some(change), None);
         store
             .change(&mut |book| {
-                let Some(change) = change.take() else { return None };
+                let change = change.take()?;
                 let changed = change(book);
                 let is_changed = changed.is_ok();
                 outcome = Some(changed);

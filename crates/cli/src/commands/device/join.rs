@@ -2,7 +2,7 @@
 //! public key, are kept in the state folder.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aip::ClientId;
 use anyhow::{Context, bail};
@@ -151,7 +151,7 @@ impl Kept {
         self.token == invitation.token_id() && self.server == invitation.server.to_string()
     }
 
-    fn write(&self, path: &PathBuf) -> anyhow::Result<()> {
+    fn write(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string(self).context("the key pair")?;
         replace_private_file(path, &text)
             .with_context(|| format!("cannot keep the key pair in {}", path.display()))
@@ -202,7 +202,7 @@ fn path(folder: &StateFolder, what: &str, id: &ClientId) -> PathBuf {
 }
 
 /// What is in a file; nothing where there is none.
-fn read(path: &PathBuf) -> anyhow::Result<Option<Kept>> {
+fn read(path: &Path) -> anyhow::Result<Option<Kept>> {
     let cannot = || format!("cannot read what the device has joined, {}", path.display());
     let found = match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
