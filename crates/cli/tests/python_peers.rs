@@ -503,7 +503,7 @@ async fn run_works_with_a_python_server() {
             "error",
             "error",
             json!({"error": "Target device 'd' is not connected"}),
-            1,
+            4,
             "",
             "not connected",
         ),

@@ -36,11 +36,11 @@ pub struct Config {
     /// twice as many places, all keys four times, and a newcomer may take half of what the others leave.
     pub queue_per_device: usize,
     /// Longest time for one command, from when it is sent, where its task says none. `None`:
-    /// [`DEFAULT_COMMAND_TIMEOUT`], or no limit for a task that wants none.
+    /// 300 s, or no limit for a task that wants none.
     pub command_timeout: Option<Duration>,
     /// The most that a task may ask for as its `command_timeout`, or have without one; `None` for no limit.
     pub max_command_timeout: Option<Duration>,
-    /// Longest time for one task, from when it starts to run. `None`: [`DEFAULT_SESSION_TIMEOUT`], or no limit for a task
+    /// Longest time for one task, from when it starts to run. `None`: an hour, or no limit for a task
     /// that wants none.
     pub session_timeout: Option<Duration>,
     /// Most steps of one task.

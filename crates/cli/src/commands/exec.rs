@@ -28,7 +28,7 @@ use crate::args::{Exec, Global};
 use crate::connect::{Target, say_goodbye};
 use crate::ending::{Known, is_timeout, results, value};
 use crate::output::{RED, Spinner, print_line, safe_line};
-use crate::{Code, Ended, Failure};
+use crate::{Code, Ended, Failure, Interrupts};
 
 pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let plan = plan(&args)?;
@@ -53,6 +53,7 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
         streams: Streams { output: asked.output, input: has_input, window: None },
         ..NewTask::new(device.clone(), plan.clone())
     };
+    let interrupts = Interrupts::listen();
     let (mut submitted, mut worst) = (Vec::new(), Code::COMPLETED);
     for device in devices {
         let task = constellation.submit(new_task(&device, asked.input));
@@ -69,10 +70,10 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let stop = CancellationToken::new();
     let again = |device: &ClientId| constellation.submit(new_task(device, false));
     let code = if args.detach {
-        interruptible(&constellation, &stop, all_accepted(submitted, &stop, show)).await
+        interruptible(&constellation, &stop, interrupts, all_accepted(submitted, &stop, show)).await
     } else {
         let following = follow_all(submitted, &stop, show, asked, &again);
-        interruptible(&constellation, &stop, following).await
+        interruptible(&constellation, &stop, interrupts, following).await
     };
     let code = code.unwrap_or_else(|left| Ok(left.exec_code()))?;
     say_goodbye(constellation).await;

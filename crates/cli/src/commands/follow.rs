@@ -189,16 +189,17 @@ fn lost(error: String) -> Ending {
     Ending { how: How::Lost, known: Some(Known::OutcomeUnknown), error: Some(error) }
 }
 
-/// Does something that Ctrl-C cancels by `stop`, if the server can; a second Ctrl-C leaves at once.
+/// Does something that Ctrl-C cancels by `stop`, if the server can; a second Ctrl-C leaves at once. Whoever submits a
+/// task listens before: no Ctrl-C ends the program between the two.
 ///
 /// # Errors
 /// What is known of a task that was left: a server that can cancel none ends those whose requester is gone.
 pub(super) async fn interruptible<T>(
     constellation: &Constellation,
     stop: &CancellationToken,
+    mut interrupts: Interrupts,
     work: impl Future<Output = T>,
 ) -> Result<T, Ending> {
-    let mut interrupts = Interrupts::listen();
     tokio::pin!(work);
     tokio::select! {
         done = &mut work => return Ok(done),

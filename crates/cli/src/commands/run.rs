@@ -15,7 +15,7 @@ use crate::args::{Global, Run};
 use crate::connect::{Target, say_goodbye};
 use crate::ending::{Ending, value};
 use crate::output::{DIM, Spinner, print_line, safe_line};
-use crate::{Code, Ended, Failure};
+use crate::{Code, Ended, Failure, Interrupts};
 
 /// The longest task text that is read from standard input, in bytes.
 const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
@@ -24,7 +24,7 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
     let text = task_text(&args.text)?;
     let on = args.on.parse().with_context(|| format!("--on {:?}", args.on))?;
     let target = Target::new(args.client.clone(), &global)?;
-    let (constellation, task) = match submit(&args, &target, on, text).await {
+    let (constellation, interrupts, task) = match submit(&args, &target, on, text).await {
         Ok(submitted) => submitted,
         Err(failure) => {
             if args.json {
@@ -37,13 +37,14 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
     let code = if args.detach {
         let notices = Notices::default();
         let tell = |event: &_| notices.of(event).iter().for_each(|said| say!("{said}"));
-        match interruptible(&constellation, &stop, accepted(task, &stop, tell)).await {
+        match interruptible(&constellation, &stop, interrupts, accepted(task, &stop, tell)).await {
             Ok(Ok(id)) => print_id(&id, args.json).map(|()| Code::COMPLETED),
             Ok(Err(followed)) => print_outcome(&followed, args.json),
             Err(left) => print_left(&left, args.json),
         }
     } else {
-        match interruptible(&constellation, &stop, watch(task, &stop, args.json)).await {
+        match interruptible(&constellation, &stop, interrupts, watch(task, &stop, args.json)).await
+        {
             Ok(followed) => print_outcome(&followed, args.json),
             Err(left) => print_left(&left, args.json),
         }
@@ -57,8 +58,9 @@ async fn submit(
     target: &Target,
     on: ClientId,
     text: String,
-) -> Result<(Constellation, Task), Failure> {
+) -> Result<(Constellation, Interrupts, Task), Failure> {
     let constellation = target.connect("run").await?;
+    let interrupts = Interrupts::listen();
     let task = NewTask {
         task_name: args.task_name.clone(),
         command_timeout: args.command_timeout.map(|timeout| timeout.0),
@@ -66,7 +68,7 @@ async fn submit(
         ..NewTask::new(on, text)
     };
     let task = constellation.submit(task).map_err(Failure::unreachable)?;
-    Ok((constellation, task))
+    Ok((constellation, interrupts, task))
 }
 
 fn task_text(text: &str) -> anyhow::Result<String> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use aip::message::{Held, Resumed};
-use aip::{ClientId, Payload};
+use aip::{ClientId, Payload, ResponseId};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -72,6 +72,8 @@ pub(super) struct Confirming {
     pub(super) listed: Vec<Held>,
     /// Whether the key is committed.
     pub(super) is_kept: bool,
+    /// What it says that it had received last, where the store has lost that: known once it is settled.
+    pub(super) newest: Option<ResponseId>,
     /// Tasks of which something is on its way into the store.
     pub(super) unstored: BTreeSet<TaskId>,
     /// Where the confirmation goes.

@@ -180,6 +180,7 @@ impl Hub {
             is_resumed: known.identity.is_some(),
             listed: claim.map(|claim| claim.commands.clone()).unwrap_or_default(),
             is_kept: false,
+            newest: None,
             unstored: BTreeSet::new(),
             answer: sender,
         };
@@ -236,7 +237,10 @@ impl Hub {
         if recall.record.newest.as_ref() >= Some(newest) {
             return;
         }
-        recall.record.newest = Some(newest.clone());
+        // Were it in the store before the tasks that are lost, a server that died between would not see the loss again.
+        if let Some(confirming) = &mut recall.confirming {
+            confirming.newest = Some(newest.clone());
+        }
         tracing::error!(
             device = %recall.record.client_id,
             "the store has lost commits: this device has received a command that it does not know"
@@ -254,7 +258,7 @@ impl Hub {
         let lane = self.parties.seat(id).map(|seat| seat.lane.sessions()).unwrap_or_default();
         let tasks = lane.into_iter().chain(self.requested(id));
         let is_unstored = |task: &TaskId| {
-            self.sessions.get(task).is_some_and(|session| !session.journal.is_stored())
+            self.sessions.get(task).is_some_and(|session| !session.is_settled_in_store())
         };
         let unstored: BTreeSet<TaskId> = tasks.filter(is_unstored).collect();
         if let Some(confirming) = self.recall_mut(id).and_then(|own| own.confirming.as_mut()) {
@@ -324,7 +328,12 @@ impl Hub {
         if let Some(confirming) = recall.confirming.as_mut() {
             confirming.unstored = settled;
         }
-        let Some(confirming) = recall.confirming.take_if(|own| own.is_ready()) else { return };
+        let Some(mut confirming) = recall.confirming.take_if(|own| own.is_ready()) else { return };
+        if let Some(newest) = confirming.newest.take() {
+            recall.record.newest = recall.record.newest.take().max(Some(newest));
+            let change = Change::Identity(Arc::new(recall.record.clone()));
+            self.effects.push(Effect::Keep(change, None));
+        }
         let Some(identity) = self.parties.get_mut(id) else { return };
         let Some(handle) = identity.connection().cloned() else { return };
         identity.presence = Presence::Here(handle.clone());

@@ -215,6 +215,11 @@ impl Session {
         }
     }
 
+    /// Whether nothing of it is on its way into the store: of one that ends, its outcome is until it is gone.
+    pub(super) fn is_settled_in_store(&self) -> bool {
+        self.journal.is_stored() && !matches!(self.phase, Phase::Ending(_))
+    }
+
     /// Whether it goes on after a restart of a server with a durable store.
     pub(super) fn outlives_the_server(&self) -> bool {
         self.task.terms.requester.is_none() || self.task.terms.is_acknowledged()

@@ -51,7 +51,7 @@ impl Hub {
                 }
                 self.proceed(moment, batch.task);
                 let session = self.sessions.get(&batch.task);
-                if session.is_none_or(|session| session.journal.is_stored()) {
+                if session.is_none_or(|session| session.is_settled_in_store()) {
                     self.note_stored(moment, batch.task, parties);
                 }
             }
