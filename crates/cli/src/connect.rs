@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use constellation::Constellation;
 use device::tools::mcp::{ServerSettings, Transport};
-use link::{ClientSettings, Exit, Proxy, ServerUrl, TokenSource, Trust};
+use link::{ClientSettings, DeviceKey, Exit, Pin, Proxy, ServerUrl, TokenSource, Trust};
 use secrecy::SecretString;
 
 use crate::Failure;
 use crate::args::Global;
+use crate::logins::{Login, Logins};
 use crate::proxy;
-use crate::settings::{ClientKeys, ClientValues, File};
+use crate::settings::{ClientKeys, ClientValues, File, ServerAddress};
 use crate::state::{StateFolder, expand_home, read_key, warn_of_readers};
 use crate::tls;
 
@@ -26,16 +27,40 @@ pub(crate) struct Target {
     pub(crate) key: Option<SecretString>,
     /// Reads it anew, where it lies in a file: a server on this machine makes it at its first start.
     source: Option<TokenSource>,
+    /// What a device that has joined proves itself with.
+    device_key: Option<Arc<DeviceKey>>,
     /// Whose certificates are trusted, if the server is behind TLS.
     pub(crate) trust: Option<Trust>,
+    /// Whether that is the server's alone, by its public key.
+    is_pinned: bool,
     /// The HTTP proxy on the way to the server, if any.
     pub(crate) proxy: Option<Proxy>,
     values: ClientValues,
 }
 
 impl Target {
-    /// Puts together what flags, variables, file and state folder say.
+    /// Puts together what flags, variables, file and state folder say, for who wants something of devices.
     pub(crate) fn new(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
+        let file = File::load(global.config.as_deref())?;
+        let named = keys.server.clone().or_else(|| file.client.server.clone());
+        let login = login(named.as_ref(), global)?;
+        match login {
+            Some(login) => Self::logged_in(&login, keys.resolve(file.client), global),
+            None => Self::keyed(keys, global),
+        }
+    }
+
+    /// A server that this user has logged in to. A key that was given counts more than the login's.
+    fn logged_in(login: &Login, values: ClientValues, global: &Global) -> anyhow::Result<Self> {
+        let server = login.server()?;
+        let is_given = values.token.secret().is_some() || !values.token_file.is_empty();
+        let key =
+            if is_given { find_key(&values, &server, global)? } else { Some(login.key.clone()) };
+        Ok(Self { key, ..Self::joined(server, login.pin()?, None, values)? })
+    }
+
+    /// The same for who shows a key, whatever this user has logged in to.
+    pub(crate) fn keyed(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
         let file = File::load(global.config.as_deref())?;
         let values = keys.resolve(file.client);
         let in_url = ["--server", "--ws-server"].into_iter().any(is_on_command_line)
@@ -57,7 +82,25 @@ impl Target {
         let trust = trusts.then(|| tls::trust(&values.ca_file)).transpose()?;
         let trust = trust.filter(|_| server.is_tls());
         let proxy = proxy::proxy_to(&server)?;
-        Ok(Self { server, key, source, trust, proxy, values })
+        Ok(Self { server, key, source, device_key: None, trust, is_pinned: false, proxy, values })
+    }
+
+    /// A server that this machine has joined, or is about to: it shows no key there.
+    pub(crate) fn joined(
+        server: ServerUrl,
+        pin: Option<Pin>,
+        device_key: Option<DeviceKey>,
+        values: ClientValues,
+    ) -> anyhow::Result<Self> {
+        let trust = match pin {
+            Some(pin) => Trust::pinned(pin)?,
+            None if server.is_tls() => tls::trust(&values.ca_file)?,
+            None => Trust::nobody()?,
+        };
+        let trust = Some(trust).filter(|_| server.is_tls());
+        let (proxy, device_key) = (proxy::proxy_to(&server)?, device_key.map(Arc::new));
+        let is_pinned = pin.is_some();
+        Ok(Self { server, key: None, source: None, device_key, trust, is_pinned, proxy, values })
     }
 
     /// The settings of a client of this server.
@@ -65,6 +108,7 @@ impl Target {
         ClientSettings {
             token: self.key.clone(),
             token_source: self.source.clone(),
+            device_key: self.device_key.clone(),
             trust: self.trust.clone(),
             proxy: self.proxy.clone(),
             connect_timeout: self.connect_timeout(),
@@ -81,7 +125,7 @@ impl Target {
             Transport::Http { url, .. } => url.starts_with("https:"),
             Transport::Stdio { .. } => false,
         };
-        match &self.trust {
+        match self.trust.as_ref().filter(|_| !self.is_pinned) {
             Some(trust) => Ok(Some(trust.clone())),
             None if servers.iter().any(is_tls) => tls::trust(&self.values.ca_file).map(Some),
             None => Ok(None),
@@ -119,12 +163,30 @@ impl Target {
     fn key_hint(&self) -> String {
         let shown = "on the server's machine, `flightdeck key create` makes one (`flightdeck key \
                      show` prints the one that opens everything)";
+        if self.device_key.is_some() {
+            return "its key pair may have been revoked: see `flightdeck key list` on the server's machine, and \
+                    `flightdeck device rejoin`, which lets it join again"
+                .to_owned();
+        }
         match &self.key {
             Some(_) => format!("{shown}; give it with FLIGHTDECK_TOKEN or --token-file"),
             None => {
                 format!("no key was given: {shown}; give it with FLIGHTDECK_TOKEN or --token-file")
             }
         }
+    }
+}
+
+/// The login that is named, or without a name the newest one, unless a server has run on this machine.
+fn login(named: Option<&ServerAddress>, global: &Global) -> anyhow::Result<Option<Login>> {
+    let Ok(folder) = StateFolder::new(global.state_dir.clone()) else { return Ok(None) };
+    let logins = Logins::new(&folder);
+    match named {
+        // An address is not looked for, so that a damaged file stops nobody who gives one.
+        Some(named) if named.exposed().contains([':', '/']) => Ok(None),
+        Some(named) => Ok(logins.all()?.into_iter().find(|login| login.name == named.exposed())),
+        None if folder.key_path().exists() => Ok(None),
+        None => Ok(logins.all()?.pop()),
     }
 }
 

@@ -1,16 +1,19 @@
-//! The created keys of the server on this machine: a file in the state folder, which the commands
-//! change and the server watches.
+//! The created keys of the server on this machine, the key pairs of devices and the join tokens: a file in the state
+//! folder, which the commands change and the server watches, and changes itself when somebody joins.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use link::private;
-use serde::{Deserialize, Serialize};
-use server::{KeyChange, KeyRecord, Server, append_key_change};
+use server::{
+    BookChange, KeyBook, KeyChange, KeyRecord, KeyStore, Role, Server, append_key_change,
+};
 
+use crate::key_uses::KeyUses;
 use crate::state::{
     StateFolder, audit_log, check_private_keys, give_to_owner_of_folder, replace_private_file,
 };
@@ -30,12 +33,6 @@ pub(crate) struct KeyFile {
     folder: PathBuf,
 }
 
-#[derive(Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Content {
-    keys: Vec<KeyRecord>,
-}
-
 /// What tells one state of the file from another: it is replaced as a whole, never written in place.
 type Version = Option<(SystemTime, u64, u64)>;
 
@@ -48,15 +45,23 @@ impl KeyFile {
         self.folder.join(NAME)
     }
 
-    /// The created keys; none without a file.
+    /// The keys that open; none without a file.
     ///
     /// # Errors
     /// When the file cannot be read, or is not what these commands write.
     pub(crate) fn load(&self) -> anyhow::Result<Vec<KeyRecord>> {
+        Ok(self.book()?.keys)
+    }
+
+    /// All that is in the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn book(&self) -> anyhow::Result<KeyBook> {
         let path = self.path();
         let cannot = || format!("cannot read the keys in {}", path.display());
         match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(KeyBook::default()),
             Ok(found) if found.len() > MAX_BYTES => {
                 bail!("{}: it is larger than {MAX_BYTES} bytes", cannot());
             }
@@ -64,45 +69,68 @@ impl KeyFile {
         };
         check_private_keys(&path)?;
         let text = fs::read_to_string(&path).with_context(cannot)?;
-        let content: Content = serde_json::from_str(&text)
+        serde_json::from_str(&text)
             .context("it is not what `flightdeck key` writes; put a copy back, or remove it and create the keys anew")
-            .with_context(cannot)?;
-        Ok(content.keys)
+            .with_context(cannot)
     }
 
-    /// Adds a key, or takes one away, and writes that into the audit log; nobody else changes them meanwhile. What is
-    /// returned is whether the log has it: the change counts all the same.
+    /// Adds a key or token, or takes one away, and writes its name and role into the audit log; nobody else changes them
+    /// meanwhile. What is returned is whether the log has it: the change counts all the same.
     ///
     /// # Errors
     /// When `change` has one, or a file cannot be used.
     pub(crate) fn change(
         &self,
         what: KeyChange,
-        change: impl FnOnce(&mut Vec<KeyRecord>) -> anyhow::Result<KeyRecord>,
+        change: impl FnOnce(&mut KeyBook) -> anyhow::Result<(String, Role)>,
     ) -> anyhow::Result<io::Result<()>> {
+        let _locked = self.lock()?;
+        let mut book = self.book()?;
+        let (name, role) = change(&mut book)?;
+        self.write(&book)?;
+        let log = audit_log(&self.folder);
+        let written = append_key_change(&log, &name, role, what);
+        give_to_owner_of_folder(&log);
+        Ok(written)
+    }
+
+    /// Keeps others from changing the file for as long as what is returned is open.
+    fn lock(&self) -> anyhow::Result<File> {
         let lock = self.folder.join("keys.lock");
         let cannot = || format!("cannot lock {}", lock.display());
         let file = private(File::options().write(true).create(true).truncate(false)).open(&lock);
         let file = file.with_context(cannot)?;
         give_to_owner_of_folder(&lock);
         file.lock().with_context(cannot)?;
-        let mut keys = self.load()?;
-        let changed = change(&mut keys)?;
-        let text = serde_json::to_string_pretty(&Content { keys }).context("the keys")?;
+        Ok(file)
+    }
+
+    /// Writes the file anew. Where a full disk has no room for another one, what has become no longer is written in the
+    /// place of the old one: a key has to be revoked all the same.
+    fn write(&self, book: &KeyBook) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(book).context("the keys")?;
         let path = self.path();
-        replace_private_file(&path, &text)
-            .with_context(|| format!("cannot write the keys to {}", path.display()))?;
-        let log = audit_log(&self.folder);
-        let written = append_key_change(&log, &changed, what);
-        give_to_owner_of_folder(&log);
-        Ok(written)
+        let written = replace_private_file(&path, &text).or_else(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                overwrite(&path, &text).map_err(|_| error)
+            }
+            _ => Err(error),
+        });
+        written.with_context(|| format!("cannot write the keys to {}", path.display()))
     }
 
     /// Puts each change into force on a server, for ever. A file that cannot be read changes nothing. A disk
     /// that hangs holds up no thread of the runtime.
     pub(crate) async fn watch(self, server: Server, mut seen: Version) {
+        let mut noted = HashMap::new();
         loop {
             tokio::time::sleep(LOOK).await;
+            let uses = server.key_uses();
+            if uses != noted {
+                noted.clone_from(&uses);
+                let folder = self.folder.clone();
+                let _noting = tokio::task::spawn_blocking(move || KeyUses::at(&folder).note(uses));
+            }
             let (file, last) = (self.clone(), seen);
             let looking = tokio::task::spawn_blocking(move || file.look(last));
             let Ok(Some((version, loaded))) = looking.await else { continue };
@@ -134,5 +162,51 @@ impl KeyFile {
         #[cfg(not(unix))]
         let number = 0;
         Some((found.modified().ok()?, found.len(), number))
+    }
+}
+
+impl KeyStore for KeyFile {
+    fn change(&self, change: BookChange<'_>) -> io::Result<Option<Vec<KeyRecord>>> {
+        let mut changing = || -> anyhow::Result<Option<Vec<KeyRecord>>> {
+            let _locked = self.lock()?;
+            let mut book = self.book()?;
+            let keys = change(&mut book);
+            if keys.is_some() {
+                self.write(&book)?;
+            }
+            Ok(keys)
+        };
+        changing().map_err(|error| io::Error::other(format!("{error:#}")))
+    }
+}
+
+/// Writes a text over a file that is no shorter, without taking more of the disk.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).open(path)?;
+    let (old, new) = (file.metadata()?.len(), text.len() as u64);
+    if new > old {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    // White space behind it is none of the text, so that no moment has a part of the old one behind the new one.
+    let rest = usize::try_from(old - new).unwrap_or_default();
+    file.write_all(format!("{text}{}", " ".repeat(rest)).as_bytes())?;
+    file.set_len(new)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_over_a_file_takes_no_more_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        fs::write(&path, "{\"keys\": [1, 2, 3]}").unwrap();
+        overwrite(&path, "{\"keys\": []}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"keys\": []}");
+        let longer = overwrite(&path, "{\"keys\": [1, 2, 3]}").unwrap_err();
+        assert_eq!(longer.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"keys\": []}");
     }
 }

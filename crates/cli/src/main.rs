@@ -10,17 +10,22 @@ mod output;
 mod allocator;
 mod api;
 mod args;
+mod certificate;
 mod commands;
 mod connect;
 mod ending;
 mod held;
+mod invitation;
 mod key_file;
+mod key_uses;
 mod log;
+mod logins;
 mod mcp;
 mod memory;
 mod policy;
 mod prompt;
 mod proxy;
+mod serving;
 mod settings;
 mod state;
 mod tls;
@@ -128,6 +133,9 @@ fn run(cli: Cli) -> Ended {
         Command::Exec(args) => block_on_one_thread(commands::exec::run(args, global)),
         Command::Run(args) => block_on_one_thread(commands::run::run(args, global)),
         Command::Key(args) => commands::key::run(args, global),
+        Command::Login(args) => block_on_one_thread(commands::login::run(args, global)),
+        Command::Logout(args) => commands::login::log_out(&args, global),
+        Command::JoinToken(args) => commands::join_token::run(args, global),
         Command::Config(args) => commands::config::run(&args, &global),
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -304,7 +304,7 @@ pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Writes a file that nobody else can read, whole or not at all, unless it is there already.
-fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
     let draft = write_draft(path, text, fs::File::sync_all)?;
     // Unlike a rename, a link never replaces what is there.
     let linked = fs::hard_link(&draft, path);

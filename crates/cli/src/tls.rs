@@ -53,6 +53,10 @@ impl Files {
         }
     }
 
+    pub(crate) const fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self { certificate, key }
+    }
+
     /// Reads them, and again whenever they change, for as long as the program runs.
     ///
     /// # Errors
@@ -107,7 +111,8 @@ impl Display for Files {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// Reads a file of certificates or their keys.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let found = std::fs::metadata(path).context("cannot be read")?;
     check_is_file(path, &found).context("cannot be read")?;
     let length = found.len();

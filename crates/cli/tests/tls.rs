@@ -252,42 +252,73 @@ async fn a_key_that_others_can_read_is_warned_of() {
 }
 
 #[tokio::test]
-async fn other_machines_are_let_in_with_tls_or_when_the_network_is_trusted() {
+async fn other_machines_are_let_in_over_tls_unless_the_network_is_trusted() {
     let home = Home::new();
     let (certificate, key) = pair_of_this_machine();
     put(&home, &certificate, &key);
-    for host in ["0.0.0.0", "::"] {
-        let refused = home.start(&["serve", "--port", "0", "--host", host]).done().await;
-        assert_eq!(refused.code, 2, "{refused:?}");
-        for says in ["without TLS", "--tls-cert", "--tls-key", "--insecure"] {
-            assert!(refused.stderr.contains(says), "{says}: {refused:?}");
-        }
-        assert!(!home.files().contains(&"state".to_owned()), "nothing is made for it");
-    }
     let usual = ["serve", "--port", "0", "--host", "0.0.0.0", "--state-dir", "state"];
     let with = |more: &[&'static str]| [&usual[..], more].concat();
-    for (args, variable, starts) in [
-        (with(&["--insecure"]), "", true),
-        (with(&["--insecure=false"]), "1", false),
-        (with(&[]), "1", true),
-        (with(&[]), "false", false),
-        (with(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"]), "", true),
+    for (args, variable, scheme) in [
+        (with(&["--insecure"]), "", "ws"),
+        (with(&["--insecure=false"]), "1", "wss"),
+        (with(&[]), "1", "ws"),
+        (with(&[]), "false", "wss"),
+        (with(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"]), "", "wss"),
     ] {
         let mut command = home.command(&args);
         if !variable.is_empty() {
             command.env("FLIGHTDECK_INSECURE", variable);
         }
         let mut process = Process::start(&mut command);
-        if starts {
-            process.says("On another machine").await;
-        } else {
-            let done = process.done().await;
-            assert_eq!(done.code, 2, "{args:?} {variable:?}: {done:?}");
-        }
+        process.says(&format!("listens on {scheme}://")).await;
+        process.says("join-token create").await;
+        assert_eq!(process.stderr().contains("without TLS"), scheme == "ws", "{args:?}");
     }
     fs::write(home.path().join("settings.toml"), "[server]\ninsecure = true\n").unwrap();
     let mut process = home.start(&with(&["--config", "settings.toml"]));
-    process.says("On another machine").await;
+    process.says("listens on ws://").await;
+}
+
+/// Starts a server that other machines may reach, and returns where it listens on this one.
+async fn open_to_others(home: &Home) -> (Process, u16) {
+    let serve = ["serve", "--port", "0", "--host", "0.0.0.0", "--state-dir", "state"];
+    let mut process = home.start(&serve);
+    process.says("Another machine joins").await;
+    let stderr = process.stderr();
+    let port = stderr.split("wss://0.0.0.0:").nth(1).unwrap().split('/').next().unwrap();
+    let port = port.parse().unwrap();
+    (process, port)
+}
+
+#[tokio::test]
+async fn a_server_makes_its_own_certificate_once_and_keeps_its_key_to_itself() {
+    let home = Home::new();
+    let own = |name: &str| home.path().join("state").join(name);
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let (process, port) = open_to_others(&home).await;
+        let said = process.stderr();
+        let key = fs::read_to_string(own("key")).unwrap();
+        assert!(!said.contains(key.trim()), "{said}");
+        let others = said.split("Another machine").nth(1).unwrap();
+        assert!(!others.contains("key show") && !others.contains("TOKEN"), "{said}");
+        for host in ["localhost", "127.0.0.1"] {
+            let args = ["devices", "--ca-file", "state/tls-cert.pem", "--state-dir", "state"];
+            let server = format!("wss://{host}:{port}");
+            let done = home.start(&[&args[..], &["--server", &server]].concat()).done().await;
+            assert_eq!(done.code, 0, "{server}: {done:?}");
+        }
+        made.push(fs::read_to_string(own("tls-cert.pem")).unwrap());
+    }
+    assert_eq!(made[0], made[1], "it is kept");
+    for file in ["tls-key.pem", "tls-cert.pem"] {
+        let mode = fs::metadata(own(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{file}");
+    }
+    fs::write(own("tls-key.pem"), "nothing").unwrap();
+    let serve = ["serve", "--port", "0", "--host", "0.0.0.0", "--state-dir", "state"];
+    let done = home.start(&serve).done().await;
+    assert!(done.code == 2 && done.stderr.contains("tls-key.pem"), "{done:?}");
 }
 
 #[tokio::test]

@@ -198,6 +198,7 @@ impl<R: Role> Client<R> {
         let way = Way {
             server: &settings.server,
             token: token.as_ref().or(settings.token.as_ref()),
+            device_key: settings.device_key.as_deref(),
             trust: settings.trust.as_ref(),
             proxy: settings.proxy.as_ref(),
         };

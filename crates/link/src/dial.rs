@@ -1,16 +1,23 @@
 //! Where a server is, and how to reach it.
 
+mod challenge;
+
 use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_websockets::{ClientBuilder, Error, upgrade};
 use url::{Host, Url};
 
+use crate::pin::Pin;
+use crate::proof::DeviceKey;
 use crate::proxy::{Proxy, ProxyError};
 use crate::socket::Socket;
 use crate::tcp;
@@ -110,6 +117,12 @@ impl ServerUrl {
         self.tls
     }
 
+    /// The name or address of its machine.
+    #[must_use]
+    pub const fn host(&self) -> &Host<String> {
+        &self.host
+    }
+
     /// Whether the server is on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
@@ -129,8 +142,12 @@ impl ServerUrl {
     #[must_use]
     pub fn http(&self, path: &str) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        let prefix = self.path.strip_suffix("/ws").unwrap_or_default();
-        format!("{scheme}://{}:{}{prefix}{path}", self.host, self.port)
+        format!("{scheme}://{}:{}{}", self.host, self.port, self.path_of(path))
+    }
+
+    /// The path of such a route.
+    fn path_of(&self, path: &str) -> String {
+        format!("{}{path}", self.path.strip_suffix("/ws").unwrap_or_default())
     }
 }
 
@@ -181,6 +198,8 @@ impl DialError {
 pub(crate) struct Way<'a> {
     pub(crate) server: &'a ServerUrl,
     pub(crate) token: Option<&'a SecretString>,
+    /// What a device proves itself with, instead of a key.
+    pub(crate) device_key: Option<&'a DeviceKey>,
     /// A server behind TLS needs it.
     pub(crate) trust: Option<&'a Trust>,
     pub(crate) proxy: Option<&'a Proxy>,
@@ -221,12 +240,36 @@ async fn connect(way: &Way<'_>, max_message: usize) -> Result<Socket, DialError>
         .map_err(|error| DialError::NotAServer(server.to_string(), error.to_string()))?;
     let socket = if server.tls {
         // In a box of its own, so that a plain connection does not pay for it.
-        let stream = Box::pin(shake_hands(server, way.trust, stream)).await?;
+        let mut stream = Box::pin(shake_hands(server, way.trust, stream)).await?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let pin = certificates.and_then(|all| Pin::of_certificate(all.first()?));
+        let builder = Box::pin(proved(way, &mut stream, pin, builder)).await?;
         Box::pin(Socket::client(stream, builder, max_message)).await
     } else {
+        let mut stream = stream;
+        let builder = Box::pin(proved(way, &mut stream, None, builder)).await?;
         Socket::client(stream, builder, max_message).await
     };
     socket.map_err(|error| refused(server, error))
+}
+
+/// The upgrade with the answer to the server's challenge in it, where it is a device that proves itself.
+async fn proved<'b>(
+    way: &Way<'_>,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    pin: Option<Pin>,
+    builder: ClientBuilder<'b>,
+) -> Result<ClientBuilder<'b>, DialError> {
+    let (server, Some(key)) = (way.server, way.device_key) else { return Ok(builder) };
+    let challenge = challenge::ask(stream, server).await?;
+    let shown = key.authorization(&challenge, pin);
+    let invalid = |error: &dyn fmt::Display| {
+        DialError::NotAServer(server.to_string(), format!("its challenge: {error}"))
+    };
+    let mut value =
+        HeaderValue::from_str(shown.expose_secret()).map_err(|error| invalid(&error))?;
+    value.set_sensitive(true);
+    builder.add_header(AUTHORIZATION, value).map_err(|error| invalid(&error))
 }
 
 async fn shake_hands(

@@ -9,6 +9,7 @@
 //! - [`identity`]: who a client is and how it proves that when it comes back, in a file or in memory.
 //! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
 //!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
+//! - [`pin`]: by which public key a server is known again; [`proof`]: how a device proves which key pair it has.
 //! - `private`: files that nobody but their owner may read.
 //! - `turn`: how much an actor does before others get their turn.
 //! - `spans`: which client and connection a line of the log is about.
@@ -25,7 +26,9 @@ mod frames;
 pub mod identity;
 pub mod memory;
 pub mod outbox;
+pub mod pin;
 mod private;
+pub mod proof;
 pub mod proxy;
 mod sleep;
 pub mod socket;
@@ -42,7 +45,9 @@ pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
 pub use identity::{Identity, IdentityError, Retention};
 pub use outbox::{Alive, Bound, NotQueued, Outbox, OutboxLimits, Overflow};
+pub use pin::{InvalidPin, Pin};
 pub use private::private;
+pub use proof::{DeviceKey, KeyPair};
 pub use proxy::{Proxy, ProxyError};
 pub use sleep::elapse;
 pub use socket::{Closed, Frame, Incoming, Socket};

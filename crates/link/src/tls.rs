@@ -1,18 +1,23 @@
 //! TLS on the client's side: whose certificates are trusted, and what a failed handshake means.
 
+mod pinned;
+
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Host;
 
+use self::pinned::{OtherKey, Pinned};
 use crate::dial::{DialError, ServerUrl};
+use crate::pin::Pin;
 
 /// Whose certificates a client trusts. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +66,20 @@ impl Trust {
         Self::new(roots)
     }
 
+    /// Trusts a certificate with this public key, whatever its names and dates are, and any other one as
+    /// [`Self::system`] does. The system's files are read only where a certificate has another key.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up at all.
+    pub fn pinned(pin: Pin) -> Result<Self, TrustError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = builder(provider.clone())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned::new(pin, provider)))
+            .with_no_client_auth();
+        Ok(Self::of(config))
+    }
+
     /// Trusts no certificate: for an HTTP client that must be given something and will not need it.
     ///
     /// # Errors
@@ -71,14 +90,13 @@ impl Trust {
 
     fn new(roots: RootCertStore) -> Result<Self, TrustError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TrustError::SetUp(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        Ok(Self::of(builder(provider)?.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    fn of(mut config: ClientConfig) -> Self {
         // The upgrade to WebSocket is one of HTTP/1.1.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Self(Arc::new(config))
     }
 
     /// The same for an HTTP client.
@@ -100,6 +118,14 @@ impl Trust {
         };
         TlsConnector::from(self.0.clone()).connect(name, stream).await
     }
+}
+
+fn builder(
+    provider: Arc<CryptoProvider>,
+) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TrustError> {
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TrustError::SetUp(error.to_string()))
 }
 
 /// What the system trusts. What of it cannot be read is not trusted.
@@ -166,6 +192,7 @@ fn refusal(error: &CertificateError) -> String {
             "it is a certificate authority's own; a server needs one with basicConstraints CA:FALSE"
                 .to_owned()
         }
+        CertificateError::Other(other) if other.0.is::<OtherKey>() => OtherKey.to_string(),
         error => error.to_string(),
     }
 }

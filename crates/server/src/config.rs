@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aip::Payload;
 use aip::machine::LONGEST_WAIT;
-use link::OutboxLimits;
+use link::{OutboxLimits, Pin};
 
 use crate::hosts::{HostPattern, OriginPattern};
 use crate::hub::Limits;
@@ -70,6 +70,8 @@ pub struct Config {
     pub allowed_origins: Vec<OriginPattern>,
     /// The machine's names.
     pub host_names: Vec<String>,
+    /// The public key of the TLS proxy that devices reach this server through, if there is one.
+    pub proxy_pin: Option<Pin>,
     /// Wrong keys that one address may show in a minute before the server answers it with a wait.
     pub failed_keys_per_minute: u32,
     /// Most connections of one address that have not shown a valid key within two seconds.
@@ -143,6 +145,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             host_names: Vec::new(),
+            proxy_pin: None,
             failed_keys_per_minute: 10,
             max_unproven_per_address: 100,
             max_connections: 20_000,

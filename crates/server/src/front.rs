@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use link::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -67,6 +68,8 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) address: SocketAddr,
+    /// The public key that it was shown, if it came over TLS.
+    pub(crate) pin: Option<Pin>,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -82,7 +85,7 @@ enum Standing {
 
 impl Caller {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, standing: Arc::new(Mutex::new(Standing::New)) }
+        Self { address, pin: None, standing: Arc::new(Mutex::new(Standing::New)) }
     }
 
     /// It has shown a valid key, so its connection does not count any more.
@@ -210,7 +213,8 @@ impl Front {
         let header_timeout = self.server.config().header_timeout;
         let known = caller.clone();
         let served = async move {
-            if let Some(stream) = tls.accept(stream, address, header_timeout).await {
+            if let Some((stream, pin)) = tls.accept(stream, address, header_timeout).await {
+                let known = Caller { pin: Some(pin), ..known };
                 front.serve_http(stream, known, permit).await;
             }
         };

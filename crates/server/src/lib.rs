@@ -34,7 +34,10 @@ pub mod store;
 mod tls;
 
 pub use audit::{Audit, AuditSettings, KeyChange, append_key_change};
-pub use auth::{KeyRecord, Keys, NewKey, Pattern, Role, generate_key};
+pub use auth::{
+    BookChange, FirstUse, JoinToken, KeyBook, KeyRecord, KeyStore, Keys, NewJoinToken, NewKey,
+    Pattern, Role, generate_key,
+};
 pub use config::{Config, MIN_BYTES_IN_FLIGHT, MIN_OUTBOX_MESSAGES};
 pub use front::listen;
 pub use hosts::{HostPattern, InvalidPattern, OriginPattern};

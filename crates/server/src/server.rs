@@ -1,15 +1,18 @@
 //! The server as a whole: start, accept, supervise, shut down.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aip::CloseCode;
 use axum::Router;
+use axum::http::{HeaderMap, header};
 use jiff::Timestamp;
-use link::{Ambient, Budget, Socket};
+use link::proof::Shown;
+use link::{Ambient, Budget, Pin, Socket};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
@@ -19,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{self, Visitor};
 use crate::agent::{Agent, Auto};
 use crate::audit::{Audit, Entry, Event};
-use crate::auth::{KeyRecord, Keyring, Keys};
+use crate::auth::{Challenges, KeyRecord, KeyStore, Keyring, Keys, NotProved, Principal};
 use crate::config::Config;
 use crate::front;
 use crate::handle::{ConnectionId, Handle};
@@ -49,6 +52,10 @@ pub struct Server(Arc<Inner>);
 pub(crate) struct Inner {
     config: Arc<Config>,
     keyring: Keyring,
+    key_store: Option<Arc<dyn KeyStore>>,
+    /// Who has it may change what is kept of the keys.
+    book_turn: tokio::sync::Mutex<()>,
+    challenges: Challenges,
     started_at: Timestamp,
     budget: Budget,
     hub: Mutex<Hub>,
@@ -111,6 +118,8 @@ pub struct Services {
     pub audit: Audit,
     /// The time of day, chance, ids and tasks.
     pub ambient: Ambient,
+    /// Where the keys are kept; without it nobody can join.
+    pub key_store: Option<Arc<dyn KeyStore>>,
 }
 
 impl Services {
@@ -119,7 +128,8 @@ impl Services {
     pub fn in_memory(config: &Config) -> Self {
         let store = MemoryStore::new(config.history());
         let (audit, ambient) = (Audit::none(), Ambient::system());
-        Self { store: Arc::new(store), agent: Arc::new(Auto), audit, ambient }
+        let (store, agent) = (Arc::new(store), Arc::new(Auto));
+        Self { store, agent, audit, ambient, key_store: None }
     }
 }
 
@@ -134,7 +144,7 @@ impl Server {
     /// A server that opens to these keys.
     #[must_use]
     pub fn with(config: Config, keys: Keys, services: Services) -> Self {
-        let Services { store, agent, audit, ambient } = services;
+        let Services { store, agent, audit, ambient, key_store } = services;
         let config = Arc::new(config.sound());
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         let budget = Budget::new(config.max_bytes_in_flight);
@@ -149,6 +159,9 @@ impl Server {
         }
         Self(Arc::new(Inner {
             keyring: Keyring::new(keys),
+            key_store,
+            book_turn: tokio::sync::Mutex::default(),
+            challenges: Challenges::new(),
             started_at: ambient.timestamp(),
             hub: Mutex::new(hub),
             budget,
@@ -262,6 +275,30 @@ impl Server {
         self.close_invalid();
     }
 
+    /// When each created key or key pair was last used since the server started, by its public id; to within a minute.
+    #[must_use]
+    pub fn key_uses(&self) -> HashMap<String, Timestamp> {
+        self.0.keyring.uses()
+    }
+
+    /// The device that proves by the headers of its upgrade that it has a key pair; `None` when they show no signature.
+    /// `pin` is the public key that its connection was shown.
+    pub(crate) fn prove(
+        &self,
+        headers: &HeaderMap,
+        pin: Option<Pin>,
+    ) -> Option<Result<Arc<Principal>, NotProved>> {
+        let shown = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        Shown::is_meant_by(shown).then(|| {
+            let shown = Shown::read(shown).ok_or(NotProved::Form)?;
+            if !self.0.challenges.take(&shown.nonce, Instant::now()) {
+                return Err(NotProved::Challenge);
+            }
+            let store = self.hub().store_id().to_owned();
+            self.0.keyring.prove(&shown, &store, [pin, self.0.config.proxy_pin])
+        })
+    }
+
     /// Does what is due every second: closes the connections whose keys expired meanwhile, and lets go of
     /// history.
     pub(crate) fn tidy(&self) {
@@ -372,6 +409,19 @@ impl Server {
 
     pub(crate) fn keyring(&self) -> &Keyring {
         &self.0.keyring
+    }
+
+    pub(crate) fn key_store(&self) -> Option<&Arc<dyn KeyStore>> {
+        self.0.key_store.as_ref()
+    }
+
+    /// Waits until nobody else changes what is kept of the keys.
+    pub(crate) async fn book_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.book_turn.lock().await
+    }
+
+    pub(crate) fn challenges(&self) -> &Challenges {
+        &self.0.challenges
     }
 
     pub(crate) fn audit(&self) -> &Audit {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use link::Pin;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -50,6 +51,7 @@ pub struct Tls(Arc<Mutex<Loaded>>);
 struct Loaded {
     config: Arc<ServerConfig>,
     certificate: CertificateDer<'static>,
+    pin: Pin,
 }
 
 impl Tls {
@@ -95,14 +97,32 @@ impl Tls {
         self.loaded().leaf().is_some_and(|leaf| leaf.issuer() == leaf.subject())
     }
 
-    /// Shakes hands with a client that has connected. `None` when that came to nothing, or not in time.
+    /// What tells the public key of the certificate from others.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        self.loaded().pin
+    }
+
+    /// Whether the certificate will have expired after this time.
+    #[must_use]
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let loaded = self.loaded();
+        let at = SystemTime::now() + time;
+        loaded.leaf().is_none_or(|leaf| {
+            matches!(verify(&leaf, &[], at), Err(webpki::Error::CertExpired { .. }))
+        })
+    }
+
+    /// Shakes hands with a client that has connected, and tells which public key it was shown. `None` when that came to
+    /// nothing, or not in time.
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
         address: SocketAddr,
         timeout: Duration,
-    ) -> Option<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(self.loaded().config);
+    ) -> Option<(TlsStream<TcpStream>, Pin)> {
+        let Loaded { config, pin, .. } = self.loaded();
+        let acceptor = TlsAcceptor::from(config);
         let accepting = async {
             if is_handshake(&stream).await? {
                 return acceptor.accept(stream).await;
@@ -111,7 +131,7 @@ impl Tls {
             Err(std::io::Error::other("it does not speak TLS"))
         };
         match tokio::time::timeout(timeout, accepting).await {
-            Ok(Ok(stream)) => return Some(stream),
+            Ok(Ok(stream)) => return Some((stream, pin)),
             Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
             Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
         }
@@ -140,9 +160,11 @@ impl Loaded {
             TlsError::Key(format!("{}{hint}", pem_text(&error)))
         })?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = Arc::new(config(chain.clone(), key, provider.clone())?);
-        warn_of_refusal(&chain, &provider);
-        Ok(Self { config, certificate })
+        let config = Arc::new(config(chain.clone(), key, provider)?);
+        warn_of_refusal(&chain);
+        let pin = Pin::of_certificate(&certificate)
+            .ok_or_else(|| TlsError::Certificate("it is not valid".to_owned()))?;
+        Ok(Self { config, certificate, pin })
     }
 
     fn leaf(&self) -> Option<EndEntityCert<'_>> {
@@ -185,24 +207,10 @@ fn pem_text(error: &pem::Error) -> &'static str {
 
 /// Warns of a certificate that every client refuses whomever it trusts, above all of what `openssl
 /// req -x509` makes by itself: a certificate authority's.
-fn warn_of_refusal(chain: &[CertificateDer<'static>], provider: &CryptoProvider) {
+fn warn_of_refusal(chain: &[CertificateDer<'static>]) {
     let Some((leaf, intermediates)) = chain.split_first() else { return };
-    let (Ok(leaf), Ok(since)) =
-        (EndEntityCert::try_from(leaf), SystemTime::now().duration_since(UNIX_EPOCH))
-    else {
-        return;
-    };
-    // Without a root the chain ends nowhere; what is looked at before that is what matters here.
-    let verified = leaf.verify_for_usage(
-        provider.signature_verification_algorithms.all,
-        &[],
-        intermediates,
-        UnixTime::since_unix_epoch(since),
-        KeyUsage::server_auth(),
-        None,
-        None,
-    );
-    let why = match verified {
+    let Ok(leaf) = EndEntityCert::try_from(leaf) else { return };
+    let why = match verify(&leaf, intermediates, SystemTime::now()) {
         Err(webpki::Error::CaUsedAsEndEntity) => {
             "it is a certificate authority's own; make one with basicConstraints CA:FALSE"
         }
@@ -211,6 +219,26 @@ fn warn_of_refusal(chain: &[CertificateDer<'static>], provider: &CryptoProvider)
         _ => return,
     };
     tracing::warn!("clients will refuse the TLS certificate: {why}");
+}
+
+/// Verifies a certificate as of this time. Without a root the chain ends nowhere, so it always fails; what is looked at
+/// before that is what matters here.
+fn verify(
+    leaf: &EndEntityCert<'_>,
+    intermediates: &[CertificateDer<'_>],
+    at: SystemTime,
+) -> Result<(), webpki::Error> {
+    let provider = rustls::crypto::ring::default_provider();
+    leaf.verify_for_usage(
+        provider.signature_verification_algorithms.all,
+        &[],
+        intermediates,
+        UnixTime::since_unix_epoch(at.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        KeyUsage::server_auth(),
+        None,
+        None,
+    )
+    .map(|_| ())
 }
 
 /// Whether what has connected begins as TLS does. Nothing is taken from the stream.

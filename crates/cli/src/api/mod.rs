@@ -2,6 +2,7 @@
 
 mod backup;
 mod devices;
+mod join;
 mod tasks;
 
 use std::time::Duration;

@@ -2,14 +2,14 @@
 
 use clap::{Args, Subcommand};
 
-use crate::settings::{ClientKeys, DeviceKeys};
+use crate::settings::{ApiKey, ClientKeys, DeviceKeys};
 
 /// Make this machine a device: it takes commands from a server and runs what you allow
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
   flightdeck device
-  flightdeck device --id build-box --server wss://10.0.0.5:5000 --ca-file cert.pem
+  flightdeck device --join 'wss://10.0.0.5:5000#…'   Join a server on another machine, once
   flightdeck device --dry-run                        Show the tools, and what becomes of a call
   flightdeck device --root /srv/data                 Open these files instead of your home folder
   flightdeck device --exec shell --sandbox           Any command, writing below the roots only
@@ -28,6 +28,12 @@ pub(crate) struct Device {
     pub(crate) device: DeviceKeys,
     #[command(flatten)]
     pub(crate) client: ClientKeys,
+    /// Join a server with the address that `flightdeck join-token create` printed there; - reads it from standard input
+    #[arg(long, value_name = "URL", env = "FLIGHTDECK_JOIN", hide_env_values = true)]
+    pub(crate) join: Option<ApiKey>,
+    /// With --join: join without TLS over a network that is trusted
+    #[arg(long, requires = "join")]
+    pub(crate) insecure: bool,
     /// A task to submit for this device itself, once it is connected
     #[arg(long, value_name = "TEXT")]
     pub(crate) request: Option<String>,
@@ -46,6 +52,7 @@ pub(crate) struct Device {
 pub(crate) enum DeviceCommand {
     Status(DeviceStatus),
     Log(DeviceLog),
+    Rejoin(Box<DeviceRejoin>),
     Install(Box<DeviceInstall>),
     Uninstall(DeviceUninstall),
 }
@@ -90,10 +97,25 @@ pub(crate) struct DeviceLog {
     pub(crate) json: bool,
 }
 
+/// Let a device join again whose id is not new: prints the line for its machine; wants an operator's key
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flightdeck device rejoin lab-1
+  flightdeck device rejoin lab-1 --server fleet
+
+What it prints opens for this id alone, once, within an hour. The key pair that was bound to the id is
+replaced when it is used.")]
+pub(crate) struct DeviceRejoin {
+    /// The id of the device
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) client: ClientKeys,
+}
+
 /// Run the device as a service of systemd, from now on and after each start of the machine
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  flightdeck device install --server wss://10.0.0.5:5000
+  flightdeck device install --join -                 Read the address to join at; see join-token
   sudo flightdeck device install --id build-box --root /srv/data
   sudo flightdeck device install --exec shell --run-as builder
   flightdeck device install --print                  Only show the unit
@@ -109,6 +131,12 @@ pub(crate) struct DeviceInstall {
     /// The user that a service of the machine runs as [default: one of its own, that owns nothing]
     #[arg(long, value_name = "USER", conflicts_with = "user")]
     pub(crate) run_as: Option<String>,
+    /// Join a server with the address that `flightdeck join-token create` printed there; - reads it from standard input
+    #[arg(long, value_name = "URL", env = "FLIGHTDECK_JOIN", hide_env_values = true)]
+    pub(crate) join: Option<ApiKey>,
+    /// With --join: join without TLS over a network that is trusted
+    #[arg(long, requires = "join")]
+    pub(crate) insecure: bool,
     /// Print the unit, and change nothing
     #[arg(long)]
     pub(crate) print: bool,

@@ -17,13 +17,13 @@ pub(crate) enum Key {
     /// Print the key that the server on this machine generated
     Show,
     Create(CreateKey),
-    /// List the created keys
+    /// List the created keys and the key pairs of devices, with when each was last used
     List {
         /// Print JSON, one key a line
         #[arg(long)]
         json: bool,
     },
-    /// Revoke a created key: its connections are closed at once
+    /// Revoke a created key, or the key pair of a device that has joined: its connections are closed at once
     Revoke {
         /// The key's name, or its id
         name: String,

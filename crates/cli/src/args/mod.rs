@@ -1,7 +1,9 @@
 //! The command line: what can be typed, and the help for it.
 
 mod device;
+mod join_token;
 mod key;
+mod login;
 mod task;
 
 use std::path::PathBuf;
@@ -9,9 +11,12 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::device::{
-    Device, DeviceCommand, DeviceInstall, DeviceLog, DeviceScope, DeviceStatus, DeviceUninstall,
+    Device, DeviceCommand, DeviceInstall, DeviceLog, DeviceRejoin, DeviceScope, DeviceStatus,
+    DeviceUninstall,
 };
+pub(crate) use self::join_token::{CreateJoinToken, JoinRole, JoinToken};
 pub(crate) use self::key::{CreateKey, Key, KeyRole};
+pub(crate) use self::login::{Login, Logout};
 pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks};
 use crate::log::Format;
 use crate::settings::{self, ClientKeys, ServerKeys};
@@ -100,6 +105,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Key(Key),
     #[command(subcommand)]
+    JoinToken(JoinToken),
+    Login(Login),
+    Logout(Logout),
+    #[command(subcommand)]
     Config(Config),
     Completions(Completions),
     #[command(hide = true)]
@@ -125,6 +134,7 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flightdeck serve
+  flightdeck serve --host 0.0.0.0                    Let other machines in, over TLS
   flightdeck serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
   flightdeck serve --sessions-per-device 4 --queue-per-device 20")]
 pub(crate) struct Serve {

@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use link::{Pin, ServerUrl};
 use secrecy::SecretString;
 use server::store::{MemoryStore, OpenError, Retention, SqliteSettings, SqliteStore, Store};
 use server::{Audit, AuditSettings, Config, KeyRecord, Keys, Server, Services, Tls};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Serve};
+use crate::certificate::OwnCertificate;
 use crate::connect::is_on_command_line;
 use crate::key_file::KeyFile;
 use crate::memory;
 use crate::output::{BOLD, CYAN, DIM, RED};
+use crate::serving::{Noted, Serving};
 use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
 use crate::state::{StateFolder, audit_log, expand_home};
 use crate::tls::Files;
@@ -35,11 +38,15 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     }
     let address = resolve(&values).await?;
     let files = Files::named(&values.tls_cert, &values.tls_key)?;
-    check_bind(address, files.is_some(), values.insecure)?;
     let tls = files.clone().map(Files::serve).transpose()?;
     let config = config(&values, file.devices)?;
     let folder = StateFolder::new(global.state_dir)?;
     let _taken = folder.take()?;
+    let certificate = match tls.zip(files) {
+        // Whoever is on the way could read keys and command every device.
+        None if !address.ip().is_loopback() && !values.insecure => Some(own_certificate(&folder)?),
+        named => named,
+    };
     let key = Key::find(&values, &folder)?;
     raise_open_files();
     let key_file = KeyFile::new(&folder);
@@ -47,16 +54,24 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let keys = key.and(key_file.load()?);
     let audit = open_audit(&values, &folder)?;
     let store = open_store(&values, &config, &folder)?;
-    let services = Services { audit, store: store.clone(), ..Services::in_memory(&config) };
+    let services = Services {
+        audit,
+        store: store.clone(),
+        key_store: Some(Arc::new(key_file.clone())),
+        ..Services::in_memory(&config)
+    };
     let server = Server::with(config, keys, services);
     server.recover().await.context("taking over the tasks of before")?;
     let listener = server::listen(address).map_err(|error| {
         anyhow::anyhow!("{error}\n  is a server running already? Another port: --port N")
     })?;
     let address = listener.local_addr().context("the address of the listener")?;
-    let certificate = tls.clone().zip(files.map(|files| files.certificate));
+    let tls = certificate.as_ref().map(|(tls, _)| tls.clone());
+    let certificate = certificate.map(|(tls, files)| (tls, files.certificate));
     let mut interrupts = Interrupts::listen();
-    greet(&Place { address, certificate }, &key, &folder);
+    let place = Place { address, certificate, public_url: values.public_url.clone() };
+    let _noted = place.note(&values, &folder);
+    greet(&place, &key, &folder);
 
     let stop = CancellationToken::new();
     tokio::spawn(key_file.watch(server.clone(), seen));
@@ -181,15 +196,13 @@ async fn resolve(values: &ServerValues) -> anyhow::Result<SocketAddr> {
     Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// Refuses to let other machines in where anybody on the way could read the key.
-fn check_bind(address: SocketAddr, has_tls: bool, is_insecure: bool) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        has_tls || is_insecure || address.ip().is_loopback(),
-        "will not listen on {address} without TLS: whoever is on the way could read the key and \
-         command every device\n  give --tls-cert FILE and --tls-key FILE, or --insecure if the \
-         network is trusted"
-    );
-    Ok(())
+/// The server's own certificate, which is made at its first start.
+fn own_certificate(folder: &StateFolder) -> anyhow::Result<(Tls, Files)> {
+    let own = OwnCertificate::new(folder);
+    let files = own.ensure()?;
+    let tls = files.clone().serve()?;
+    tokio::spawn(own.keep_valid(tls.clone()));
+    Ok((tls, files))
 }
 
 /// The audit log, beside the keys in the state folder.
@@ -250,6 +263,7 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         "ping_interval must be less than liveness_timeout: a peer that is never pinged in time \
          would be cut for its silence"
     );
+    let (host_names, proxy_pin) = (host_names(&values.public_url)?, proxy_pin(&values)?);
     Ok(Config {
         sessions_per_device: values.sessions_per_device,
         shared_per_device: values.shared_per_device,
@@ -276,7 +290,8 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         write_timeout: values.write_timeout.0,
         allowed_hosts: values.allowed_hosts.0,
         allowed_origins: values.allowed_origins.0,
-        host_names: vec![device::info::host_name()],
+        host_names,
+        proxy_pin,
         failed_keys_per_minute: values.failed_keys_per_minute,
         max_unproven_per_address: values.max_unproven_per_address,
         max_connections: values.max_connections,
@@ -294,6 +309,22 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         agent_name_mobile: values.agent_name_mobile,
         devices: payloads(devices)?,
     })
+}
+
+/// What this server is called: as its machine, and as others reach it.
+fn host_names(public_url: &str) -> anyhow::Result<Vec<String>> {
+    let mut names = vec![device::info::host_name()];
+    if !public_url.is_empty() {
+        let url: ServerUrl = public_url.parse().context("public_url")?;
+        names.push(url.host().to_string());
+    }
+    Ok(names)
+}
+
+/// The public key of the TLS proxy in front.
+fn proxy_pin(values: &ServerValues) -> anyhow::Result<Option<Pin>> {
+    let hash = &values.proxy_key_hash;
+    (!hash.is_empty()).then(|| hash.parse()).transpose().context("proxy_key_hash")
 }
 
 /// What the file says of devices, as JSON.
@@ -325,6 +356,8 @@ fn raise_open_files() {
 struct Place {
     address: SocketAddr,
     certificate: Option<(Tls, PathBuf)>,
+    /// How others reach it, if that was said.
+    public_url: String,
 }
 
 impl Place {
@@ -355,23 +388,34 @@ impl Place {
         (format!(" --server {}{ca_file}", url("wss", &host, port)), finds_key)
     }
 
-    /// How a command on another machine names this server.
+    /// Where other machines reach this server.
     fn remote(&self) -> String {
+        if !self.public_url.is_empty() {
+            return self.public_url.clone();
+        }
         let ip = self.address.ip();
         let ip = if ip.is_unspecified() { local_ip_address::local_ip().unwrap_or(ip) } else { ip };
         let port = self.address.port();
-        let Some((tls, path)) = &self.certificate else {
-            return format!(" --server {}", url("ws", &ip.to_string(), port));
+        let Some((tls, _)) = &self.certificate else {
+            return url("ws", &ip.to_string(), port);
         };
         let candidates = [ip.to_string(), device::info::host_name()].into_iter();
         let host = named(tls, candidates).unwrap_or_else(|| ip.to_string());
-        let ca_file = match path.file_name().map(|name| name.to_string_lossy()) {
-            Some(name) if tls.is_self_signed() => {
-                format!(" --ca-file {}", shlex::try_quote(&name).unwrap_or_default())
-            }
-            _ => String::new(),
+        url("wss", &host, port)
+    }
+
+    /// Leaves word for commands that make join tokens. Without it they cannot say where to join, and say so.
+    fn note(&self, values: &ServerValues, folder: &StateFolder) -> Option<Noted> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let serving = Serving {
+            url: self.remote(),
+            certificate: self.certificate.as_ref().map(|(_, path)| absolute(path)),
+            proxy_key_hash: Some(values.proxy_key_hash.clone()).filter(|hash| !hash.is_empty()),
         };
-        format!(" --server {}{ca_file}", url("wss", &host, port))
+        let noted = serving.note(folder);
+        noted
+            .inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "no join tokens"))
+            .ok()
     }
 }
 
@@ -397,7 +441,7 @@ fn greet(place: &Place, key: &Key, folder: &StateFolder) {
         let state = folder.flag();
         say!("The key is {made} in {}; `flightdeck key show{state}` prints it.", path.display());
     } else {
-        say!("The key is the one that was given; clients need it in FLIGHTDECK_TOKEN.");
+        say!("The key is the one that was given; commands here need it in FLIGHTDECK_TOKEN.");
     }
     let (mut local, finds_key) = place.local();
     let state = folder.flag();
@@ -410,35 +454,24 @@ fn greet(place: &Place, key: &Key, folder: &StateFolder) {
     say!("  {BOLD}flightdeck device{local}{BOLD:#}");
     let id = device::info::host_name();
     say!("  {BOLD}flightdeck exec{local} --on {id} -- df -h{BOLD:#}");
-    greet_others(place, key, &state);
+    greet_others(place, &state);
     say!();
 }
 
-fn greet_others(place: &Place, key: &Key, state: &str) {
+/// The key stays here: other machines get one of their own.
+fn greet_others(place: &Place, state: &str) {
     let ip = place.address.ip();
-    if ip.is_loopback() {
+    if ip.is_loopback() && place.public_url.is_empty() {
         let all = if ip.is_ipv6() { "::" } else { "0.0.0.0" };
-        let tls = match place.certificate {
-            Some(_) => "",
-            None => " --tls-cert FILE --tls-key FILE",
-        };
         say!(
-            "\n{DIM}Other machines cannot reach {ip}: start with --host {all}{tls} to let them \
+            "\n{DIM}Other machines cannot reach {ip}: start with --host {all} to let them \
              in.{DIM:#}"
         );
         return;
     }
-    if place.certificate.is_none() {
-        say!("\n{RED}without TLS{RED:#}: whoever is on the way to this server can read the key");
+    if place.certificate.is_none() && !place.public_url.starts_with("wss:") {
+        say!("\n{RED}without TLS{RED:#}: whoever is on the way to this server can command devices");
     }
-    let remote = place.remote();
-    let copy = match &place.certificate {
-        Some((tls, path)) if tls.is_self_signed() => {
-            format!("; copy {} there", path.display())
-        }
-        _ => String::new(),
-    };
-    say!("\nOn another machine (what $(…) stands for, type here to see it{copy}):");
-    say!("  {BOLD}{}{BOLD:#}", key.export(state));
-    say!("  {BOLD}flightdeck device{remote}{BOLD:#}");
+    say!("\nAnother machine joins with the line that this prints here:");
+    say!("  {BOLD}flightdeck join-token create --name lab-1{state}{BOLD:#}");
 }

@@ -107,6 +107,12 @@ keys! {
         /// The private key of that certificate (PEM).
         #[arg(value_name = "FILE")]
         tls_key: String = String::new(), "FLIGHTDECK_TLS_KEY";
+        /// Where other machines reach this server, such as `wss://fleet.example`, if not where it listens: what join tokens name.
+        #[arg(value_name = "URL")]
+        public_url: String = String::new(), "FLIGHTDECK_PUBLIC_URL";
+        /// Behind a TLS proxy: the SHA-256 of the proxy's public key (SPKI, DER), as base64 with `-` and `_` and no `=`. Devices that have joined sign which key they saw, and none but this one is let in.
+        #[arg(value_name = "HASH")]
+        proxy_key_hash: String = String::new(), "FLIGHTDECK_PROXY_KEY_HASH";
         /// Lets other machines connect without TLS: for a network that is trusted.
         #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
         insecure: bool = false, "FLIGHTDECK_INSECURE";

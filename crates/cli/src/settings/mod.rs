@@ -15,7 +15,9 @@ pub(crate) use file::{DeviceTables, File, FileError, likest, usual_path};
 pub(crate) use keys::{
     ClientKeys, ClientValues, DeviceKeys, DeviceValues, ServerKeys, ServerValues,
 };
-pub(crate) use values::{ExecMode, FeatureList, Lifetime, RecordMode, Seconds};
+pub(crate) use values::{
+    ApiKey, ExecMode, FeatureList, Lifetime, RecordMode, Seconds, ServerAddress,
+};
 
 /// One key, as the reference and `config show` list it.
 #[derive(Debug, Clone, PartialEq, Eq)]

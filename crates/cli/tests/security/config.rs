@@ -29,7 +29,8 @@ async fn a_mistake_in_the_settings_is_explained_and_nothing_is_started() {
         ("[server\n", &["line 1"]),
         ("[server]\nport = 1\nport = 2\n", &["line 3", "duplicate"]),
         ("[server]\nhost = \"no such host\"\n", &["no such host", "no such address"]),
-        ("[server]\nhost = \"0.0.0.0\"\n", &["without TLS", "--insecure"]),
+        ("[server]\npublic_url = \"ftp://box\"\n", &["public_url", "ftp"]),
+        ("[server]\nproxy_key_hash = \"abc\"\n", &["proxy_key_hash", "43 characters"]),
     ] {
         fs::write(home.path().join("settings.toml"), text).unwrap();
         let done = serve(&home).await;

@@ -66,11 +66,11 @@ async fn the_list_shows_what_each_key_is_for_and_no_secret() {
         line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     let id = |key: &str| key.split('_').nth(1).unwrap().to_owned();
-    assert_eq!(row("lab"), ["lab", &id(&lab), "device", "lab-*", "–", "never"]);
+    assert_eq!(row("lab"), ["lab", &id(&lab), "key", "device", "lab-*", "–", "never", "never"]);
     let galaxys = row("galaxy");
-    assert_eq!(galaxys[..5], ["galaxy", &id(&galaxy), "constellation", "any", "lab-*"]);
-    assert_eq!(galaxys.last().unwrap(), "UTC");
-    assert_eq!(row("boss")[2..], ["operator", "any", "any", "never"]);
+    assert_eq!(galaxys[..6], ["galaxy", &id(&galaxy), "key", "constellation", "any", "lab-*"]);
+    assert_eq!(galaxys[8..], ["UTC", "never"]);
+    assert_eq!(row("boss")[2..], ["key", "operator", "any", "any", "never", "never"]);
 
     let keys = listed(&home).await;
     let names: Vec<_> = keys.iter().map(|key| key["name"].as_str().unwrap()).collect();

@@ -86,6 +86,7 @@ impl Site {
             agent: Arc::new(Sharing),
             audit: Audit::none(),
             ambient: ambient.clone(),
+            key_store: None,
         };
         let server = Server::with(config, Keys::local(KEY.to_owned().into()), services);
         for _ in 0..QUIET {

@@ -11,6 +11,7 @@ use crate::ambient::Ambient;
 use crate::connection::{Tap, Watch};
 use crate::dial::{DialError, ServerUrl};
 use crate::outbox::OutboxLimits;
+use crate::proof::DeviceKey;
 use crate::proxy::Proxy;
 use crate::socket::Socket;
 use crate::tls::Trust;
@@ -32,6 +33,8 @@ pub struct ClientSettings {
     /// Gives the key as it is now, at each try: one that lies in a file may come later than the client, or
     /// change. Where it gives none, [`Self::token`] counts. Must not take long.
     pub token_source: Option<TokenSource>,
+    /// What a device proves itself with before each upgrade, instead of showing a key.
+    pub device_key: Option<Arc<DeviceKey>>,
     /// Whose certificates are trusted; a server behind TLS needs it.
     pub trust: Option<Trust>,
     /// The HTTP proxy to go through, if any.
@@ -70,6 +73,7 @@ impl ClientSettings {
             server,
             token: None,
             token_source: None,
+            device_key: None,
             trust: None,
             proxy: None,
             heartbeat_interval: Duration::from_secs(120),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use link::private;
 
 use super::{AuditSettings, Entry, Event, Line};
-use crate::auth::KeyRecord;
+use crate::auth::Role;
 
 /// The log file and the older ones beside it. No line is ever split over two of them.
 pub(super) struct LogFile {
@@ -110,19 +110,25 @@ pub enum KeyChange {
     Created,
     /// It was revoked.
     Revoked,
+    /// It is a join token that was made.
+    JoinTokenCreated,
+    /// It is a join token that was revoked.
+    JoinTokenRevoked,
 }
 
-/// Writes into an audit log, of a server that runs or not, what became of a key. A running server goes on behind it.
+/// Writes into an audit log, of a server that runs or not, what became of a key or join token with this name. A running server goes on behind it.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn append_key_change(path: &Path, key: &KeyRecord, change: KeyChange) -> io::Result<()> {
+pub fn append_key_change(path: &Path, name: &str, role: Role, change: KeyChange) -> io::Result<()> {
     let event = match change {
         KeyChange::Created => Event::KeyCreated,
         KeyChange::Revoked => Event::KeyRevoked,
+        KeyChange::JoinTokenCreated => Event::JoinTokenCreated,
+        KeyChange::JoinTokenRevoked => Event::JoinTokenRevoked,
     };
-    let role = key.role.to_string();
-    let entry = Entry { role: Some(&role), key: Some(&key.name), ..Entry::new(event) };
+    let role = role.to_string();
+    let entry = Entry { role: Some(&role), key: Some(name), ..Entry::new(event) };
     // A server that runs decides when the file is full.
     Open::at(path, u64::MAX)?.file.write_all(&entry.line())
 }

@@ -72,6 +72,12 @@ pub(crate) enum Event {
     KeyCreated,
     /// A key was revoked.
     KeyRevoked,
+    /// A join token was made.
+    JoinTokenCreated,
+    /// A join token was revoked.
+    JoinTokenRevoked,
+    /// A device or an operator joined with one.
+    Joined,
     /// A copy of the store was made, or could not be.
     Backup,
     /// The server closed the connection of a client: too slow, silent, replaced, its key revoked.

@@ -300,11 +300,11 @@ fn what_becomes_of_a_key_is_written_behind_a_server_that_runs_or_was_killed() {
     };
     let (key, secret) = crate::auth::KeyRecord::create(new).unwrap();
     fs::write(&settings.path, "{\"at\":\"2026").unwrap();
-    append_key_change(&settings.path, &key, KeyChange::Created).unwrap();
+    append_key_change(&settings.path, &key.name, key.role, KeyChange::Created).unwrap();
     let audit = Audit::open(settings.clone()).unwrap();
     audit.record(registered("a"));
     audit.flush();
-    append_key_change(&settings.path, &key, KeyChange::Revoked).unwrap();
+    append_key_change(&settings.path, &key.name, key.role, KeyChange::Revoked).unwrap();
     audit.record(registered("b"));
     audit.close();
     let text = fs::read_to_string(&settings.path).unwrap();

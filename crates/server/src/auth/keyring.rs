@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use aip::{ClientId, ClientType};
 use axum::http::{HeaderMap, Uri};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use link::Pin;
+use link::proof::Shown;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
@@ -168,6 +170,31 @@ pub(crate) struct Keyring {
     created: RwLock<HashMap<String, Arc<Principal>>>,
     /// When keys will expire.
     ends: Mutex<Vec<Timestamp>>,
+    /// When those that are there were last used.
+    uses: Mutex<HashMap<String, Timestamp>>,
+}
+
+/// How exactly it is known when a key was last used: what is used all the time need not be written all the time.
+const USE_STEP: SignedDuration = SignedDuration::from_secs(60);
+
+/// Why a device has not proved that it has its key pair.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotProved {
+    #[error("The signature is not in the form of this server's devices")]
+    Form,
+    #[error("This server knows no key pair '{0}': it was revoked, or is another server's")]
+    UnknownKey(String),
+    #[error(
+        "This challenge was answered already, or is older than 30 s, or is none of this server's"
+    )]
+    Challenge,
+    #[error(
+        "The device saw another public key than this server's: somebody may stand in between; where that is a \
+         TLS proxy, its key's hash belongs into the server's setting proxy_key_hash"
+    )]
+    OtherPin,
+    #[error("The signature is not that of the device's key pair")]
+    WrongSignature,
 }
 
 impl Keyring {
@@ -180,6 +207,7 @@ impl Keyring {
             is_legacy: keys.is_legacy,
             created: RwLock::default(),
             ends: Mutex::default(),
+            uses: Mutex::default(),
         };
         ring.replace(keys.created);
         ring
@@ -218,10 +246,13 @@ impl Keyring {
     pub(crate) fn replace(&self, records: Vec<KeyRecord>) {
         let ends = records.iter().filter_map(|record| record.expires_at).collect();
         *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
-        let created = records
+        let created: HashMap<_, _> = records
             .into_iter()
             .map(|record| (record.id.clone(), Arc::new(Principal::Own(record))))
             .collect();
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.retain(|id, _| HashMap::<_, _>::contains_key(&created, id));
+        drop(uses);
         *self.created.write().unwrap_or_else(PoisonError::into_inner) = created;
     }
 
@@ -232,7 +263,52 @@ impl Keyring {
             found = self.holder(shown);
             found.is_some()
         });
-        found
+        found.inspect(|holder| self.note_use(holder))
+    }
+
+    /// The device whose key pair has signed what a request shows, if it has seen one of these public keys of ours. Its
+    /// challenge is for who calls to take.
+    pub(crate) fn prove(
+        &self,
+        shown: &Shown,
+        store: &str,
+        own: [Option<Pin>; 2],
+    ) -> Result<Arc<Principal>, NotProved> {
+        let unknown = || NotProved::UnknownKey(shown.key_id.clone());
+        let holder = self.by_id(Some(&shown.key_id)).ok_or_else(unknown)?;
+        let Principal::Own(record) = &*holder else { return Err(unknown()) };
+        if !record.is_key_pair() {
+            return Err(unknown());
+        }
+        let is_own = match shown.pin {
+            // Whoever saw no TLS, where there is some, was not talking to us.
+            None => own.iter().all(Option::is_none),
+            seen => own.contains(&seen),
+        };
+        if !is_own {
+            return Err(NotProved::OtherPin);
+        }
+        if !record.has_signed(shown, store) {
+            return Err(NotProved::WrongSignature);
+        }
+        self.note_use(&holder);
+        Ok(holder)
+    }
+
+    /// When each key was last used, since the server started; to within [`USE_STEP`].
+    pub(crate) fn uses(&self) -> HashMap<String, Timestamp> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_use(&self, holder: &Principal) {
+        let Some(id) = holder.key_id() else { return };
+        let now = Timestamp::now();
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        match uses.get_mut(id) {
+            Some(last) if now.duration_since(*last) < USE_STEP => {}
+            Some(last) => *last = now,
+            None => drop(uses.insert(id.to_owned(), now)),
+        }
     }
 
     /// Whether the holder's key still opens as it did.
@@ -271,7 +347,6 @@ impl Keyring {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use jiff::SignedDuration;
 
     use super::*;
     use crate::auth::NewKey;

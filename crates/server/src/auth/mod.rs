@@ -1,15 +1,36 @@
 //! Who may talk to the server, and what each key lets its holder do.
 
+mod challenges;
+mod join;
 mod keyring;
 mod pattern;
 mod record;
 
-use axum::http::{HeaderMap, Uri, header};
+use std::io;
 
+use axum::http::{HeaderMap, Uri, header};
+use secrecy::SecretString;
+
+pub(crate) use challenges::Challenges;
+pub use join::{FirstUse, JoinToken, KeyBook, NewJoinToken};
+pub(crate) use join::{JoinRefused, Joining};
 pub use keyring::Keys;
-pub(crate) use keyring::{Keyring, Principal};
+pub(crate) use keyring::{Keyring, NotProved, Principal};
 pub use pattern::Pattern;
 pub use record::{KeyRecord, NewKey, Role, generate_key};
+
+/// Where the keys are kept, for a server that makes some itself: when somebody joins.
+pub trait KeyStore: Send + Sync {
+    /// Has `change` change what is kept, which nobody else does meanwhile. It is kept if `change` returns the keys, which
+    /// are returned then. Waits for the disk.
+    ///
+    /// # Errors
+    /// When the keys cannot be read or kept.
+    fn change(&self, change: BookChange<'_>) -> io::Result<Option<Vec<KeyRecord>>>;
+}
+
+/// Changes a book, and returns all of its keys if it did.
+pub type BookChange<'a> = &'a mut dyn FnMut(&mut KeyBook) -> Option<Vec<KeyRecord>>;
 
 /// The scheme of a key in an `Authorization` header.
 const BEARER: &[u8] = b"Bearer ";
@@ -29,6 +50,13 @@ fn header_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .map(|(_, key)| key);
     let api_key = headers.get("x-api-key").map(|value| value.as_bytes());
     bearer.into_iter().chain(api_key)
+}
+
+/// The token that a request shows as `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<SecretString> {
+    let (scheme, token) =
+        headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_at_checked(BEARER.len())?;
+    scheme.as_bytes().eq_ignore_ascii_case(BEARER).then(|| token.trim().to_owned().into())
 }
 
 fn query_token(uri: &Uri) -> Option<String> {

@@ -1,9 +1,10 @@
-//! A key as it is stored: everything but the secret.
+//! A key as it is stored: everything but the secret. It is a text that its holder shows, or a key pair of a device.
 
 use std::fmt;
 
 use aip::ClientId;
 use jiff::Timestamp;
+use link::proof::Shown;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,10 +18,10 @@ use super::keyring::SHARED_NAMES;
 const PREFIX: &str = "fd_";
 
 /// Characters of the part of a key that names it and is no secret.
-const ID_CHARS: usize = 12;
+pub(super) const ID_CHARS: usize = 12;
 
 /// The longest name of a key, in characters.
-const MAX_NAME_CHARS: usize = 64;
+pub(super) const MAX_NAME_CHARS: usize = 64;
 
 /// What the holder of a key may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -59,11 +60,11 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
 }
 
-/// A created key, as it is stored: without its secret, which cannot be found out from it.
+/// A created key or a device's key pair, as it is stored: without its secret, which cannot be found out from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
-    /// The part of the key that names it: what stands between `fd_` and the next `_`.
+    /// The part of the key that names it: what stands between `fd_` and the next `_`. A key pair has such a name too.
     pub id: String,
     /// The label.
     pub name: String,
@@ -76,8 +77,15 @@ pub struct KeyRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Pattern>,
     /// SHA-256 of the whole key, in hexadecimal digits. A key has 244 random bits, so that a slow hash
-    /// would protect nothing that a fast one does not.
-    sha256: String,
+    /// would protect nothing that a fast one does not. A key pair has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    /// The public key of a device's key pair, in the form of [`link::proof`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ed25519: Option<String>,
+    /// The id of the join token that the key pair was bound with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) joined_with: Option<String>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it stops to open.
@@ -92,20 +100,16 @@ impl KeyRecord {
     /// When the name is empty, too long, has control characters or is the shared key's, or a device has
     /// targets.
     pub fn create(new: NewKey) -> Result<(Self, SecretString), String> {
-        let chars = new.name.chars().count();
-        if chars == 0 || chars > MAX_NAME_CHARS || new.name.chars().any(char::is_control) {
-            return Err(format!("a name has 1 to {MAX_NAME_CHARS} characters, none of control"));
-        }
-        if SHARED_NAMES.contains(&new.name.as_str()) {
-            return Err(format!("'{}' is what the shared key is called in the logs", new.name));
-        }
+        check_name(&new.name)?;
         if new.role == Role::Device && new.target.is_some() {
             return Err("a device works for itself only: it has no targets".to_owned());
         }
         let id: String = Uuid::new_v4().simple().to_string().chars().take(ID_CHARS).collect();
         let key = format!("{PREFIX}{id}_{}", generate_key().expose_secret());
         let record = Self {
-            sha256: hash(key.as_bytes()),
+            sha256: Some(hash(key.as_bytes())),
+            ed25519: None,
+            joined_with: None,
             id,
             name: new.name,
             role: new.role,
@@ -117,6 +121,52 @@ impl KeyRecord {
         Ok((record, SecretString::from(key)))
     }
 
+    /// Binds an id, which a pattern names, to the key pair of a device.
+    pub(super) fn bind(
+        name: String,
+        client: Pattern,
+        public_key: &str,
+        token: &str,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            id: Uuid::new_v4().simple().to_string().chars().take(ID_CHARS).collect(),
+            name,
+            role: Role::Device,
+            client: Some(client),
+            target: None,
+            sha256: None,
+            ed25519: Some(public_key.to_owned()),
+            joined_with: Some(token.to_owned()),
+            created_at: at,
+            expires_at: None,
+        }
+    }
+
+    /// Whether it is a device's key pair, rather than a text that is shown.
+    #[must_use]
+    pub const fn is_key_pair(&self) -> bool {
+        self.ed25519.is_some()
+    }
+
+    /// Whether it is the key pair of this device.
+    pub(super) fn is_bound_to(&self, device: &ClientId) -> bool {
+        self.is_key_pair() && self.client.as_ref().is_some_and(|client| client.matches(device))
+    }
+
+    /// Whether it is the key pair with this public key.
+    pub(super) fn is_public_key(&self, public_key: &str) -> bool {
+        self.ed25519.as_deref() == Some(public_key)
+    }
+
+    /// Whether its device has signed this for this store.
+    pub(super) fn has_signed(&self, shown: &Shown, store: &str) -> bool {
+        let device =
+            self.client.as_ref().and_then(|client| ClientId::new(&client.to_string()).ok());
+        let own = self.ed25519.as_deref().zip(device);
+        own.is_some_and(|(public_key, device)| shown.is_signed_by(public_key, &device, store))
+    }
+
     /// Whether it opens no more.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
@@ -125,7 +175,7 @@ impl KeyRecord {
 
     /// Whether this is the key. In constant time.
     pub(super) fn is(&self, shown: &[u8]) -> bool {
-        bool::from(hash(shown).as_bytes().ct_eq(self.sha256.as_bytes()))
+        self.sha256.as_deref().is_some_and(|own| is_hash_of(own, shown))
     }
 
     /// Whether its holder may register with this id.
@@ -140,7 +190,24 @@ pub(super) fn id_of(shown: &[u8]) -> Option<&str> {
     text.strip_prefix(PREFIX)?.split_once('_').map(|(id, _)| id)
 }
 
-fn hash(key: &[u8]) -> String {
+/// Refuses a name that a key cannot have.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let chars = name.chars().count();
+    if chars == 0 || chars > MAX_NAME_CHARS || name.chars().any(char::is_control) {
+        return Err(format!("a name has 1 to {MAX_NAME_CHARS} characters, none of control"));
+    }
+    if SHARED_NAMES.contains(&name) {
+        return Err(format!("'{name}' is what the shared key is called in the logs"));
+    }
+    Ok(())
+}
+
+/// Whether a stored hash is that of a secret that is shown. In constant time.
+pub(super) fn is_hash_of(stored: &str, shown: &[u8]) -> bool {
+    bool::from(hash(shown).as_bytes().ct_eq(stored.as_bytes()))
+}
+
+pub(super) fn hash(key: &[u8]) -> String {
     Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

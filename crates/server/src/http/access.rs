@@ -27,6 +27,8 @@ pub(super) enum Denied {
     WrongKey,
     /// No valid key, and too many wrong ones from this address before.
     TooMany { retry_after: Duration },
+    /// A device's signature that proves nothing, for this reason.
+    NotProved(String),
     /// A valid key, which does not open this.
     NotAllowed,
 }
@@ -40,17 +42,27 @@ pub(super) fn authenticate(server: &Server, request: &Request) -> Result<Holder,
         }
         return Ok(holder);
     }
+    let path = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri.path());
+    Err(wrong_key(server, caller, path, None))
+}
+
+/// Counts and writes down that somebody has shown nothing that opens: [`Denied::WrongKey`], unless it was one too many.
+pub(super) fn wrong_key(
+    server: &Server,
+    caller: Option<&Caller>,
+    path: Option<&str>,
+    why: Option<&str>,
+) -> Denied {
     server.metrics().count_refused(RefusalReason::WrongKey);
     let address = caller.map(|caller| caller.address);
     let verdict = address.map(|address| server.failed_keys().failed(address.ip()));
     if let Some(Verdict::Limited { retry_after }) = verdict {
-        return Err(Denied::TooMany { retry_after });
+        return Denied::TooMany { retry_after };
     }
-    let path = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri.path());
     let address_shown = address.map(tracing::field::display);
-    tracing::info!(address = address_shown, path, "a wrong key or none was refused");
+    tracing::info!(address = address_shown, path, why, "a wrong key or none was refused");
     server.audit().record(Entry { address, ..Entry::new(Event::KeyRefused) });
-    Err(Denied::WrongKey)
+    Denied::WrongKey
 }
 
 /// Lets in holders that may submit tasks, and answers others in the terms of our API.
@@ -113,6 +125,9 @@ impl IntoResponse for Denied {
         let retry_after = match self {
             Self::WrongKey => return Problem::invalid_key().into_response(),
             Self::NotAllowed => return Problem::not_allowed().into_response(),
+            Self::NotProved(why) => {
+                return Problem::new(StatusCode::FORBIDDEN, "not_proved", why).into_response();
+            }
             Self::TooMany { retry_after } => retry_after.as_secs() + 1,
         };
         let text = format!("Too many wrong keys from this address; wait {retry_after} s");

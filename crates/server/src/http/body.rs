@@ -32,6 +32,10 @@ enum Unread {
 pub(super) async fn read(body: Body, config: &Config) -> Result<Bytes, Problem> {
     // In JSON a character may take twice its bytes, and more where it is a control character.
     let limit = config.max_request_bytes.saturating_mul(2).saturating_add(ENVELOPE_BYTES);
+    read_within(body, config, limit).await
+}
+
+async fn read_within(body: Body, config: &Config, limit: usize) -> Result<Bytes, Problem> {
     match tokio::time::timeout(config.body_timeout, collect(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(Unread::TooLarge)) => Err(Problem::new(
@@ -82,8 +86,20 @@ async fn drop_rest(mut body: Body) {
 
 /// Reads a body that is JSON.
 pub(super) async fn json<T: DeserializeOwned>(body: Body, config: &Config) -> Result<T, Problem> {
-    let bytes = read(body, config).await?;
-    parse(&bytes).map_err(|error| {
+    valid(&read(body, config).await?)
+}
+
+/// The same of no more than `limit` bytes.
+pub(super) async fn small<T: DeserializeOwned>(
+    body: Body,
+    config: &Config,
+    limit: usize,
+) -> Result<T, Problem> {
+    valid(&read_within(body, config, limit).await?)
+}
+
+fn valid<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    parse(bytes).map_err(|error| {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Problem::new(status, "body_invalid", format!("The body is not valid: {error}"))
     })

@@ -6,6 +6,7 @@ mod answer;
 mod backup;
 mod body;
 mod devices;
+mod join;
 mod openapi;
 mod ops;
 mod problem;
@@ -71,6 +72,7 @@ fn our_routes(server: &Server) -> OpenApiRouter<Server> {
     let operators = OpenApiRouter::new()
         .routes(routes!(about::show).map(ours))
         .routes(routes!(backup::make).map(ours))
+        .routes(routes!(join::rejoin).map(ours))
         .route_layer(from_fn_with_state(server.clone(), access::operators));
     OpenApiRouter::new()
         .routes(routes!(devices::list).map(ours))
@@ -81,6 +83,10 @@ fn our_routes(server: &Server) -> OpenApiRouter<Server> {
         .routes(routes!(tasks::cancel).map(ours))
         .route_layer(from_fn_with_state(server.clone(), access::orchestrators))
         .merge(operators)
+        // Who joins has no key yet.
+        .routes(routes!(join::challenge).map(ours))
+        .routes(routes!(join::join).map(ours))
+        .routes(routes!(join::login).map(ours))
 }
 
 /// UFO's routes.

@@ -39,6 +39,7 @@ const NOT_ALLOWED: &str = "`not_allowed`: the role or the targets of the key do 
     tags(
         (name = "devices", description = "Who is online"),
         (name = "tasks", description = "What is to be done, and what became of it"),
+        (name = "join", description = "How machines and operators join"),
         (name = "server", description = "The server itself"),
         (name = "operations", description = "For whoever keeps the server running"),
         (name = "ufo", description = "UFO's own routes, in UFO's forms")

@@ -6,6 +6,7 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
 use super::access::{self, Denied};
+use super::join;
 use super::ufo::detail;
 use crate::accept::{self, Visitor};
 use crate::front::Caller;
@@ -15,10 +16,11 @@ use crate::server::Server;
 /// Refuses a wrong key before the upgrade.
 pub(super) async fn upgrade(State(server): State<Server>, mut request: Request) -> Response<Body> {
     let address = request.extensions().get::<Caller>().map(|caller| caller.address);
-    let holder = match access::authenticate(&server, &request) {
+    let proved = join::prove(&server, &request);
+    let holder = match proved.unwrap_or_else(|| access::authenticate(&server, &request)) {
         Ok(holder) => holder,
         Err(Denied::WrongKey) => return StatusCode::FORBIDDEN.into_response(),
-        Err(too_many) => return too_many.into_response(),
+        Err(denied) => return denied.into_response(),
     };
     if !server.has_room() {
         server.metrics().count_refused(RefusalReason::NoRoom);

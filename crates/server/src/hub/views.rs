@@ -64,6 +64,16 @@ pub(crate) struct Away {
 }
 
 impl Hub {
+    /// What the store is called.
+    pub(crate) fn store_id(&self) -> &str {
+        &self.store.id
+    }
+
+    /// Whether a client has this id, or had it and would be known again.
+    pub(crate) fn is_known(&self, id: &ClientId) -> bool {
+        self.parties.incarnation(id).is_some() || self.parties.known(id).next().is_some()
+    }
+
     /// The connection of a client, with the proof that it is the present one.
     pub(crate) fn client(&self, id: &ClientId) -> Option<(Via, Arc<Handle>)> {
         let identity = self.parties.incarnation(id)?;

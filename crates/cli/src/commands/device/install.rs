@@ -13,9 +13,10 @@ use super::status_file::file_word;
 use super::unit::{self, Scope, Unit};
 use crate::args::{DeviceInstall, DeviceScope, DeviceUninstall, Global};
 use crate::connect::find_key;
+use crate::invitation::Invitation;
 use crate::output::{print, safe};
 use crate::policy::PolicyFile;
-use crate::settings::{ClientValues, DeviceKeys, DeviceValues, ExecMode, File};
+use crate::settings::{ApiKey, ClientValues, DeviceKeys, DeviceValues, ExecMode, File};
 use crate::state::{StateFolder, expand_home, home, replace_private_file};
 use crate::{Code, Ended};
 
@@ -62,7 +63,12 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
     let server: ServerUrl = client.server.exposed().parse().context("--server")?;
     // What the service would refuse is refused here.
     super::settings(&device, &server)?;
-    let key = place.key(&client, &server, global)?;
+    let invitation = args.join.as_ref().and_then(ApiKey::secret);
+    let invitation = invitation.map(|typed| invited(typed, args.insecure)).transpose()?;
+    let key = match &invitation {
+        Some(_) => None,
+        None => place.key(&client, &server, global)?,
+    };
     let files = Files::of(&device, &client, global)?;
     if place.is_system && args.run_as.is_none() {
         files.warn_of_closed();
@@ -70,10 +76,12 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
     let lists = listed.as_ref().is_some_and(|(_, servers)| !servers.is_empty());
     let has_servers = lists || !device.mcp.0.is_empty();
     checks::warn_of_left_out(listed, &device, &place.systemctl_edit());
+    let mut flags = flags(&given, &server.to_string(), place.own_state(global), global)?;
+    flags.extend(args.insecure.then(|| "--insecure".to_owned()));
     let unit = Unit {
         scope: scope(&place, args.run_as, global)?,
         program: std::env::current_exe().context("cannot find this program")?,
-        args: flags(&given, &server.to_string(), place.own_state(global), global)?,
+        args: flags,
         environment_file: place.environment.clone(),
         roots: roots(&device, place.is_system)?,
         // Whether nothing that it runs is meant to write outside its roots.
@@ -86,7 +94,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
         print(&unit.text())?;
         return Ok(Code::COMPLETED);
     }
-    place.write(&unit.text(), &place.environment(key)?)?;
+    place.write(&unit.text(), &place.environment(key, invitation)?)?;
     say!("Wrote {} and {}", place.unit.display(), place.environment.display());
     place.start()
 }
@@ -103,6 +111,13 @@ pub(super) fn uninstall(args: &DeviceUninstall, global: &Global) -> Ended {
         return Err(anyhow::anyhow!(text).into());
     }
     place.stop()
+}
+
+/// The address that the service joins at when it is started first.
+fn invited(typed: &SecretString, is_insecure: bool) -> anyhow::Result<SecretString> {
+    let invitation = Invitation::typed(typed)?;
+    invitation.check_way(is_insecure)?;
+    Ok(invitation.address())
 }
 
 /// On other systems, what to do instead.
@@ -183,12 +198,18 @@ impl Place {
 
     /// The lines of the file that only the service reads: the key, the way through a proxy, which may have
     /// a password, and where its user's folders are.
-    fn environment(&self, key: Option<SecretString>) -> anyhow::Result<String> {
+    fn environment(
+        &self,
+        key: Option<SecretString>,
+        invitation: Option<SecretString>,
+    ) -> anyhow::Result<String> {
         let key = key.map(|key| ("FLIGHTDECK_TOKEN", key.expose_secret().to_owned()));
+        let join = invitation.map(|join| ("FLIGHTDECK_JOIN", join.expose_secret().to_owned()));
+        let key = key.into_iter().chain(join);
         let folders = FOLDERS.iter().filter(|_| !self.is_system);
         let names = PROXIES.iter().chain(folders);
         let taken_on = names.filter_map(|name| Some((*name, std::env::var(name).ok()?)));
-        let variables: Vec<_> = key.into_iter().chain(taken_on).collect();
+        let variables: Vec<_> = key.chain(taken_on).collect();
         if let Some((name, _)) =
             variables.iter().find(|(_, value)| value.contains(char::is_control))
         {

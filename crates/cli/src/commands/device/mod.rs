@@ -2,9 +2,11 @@
 
 mod checks;
 mod install;
+mod join;
 mod log;
 mod private;
 mod record;
+mod rejoin;
 mod status;
 mod status_file;
 mod unit;
@@ -27,6 +29,7 @@ use link::connection::Watch;
 use link::{ClientSettings, Exit, Retention, ServerUrl};
 use tokio_util::sync::CancellationToken;
 
+use self::join::Asked;
 use self::status_file::{StatusFile, file_word};
 use crate::args::{Device as Args, DeviceCommand, Global};
 use crate::commands::dry_run;
@@ -39,7 +42,7 @@ use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
 use crate::state::{StateFolder, create_private_folder, expand_home};
 use crate::tls;
-use crate::{Code, Ended, Failure, Interrupts, block_on_two_threads};
+use crate::{Code, Ended, Failure, Interrupts, block_on_one_thread, block_on_two_threads};
 
 /// The most commands of a journal: a REGISTER lists no more.
 const MAX_JOURNAL_COMMANDS: usize = 4096;
@@ -49,6 +52,7 @@ pub(crate) fn run(args: Args, global: Global) -> Ended {
         None => block_on_two_threads(run_device(args, global)),
         Some(DeviceCommand::Status(args)) => status::run(&args, &global),
         Some(DeviceCommand::Log(args)) => log::run(&args, &global),
+        Some(DeviceCommand::Rejoin(args)) => block_on_one_thread(rejoin::run(*args, global)),
         Some(DeviceCommand::Install(args)) => install::install(*args, &global),
         Some(DeviceCommand::Uninstall(args)) => install::uninstall(&args, &global),
     }
@@ -60,9 +64,11 @@ async fn run_device(args: Args, global: Global) -> Ended {
         tracing::warn!(%error, "other programs of this user can read the device's memory");
     }
     let file = File::load(global.config.as_deref())?;
-    let values = args.device.resolve(file.device);
+    let mut values = args.device.resolve(file.device);
     let policy = PolicyFile::load(&values.policy, global.config.as_deref())?;
     let variable = |name: &str| std::env::var(name).ok();
+    let mut client_keys = args.client.clone();
+    client_keys.server = client_keys.server.or_else(|| file.client.server.clone());
     let client = args.client.clone().resolve(file.client.clone());
     let private = private::files(&values, &client, &file.server, &global);
     let servers = listed_servers(file.path.zip(Some(file.mcp)), &values, &variable).servers;
@@ -75,7 +81,20 @@ async fn run_device(args: Args, global: Global) -> Ended {
         settings.tools.trust = named.transpose()?;
         return dry_run::run(&settings, &policy, args.json).await;
     }
-    let target = Target::new(args.client, &global)?;
+    let asked = Asked {
+        join: args.join.as_ref(),
+        is_insecure: args.insecure,
+        id: &values.id,
+        keys: &client_keys,
+        values: &client,
+    };
+    let target = match join::find(&asked, &global).await? {
+        Some(joined) => {
+            values.id = joined.id.to_string();
+            joined.target
+        }
+        None => Target::keyed(args.client, &global)?,
+    };
     let mut settings = settings(&values, &target.server)?;
     if policy.path.is_some() {
         say!("{DIM}policy: {}{DIM:#}", safe_line(&policy.summary()));

@@ -1,0 +1,34 @@
+//! `flightdeck device rejoin`: an operator lets a device join again.
+
+use anyhow::Context;
+
+use crate::api::Api;
+use crate::args::{DeviceRejoin, Global};
+use crate::connect::Target;
+use crate::invitation::device_line;
+use crate::output::{print_line, safe_line};
+use crate::serving::Serving;
+use crate::state::StateFolder;
+use crate::{Code, Ended};
+
+pub(super) async fn run(args: DeviceRejoin, global: Global) -> Ended {
+    let target = Target::new(args.client, &global)?;
+    let allowed = Api::new(&target)?.rejoin(&args.id).await?;
+    let pin = allowed.key_hash.map(|hash| hash.parse()).transpose().context("its public key")?;
+    // Another machine does not reach this one by its own address of itself.
+    let serving = match target.server.is_loopback() {
+        true => Serving::read(&StateFolder::new(global.state_dir)?).ok(),
+        false => None,
+    };
+    let (server, pin) = match serving {
+        Some(serving) => (serving.server()?, serving.pin()?),
+        None => (target.server, pin),
+    };
+    print_line(&device_line(&server, &allowed.token.into(), pin))?;
+    let id = safe_line(&args.id);
+    say!(
+        "Type it on the machine of '{id}', with --id {id}, until {}; it replaces what opened for this id.",
+        allowed.expires_at
+    );
+    Ok(Code::COMPLETED)
+}
