@@ -91,7 +91,7 @@ async fn many_small_writes_are_one_piece_until_it_was_said() {
     let flow = flow(true, true);
     assert_eq!(told(&flow), Some((0, false)));
     for byte in 0..100 {
-        flow.push(Channel::Stdout, &[b'x']);
+        flow.push(Channel::Stdout, b"x");
         input(&flow, byte, b"y", false);
     }
     assert_eq!(told(&flow), Some((0, false)));
