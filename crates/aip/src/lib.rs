@@ -7,6 +7,7 @@
 //! - [`message`]: what can be said ([`ClientMessage`], [`ServerMessage`] and their payloads).
 //! - [`codec`]: text to message and back, with the limits on size and nesting.
 //! - [`close`]: WebSocket close codes, and which of them mean "come back".
+//! - [`visible`]: characters that leave no mark, escaped where ids and names are shown or logged.
 //! - [`machine`]: registration, what a registered peer may say, pending replies, liveness, backoff.
 
 pub mod close;
@@ -16,6 +17,7 @@ pub mod machine;
 pub mod message;
 pub mod payload;
 pub mod timestamp;
+pub mod visible;
 
 pub use close::CloseCode;
 pub use codec::{DecodeError, Limits};

@@ -1,6 +1,6 @@
 //! How the commands find their server: its address and its key, from wherever they were given.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::logins::{Login, Logins};
 use crate::proxy;
-use crate::settings::{ClientKeys, ClientValues, File, ServerAddress};
+use crate::settings::{ApiKey, ClientKeys, ClientValues, File, ServerAddress, usual_path};
 use crate::state::{StateFolder, expand_home, read_key, warn_of_readers};
 use crate::tls;
 
@@ -45,7 +45,7 @@ impl Target {
         let named = keys.server.clone().or_else(|| file.client.server.clone());
         let login = login(named.as_ref(), global)?;
         match login {
-            Some(login) => Self::logged_in(&login, keys.resolve(file.client), global),
+            Some(login) => Self::logged_in(&login, in_force(keys, file.client), global),
             None => Self::keyed(keys, global),
         }
     }
@@ -62,7 +62,7 @@ impl Target {
     /// The same for who shows a key, whatever this user has logged in to.
     pub(crate) fn keyed(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
         let file = File::load(global.config.as_deref())?;
-        let values = keys.resolve(file.client);
+        let values = in_force(keys, file.client);
         let in_url = ["--server", "--ws-server"].into_iter().any(is_on_command_line)
             && values.server.has_key();
         let on_command_line = is_on_command_line("--token") || in_url;
@@ -130,6 +130,11 @@ impl Target {
             None if servers.iter().any(is_tls) => tls::trust(&self.values.ca_file).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The files in which the key may be.
+    pub(crate) fn key_files(&self, global: &Global) -> Vec<PathBuf> {
+        key_files(&self.values, global)
     }
 
     /// Longest wait for a connection.
@@ -201,6 +206,38 @@ pub(crate) async fn say_goodbye(constellation: Constellation) {
     let _answered = tokio::time::timeout(GOODBYE, constellation.close()).await;
 }
 
+/// How to reach a server, as far as that is said. A key that is named in a way that counts more puts others out of
+/// force: a flag goes before a variable, both before the file; among equals the key itself goes before its file.
+pub(crate) fn in_force(keys: ClientKeys, file: ClientKeys) -> ClientValues {
+    let is_flag = is_on_command_line("--token-file") && !is_on_command_line("--token");
+    let is_given = is_flag || keys.token.is_none();
+    let names_file = keys.token_file.as_ref().is_some_and(|path| !path.is_empty());
+    let values = keys.resolve(file);
+    match is_given && names_file {
+        true => ClientValues { token: ApiKey::default(), ..values },
+        false => values,
+    }
+}
+
+/// What finds the key anew with all files as they are then, the settings file too: for who stays, and is refused.
+pub(crate) fn key_anew(keys: &ClientKeys, server: &ServerUrl, global: &Global) -> TokenSource {
+    let (keys, server) = (keys.clone(), server.clone());
+    let (config, state_dir) = (global.config.clone(), global.state_dir.clone());
+    Arc::new(move || {
+        let file = File::load(config.as_deref()).ok()?;
+        let values = in_force(keys.clone(), file.client);
+        look_for_key(&values, &server, state_dir.clone()).ok().flatten()
+    })
+}
+
+/// The files in which [`key_anew`] finds the key.
+fn key_files(values: &ClientValues, global: &Global) -> Vec<PathBuf> {
+    let config = global.config.clone().or_else(usual_path);
+    let named = (!values.token_file.is_empty()).then(|| expand_home(Path::new(&values.token_file)));
+    let own = StateFolder::new(global.state_dir.clone()).ok().map(|folder| folder.key_path());
+    [config, named, own].into_iter().flatten().collect()
+}
+
 /// What reads the key again, where [`find_key`] takes it from a file.
 fn key_source(values: &ClientValues, server: &ServerUrl, global: &Global) -> Option<TokenSource> {
     if values.token.secret().is_some() {
@@ -223,19 +260,28 @@ pub(crate) fn find_key(
     server: &ServerUrl,
     global: &Global,
 ) -> anyhow::Result<Option<SecretString>> {
+    if values.token.secret().is_none() && !values.token_file.is_empty() {
+        warn_of_readers("key file", &expand_home(Path::new(&values.token_file)));
+    }
+    look_for_key(values, server, global.state_dir.clone())
+}
+
+fn look_for_key(
+    values: &ClientValues,
+    server: &ServerUrl,
+    state_dir: Option<PathBuf>,
+) -> anyhow::Result<Option<SecretString>> {
     if let Some(key) = values.token.secret() {
         return Ok(Some(key.clone()));
     }
     if !values.token_file.is_empty() {
-        let path = expand_home(Path::new(&values.token_file));
-        warn_of_readers("key file", &path);
-        return read_key(&path).map(Some);
+        return read_key(&expand_home(Path::new(&values.token_file))).map(Some);
     }
     if let Some(key) = server.token() {
         return Ok(Some(key.clone()));
     }
     if server.is_loopback() {
-        return StateFolder::new(global.state_dir.clone())?.key();
+        return StateFolder::new(state_dir)?.key();
     }
     Ok(None)
 }

@@ -27,6 +27,9 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// How often the server looks whether the file has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The shortest time between two looks, however many keys are shown that are not known.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// The file.
 #[derive(Clone)]
 pub(crate) struct KeyFile {
@@ -119,12 +122,14 @@ impl KeyFile {
         written.with_context(|| format!("cannot write the keys to {}", path.display()))
     }
 
-    /// Puts each change into force on a server, for ever. A file that cannot be read changes nothing. A disk
-    /// that hangs holds up no thread of the runtime.
+    /// Puts each change into force on a server, for ever: at the latest when a new key is shown. A file that cannot be
+    /// read changes nothing. A disk that hangs holds up no thread of the runtime.
     pub(crate) async fn watch(self, server: Server, mut seen: Version) {
         let mut noted = HashMap::new();
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(PAUSE).await;
+            let _in_time = tokio::time::timeout(LOOK, server.key_look_wanted()).await;
+            let _look = server.begin_key_look();
             let uses = server.key_uses();
             if uses != noted {
                 noted.clone_from(&uses);

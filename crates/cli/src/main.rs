@@ -196,14 +196,24 @@ struct Interrupts {
 
 impl Interrupts {
     fn listen() -> Self {
+        Self::listen_but_hangup(false)
+    }
+
+    /// The same, but where the end of a terminal means something else.
+    fn listen_but_hangup(is_other: bool) -> Self {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
-            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-            Self { signals: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect() }
+            let hangup = (!is_other).then(SignalKind::hangup);
+            let kinds =
+                [SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup);
+            Self { signals: kinds.filter_map(|kind| signal(kind).ok()).collect() }
         }
         #[cfg(not(unix))]
-        Self {}
+        {
+            let _there_is_none = is_other;
+            Self {}
+        }
     }
 
     async fn next(&mut self) {

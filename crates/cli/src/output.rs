@@ -1,9 +1,11 @@
 //! What goes to the terminal: nothing from a device, a model or a peer reaches it with its control
 //! characters alive.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
+use aip::visible::{escape_json, is_hidden};
 use anstyle::{AnsiColor, Style};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,6 +38,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// The same with a line break behind it.
 pub(crate) fn print_line(text: &str) -> anyhow::Result<()> {
     print(&format!("{text}\n"))
+}
+
+/// The same for JSON on one line, with what hides in it escaped.
+pub(crate) fn print_json(json: &str) -> anyhow::Result<()> {
+    print_line(&escape_json(json))
 }
 
 fn written(written: io::Result<()>) -> anyhow::Result<()> {
@@ -79,9 +86,39 @@ pub(crate) fn safe(text: &str) -> String {
     safe
 }
 
-/// The same on one line.
+/// The same on one line, as an id, a name or a reason stands in it: also with everything escaped that leaves no mark, so
+/// that two that differ look different.
 pub(crate) fn safe_line(text: &str) -> String {
-    safe(text).replace('\n', "\\n").replace('\t', " ")
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => safe.push_str("\\n"),
+            '\t' => safe.push(' '),
+            c if is_unsafe(c) || is_hidden(c) => safe.extend(c.escape_default()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// What is written to the log: its own lines, with what peers choose in them escaped. `as_json` says in which form. The
+/// styles of a terminal stay.
+pub(crate) fn log_safe(line: &str, as_json: bool) -> Cow<'_, str> {
+    if as_json {
+        return escape_json(line);
+    }
+    let is_bad = |c: char| !c.is_ascii() && (is_unsafe(c) || is_hidden(c));
+    if !line.contains(is_bad) {
+        return line.into();
+    }
+    let mut safe = String::with_capacity(line.len() + 16);
+    for c in line.chars() {
+        match is_bad(c) {
+            true => safe.extend(c.escape_default()),
+            false => safe.push(c),
+        }
+    }
+    safe.into()
 }
 
 /// Text from outside on one line with everything escaped that cannot be seen, or that looks like a space
@@ -218,6 +255,24 @@ mod tests {
         assert_eq!(safe("a\x1b[31mred\x07\r\nb\tc"), "a\\u{1b}[31mred\\u{7}\\r\nb\tc");
         assert_eq!(safe("\u{9b}1m\u{202e}x é 日"), "\\u{9b}1m\\u{202e}x é 日");
         assert_eq!(safe_line("a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn ids_that_look_alike_are_shown_as_they_are() {
+        let id = "web\u{200b}-\u{202e}1\u{2066}\u{feff}\u{e0041}\u{7f}";
+        let shown = "web\\u{200b}-\\u{202e}1\\u{2066}\\u{feff}\\u{e0041}\\u{7f}";
+        assert_eq!(safe_line(id), shown);
+        // Emoji and scripts that need a joiner are left alone in the output of commands.
+        assert_eq!(super::safe("👩\u{200d}🔬"), "👩\u{200d}🔬");
+    }
+
+    #[test]
+    fn the_log_keeps_its_own_styles_and_escapes_what_hides() {
+        let line = "\u{1b}[2mINFO\u{1b}[0m d\u{202e}x\u{9b}\u{200b}é\n";
+        let safe = "\u{1b}[2mINFO\u{1b}[0m d\\u{202e}x\\u{9b}\\u{200b}é\n";
+        assert_eq!(log_safe(line, false), safe);
+        let json = "{\"a\":\"\u{202e}\"}\n";
+        assert_eq!(log_safe(json, true), "{\"a\":\"\\u202e\"}\n");
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct DeviceSettings {
     pub platform: String,
     /// Which features it tells.
     pub features: Features,
+    /// Words by which it can be chosen among others.
+    pub tags: Vec<String>,
     /// The owner's limits on the tools.
     pub tools: ToolSettings,
     /// COMMANDs that it may hold.
@@ -101,13 +103,14 @@ pub enum DeviceError {
 }
 
 /// What a device asks its server for.
-const FEATURES: [Feature; 6] = [
+const FEATURES: [Feature; 7] = [
     Feature::Progress,
     Feature::Ack,
     Feature::Cancel,
     Feature::Resume,
     Feature::Output,
     Feature::Input,
+    Feature::Env,
 ];
 
 /// The file in the folder of a journal that says who its device is.
@@ -156,6 +159,7 @@ impl Device {
             device_id: settings.id.as_str().to_owned(),
             platform: settings.platform.clone(),
             features: settings.features,
+            tags: settings.tags,
         };
         let asked = executor.clone();
         let facts = match settings.facts {

@@ -78,6 +78,8 @@ pub struct Subject {
     pub platform: String,
     /// Which features it tells.
     pub features: Features,
+    /// Words by which it can be chosen among others.
+    pub tags: Vec<String>,
 }
 
 /// Finds one fact or several, and writes them down.
@@ -112,7 +114,7 @@ impl Facts {
             supported_features: Vec::new(),
             platform_type: platform_type().to_owned(),
             schema_version: SCHEMA_VERSION.to_owned(),
-            custom_metadata: custom_metadata(&subject.platform, std::env::consts::OS),
+            custom_metadata: custom_metadata(subject, std::env::consts::OS),
         };
         Self { known: Arc::new(Mutex::new(known)), finders: Arc::new(finders), looking: None }
     }
@@ -257,10 +259,13 @@ fn platform_type() -> &'static str {
     if default_platform() == "mobile" { "mobile" } else { "computer" }
 }
 
-fn custom_metadata(platform: &str, system: &str) -> Map<String, Value> {
+fn custom_metadata(subject: &Subject, system: &str) -> Map<String, Value> {
     let mut metadata = Map::new();
-    if platform != system {
+    if subject.platform != system {
         metadata.insert("system".to_owned(), system.into());
+    }
+    if !subject.tags.is_empty() {
+        metadata.insert("tags".to_owned(), subject.tags.clone().into());
     }
     metadata
 }
@@ -334,7 +339,12 @@ mod tests {
     use super::*;
 
     fn subject(features: Features) -> Subject {
-        Subject { device_id: "desk".to_owned(), platform: default_platform().to_owned(), features }
+        Subject {
+            device_id: "desk".to_owned(),
+            platform: default_platform().to_owned(),
+            features,
+            tags: Vec::new(),
+        }
     }
 
     #[tokio::test]
@@ -458,8 +468,14 @@ mod tests {
 
     #[test]
     fn a_system_the_platform_does_not_name_is_told() {
-        assert!(custom_metadata("linux", "linux").is_empty());
-        assert_eq!(custom_metadata("linux", "macos")["system"], "macos");
+        let linux = |tags: &[&str]| Subject {
+            platform: "linux".to_owned(),
+            tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+            ..subject(Features::Auto)
+        };
+        assert!(custom_metadata(&linux(&[]), "linux").is_empty());
+        assert_eq!(custom_metadata(&linux(&[]), "macos")["system"], "macos");
+        assert_eq!(custom_metadata(&linux(&["gpu"]), "linux")["tags"], serde_json::json!(["gpu"]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use aip::message::{Confirmed, Feature};
 use aip::{
     ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, ServerMessage,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -160,14 +160,17 @@ impl<R: Role> Client<R> {
         }
     }
 
-    /// Waits for the next try, which comes at once when the machine wakes up from a sleep: what kept the
-    /// server away then says nothing about now.
+    /// Waits for the next try, which comes at once when the machine wakes up from a sleep, or we are nudged: what
+    /// kept the server away then says nothing about now.
     async fn rest(&mut self, wait: Duration) {
         let until = now() + wait;
         loop {
             let left = until.saturating_duration_since(now());
-            tokio::time::sleep(left.min(LOOK_EVERY)).await;
-            if self.sleep.look().is_some() {
+            let is_nudged = tokio::select! {
+                () = tokio::time::sleep(left.min(LOOK_EVERY)) => false,
+                () = nudged(self.settings.nudge.as_deref()) => true,
+            };
+            if is_nudged || self.sleep.look().is_some() {
                 return self.reconnect.reset();
             }
             if now() >= until {
@@ -383,6 +386,13 @@ impl<R: Role> Client<R> {
 
     fn stamped(&self, message: ClientMessage) -> ClientMessage {
         ClientMessage { timestamp: Some(self.settings.ambient.time_text()), ..message }
+    }
+}
+
+async fn nudged(nudge: Option<&Notify>) {
+    match nudge {
+        Some(nudge) => nudge.notified().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,21 +7,20 @@ use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::header::AUTHORIZATION;
+use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use tokio_websockets::{ClientBuilder, Error, upgrade};
 use url::{Host, Url};
 
+use crate::handshake::{self, Fault};
 use crate::pin::Pin;
-use crate::proof::DeviceKey;
+use crate::proof::{CHALLENGE_PATH, DeviceKey};
 use crate::proxy::{Proxy, ProxyError};
 use crate::socket::Socket;
 use crate::tcp;
 use crate::tls::{self, Trust};
+use crate::transport::Stream;
 
 /// The port of a server that does not say, as UFO's.
 pub const DEFAULT_PORT: u16 = 5000;
@@ -133,11 +132,6 @@ impl ServerUrl {
         }
     }
 
-    /// Whether it is called by a name that a server might not know for its own.
-    fn is_called_by_name(&self) -> bool {
-        matches!(&self.host, Host::Domain(name) if name != "localhost")
-    }
-
     /// The address of a route of the server's HTTP API.
     #[must_use]
     pub fn http(&self, path: &str) -> String {
@@ -150,10 +144,6 @@ impl ServerUrl {
         format!("{}{path}", self.path.strip_suffix("/ws").unwrap_or_default())
     }
 }
-
-/// What a 403 may mean too.
-const OTHER_NAME: &str =
-    "; or it does not go by this name, which its setting allowed_hosts changes";
 
 /// Why a server could not be reached. Texts complete "failed to connect: …".
 #[derive(Debug, thiserror::Error)]
@@ -170,10 +160,19 @@ pub enum DialError {
     /// Nothing answered in time.
     #[error("no server answered at {0} within {1} s")]
     TimedOut(String, f64),
-    /// The server knows no such key, or does not go by the name that it was called; its answer does not
-    /// say which.
-    #[error("the server at {0} refused the key (HTTP {1}){2}")]
-    Unauthorized(String, u16, &'static str),
+    /// The server knows no such key.
+    #[error("the server at {0} refused the key (HTTP {1})")]
+    Unauthorized(String, u16),
+    /// The server refuses the connection, and says why.
+    #[error("the server at {place} refuses the connection (HTTP {status}): {reason}")]
+    Refused {
+        /// Which server.
+        place: String,
+        /// The status of its answer.
+        status: u16,
+        /// What it says.
+        reason: String,
+    },
     /// There is no way through the proxy.
     #[error("{0}")]
     Proxy(ProxyError),
@@ -188,6 +187,7 @@ impl DialError {
     pub const fn is_final(&self) -> bool {
         match self {
             Self::Unauthorized(..) | Self::Certificate(..) => true,
+            Self::Refused { status, .. } => matches!(status, 401 | 403),
             Self::Proxy(error) => error.is_final(),
             _ => false,
         }
@@ -235,41 +235,39 @@ async fn connect(way: &Way<'_>, max_message: usize) -> Result<Socket, DialError>
             .await
             .map_err(|error| DialError::Unreachable(server.to_string(), error))?,
     };
-    let builder = ClientBuilder::new()
-        .uri(&request_uri(server, way.token))
-        .map_err(|error| DialError::NotAServer(server.to_string(), error.to_string()))?;
-    let socket = if server.tls {
+    if server.tls {
         // In a box of its own, so that a plain connection does not pay for it.
         let mut stream = Box::pin(shake_hands(server, way.trust, stream)).await?;
         let certificates = stream.get_ref().1.peer_certificates();
         let pin = certificates.and_then(|all| Pin::of_certificate(all.first()?));
-        let builder = Box::pin(proved(way, &mut stream, pin, builder)).await?;
-        Box::pin(Socket::client(stream, builder, max_message)).await
+        let read_ahead = Box::pin(upgrade(way, &mut stream, pin)).await?;
+        Ok(Socket::client(stream, read_ahead, max_message))
     } else {
         let mut stream = stream;
-        let builder = Box::pin(proved(way, &mut stream, None, builder)).await?;
-        Socket::client(stream, builder, max_message).await
-    };
-    socket.map_err(|error| refused(server, error))
+        let read_ahead = upgrade(way, &mut stream, None).await?;
+        Ok(Socket::client(stream, read_ahead, max_message))
+    }
 }
 
-/// The upgrade with the answer to the server's challenge in it, where it is a device that proves itself.
-async fn proved<'b>(
+/// Upgrades to WebSocket, with the answer to the server's challenge where it is a device that proves itself. `pin` is
+/// the server's public key. Returns what came behind the answer.
+async fn upgrade(
     way: &Way<'_>,
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    stream: &mut impl Stream,
     pin: Option<Pin>,
-    builder: ClientBuilder<'b>,
-) -> Result<ClientBuilder<'b>, DialError> {
-    let (server, Some(key)) = (way.server, way.device_key) else { return Ok(builder) };
-    let challenge = challenge::ask(stream, server).await?;
-    let shown = key.authorization(&challenge, pin);
-    let invalid = |error: &dyn fmt::Display| {
-        DialError::NotAServer(server.to_string(), format!("its challenge: {error}"))
+) -> Result<Bytes, DialError> {
+    let server = way.server;
+    let host = host(server);
+    let proof = match way.device_key {
+        Some(key) => {
+            let asked = challenge::ask(stream, &host, &server.path_of(CHALLENGE_PATH)).await;
+            Some(key.authorization(&asked.map_err(|fault| refused(server, fault))?, pin))
+        }
+        None => None,
     };
-    let mut value =
-        HeaderValue::from_str(shown.expose_secret()).map_err(|error| invalid(&error))?;
-    value.set_sensitive(true);
-    builder.add_header(AUTHORIZATION, value).map_err(|error| invalid(&error))
+    let target = request_target(server, way.token);
+    let upgraded = handshake::upgrade(stream, &host, &target, proof.as_ref()).await;
+    upgraded.map_err(|fault| refused(server, fault))
 }
 
 async fn shake_hands(
@@ -289,31 +287,38 @@ async fn shake_hands(
     })
 }
 
-fn request_uri(server: &ServerUrl, token: Option<&SecretString>) -> String {
+/// What goes into the header `Host`.
+fn host(server: &ServerUrl) -> String {
+    format!("{}:{}", server.host, server.port)
+}
+
+/// What the request is for, with the key.
+fn request_target(server: &ServerUrl, token: Option<&SecretString>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     if let Some(token) = token {
         query.append_pair("token", token.expose_secret());
     }
     let query = query.finish();
     let separator = if query.is_empty() { "" } else { "?" };
-    format!("{server}{separator}{query}")
+    format!("{}{separator}{query}", server.path)
 }
 
-fn refused(server: &ServerUrl, error: Error) -> DialError {
-    match error {
-        Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(status @ (401 | 403))) => {
-            let hint = if status == 403 && server.is_called_by_name() { OTHER_NAME } else { "" };
-            DialError::Unauthorized(server.to_string(), status, hint)
+fn refused(server: &ServerUrl, fault: Fault) -> DialError {
+    let place = server.to_string();
+    match fault {
+        Fault::Status { status: status @ (401 | 403), reason: None } => {
+            DialError::Unauthorized(place, status)
         }
-        Error::Io(error) => DialError::Unreachable(server.to_string(), error),
+        Fault::Status { status: status @ (401 | 403 | 429 | 503), reason: Some(reason) } => {
+            DialError::Refused { place, status, reason }
+        }
+        Fault::Io(error) => DialError::Unreachable(place, error),
         // What a server behind TLS answers to plain HTTP: that it is a bad request, or noise.
-        Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(400) | upgrade::Error::Parsing(_))
-            if !server.tls =>
-        {
-            let why = format!("{error}; if it speaks TLS, use wss:// or https://");
-            DialError::NotAServer(server.to_string(), why)
+        Fault::Status { status: 400, .. } | Fault::NotHttp(_) if !server.tls => {
+            let why = format!("{fault}; if it speaks TLS, use wss:// or https://");
+            DialError::NotAServer(place, why)
         }
-        error => DialError::NotAServer(server.to_string(), error.to_string()),
+        fault => DialError::NotAServer(place, fault.to_string()),
     }
 }
 
@@ -354,7 +359,7 @@ mod tests {
         let url: ServerUrl = "ws://box/ws?token=hunter%262".parse().unwrap();
         assert_eq!(url.token().map(ExposeSecret::expose_secret), Some("hunter&2"));
         assert!(!format!("{url} {url:?}").contains("hunter"));
-        assert!(request_uri(&url, url.token()).ends_with("/ws?token=hunter%262"));
+        assert_eq!(request_target(&url, url.token()), "/ws?token=hunter%262");
     }
 
     #[test]

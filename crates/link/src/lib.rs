@@ -8,7 +8,8 @@
 //! - [`client`]: the loop of every client: connect, register, run, back off, come back.
 //! - [`identity`]: who a client is and how it proves that when it comes back, in a file or in memory.
 //! - [`dial`]: where a server is, and how to reach it; [`tls`]: whose certificates are trusted;
-//!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first.
+//!   [`proxy`]: the way through an HTTP proxy; `tcp`: whichever address of a host answers first; `handshake`: the
+//!   upgrade to WebSocket.
 //! - [`pin`]: by which public key a server is known again; [`proof`]: how a device proves which key pair it has.
 //! - `private`: files that nobody but their owner may read.
 //! - `turn`: how much an actor does before others get their turn.
@@ -23,6 +24,7 @@ pub mod client;
 pub mod connection;
 pub mod dial;
 mod frames;
+mod handshake;
 pub mod identity;
 pub mod memory;
 pub mod outbox;

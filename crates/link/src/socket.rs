@@ -126,19 +126,19 @@ impl Socket {
         Self { kind: Kind::Resting(Box::new(Resting::new(transport))) }
     }
 
-    /// Upgrades a client's stream to the server.
-    pub(crate) async fn client(
+    /// The client's end of a connection whose upgrade is done. `read_ahead` is what was read beyond the server's
+    /// answer.
+    pub(crate) fn client(
         stream: impl transport::Stream + 'static,
-        builder: ClientBuilder<'_>,
+        read_ahead: Bytes,
         max_message: usize,
-    ) -> Result<Self, Error> {
-        let (stream, _response) = builder
+    ) -> Self {
+        let stream = ClientBuilder::new()
             .config(config())
             .limits(Limits::default().max_payload_len(Some(max_message)))
-            .connect_on(Transport::new(stream, Bytes::new()))
-            .await?;
+            .take_over(Transport::new(stream, read_ahead));
         let socket = Box::new(WebSocket::new(stream, true));
-        Ok(Self { kind: Kind::WebSocket(socket) })
+        Self { kind: Kind::WebSocket(socket) }
     }
 
     pub(crate) fn memory(end: MemoryEnd) -> Self {

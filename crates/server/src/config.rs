@@ -120,6 +120,8 @@ pub struct Config {
     pub agent_name_mobile: String,
     /// What to add to the facts of a device, by its id.
     pub devices: BTreeMap<String, BTreeMap<String, Payload>>,
+    /// Whether the audit log has the arguments of each tool that is called.
+    pub audit_arguments: bool,
 }
 
 impl Default for Config {
@@ -169,6 +171,7 @@ impl Default for Config {
             agent_name_windows: "HostAgent".to_owned(),
             agent_name_mobile: "MobileAgent".to_owned(),
             devices: BTreeMap::new(),
+            audit_arguments: false,
         }
     }
 }

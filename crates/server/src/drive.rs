@@ -95,6 +95,10 @@ impl Server {
                 tracing::debug!(device = %task.device, requester = %task.requester, "task accepted");
                 Vec::new()
             }
+            Effect::Stepped(task, n, calls) => {
+                self.note_step(&task, n, &calls);
+                Vec::new()
+            }
             Effect::Over(over) => {
                 self.note_over(&over);
                 self.moved().notify_waiters();
@@ -167,8 +171,13 @@ impl Server {
             call.call_id = Some(fresh_call_id(ambient));
         }
         let response_id = next_command_id(ambient);
-        let streams = task.terms.streams.and_then(|_| self.hub().streams_of(task, &calls));
-        let frame = encode_command(task, &calls, &response_id, streams, ambient.time_text());
+        let (streams, knows_namespaces) = {
+            let hub = self.hub();
+            let streams = task.terms.streams.and_then(|_| hub.streams_of(task, &calls));
+            (streams, hub.knows_namespaces(&task.device))
+        };
+        let at = ambient.time_text();
+        let frame = encode_command(task, &calls, &response_id, knows_namespaces, streams, at);
         Prepared { response_id, calls: calls.into(), is_discovery, frame, journal: None }
     }
 
@@ -265,6 +274,18 @@ impl Server {
         committed: Result<(), StoreError>,
     ) -> Vec<Effect> {
         self.decide(|hub| hub.handle_committed(moment, batch, committed)).1
+    }
+
+    fn note_step(&self, task: &Task, n: u32, calls: &[Call]) {
+        for call in calls {
+            let shown = call.parameters.as_ref().filter(|_| self.config().audit_arguments);
+            self.audit().record(audit::Entry {
+                step: Some(n),
+                tool: Some(&call.tool_name),
+                arguments: shown.map(Payload::as_str),
+                ..audit::Entry::of(task, Event::Step)
+            });
+        }
     }
 
     fn note_over(&self, over: &Over) {

@@ -23,6 +23,12 @@ pub(crate) fn merged(facts: Payload, id: &ClientId, config: &Config) -> Payload 
     }
 }
 
+/// What is known of a device that has said nothing since the server's start.
+pub(crate) fn configured(id: &ClientId, config: &Config) -> Payload {
+    Payload::from_value(&Fields::new())
+        .map_or_else(|_| Payload::string(""), |own| merged(own, id, config))
+}
+
 /// What a device says of itself, under the id that it is pinned to. What names no other is kept as it
 /// came.
 fn pinned(facts: Payload, id: &ClientId) -> Payload {
@@ -48,22 +54,43 @@ pub(crate) fn with_id(facts: &Payload, id: &ClientId) -> Option<Payload> {
 }
 
 /// Every key of the configuration goes into `custom_metadata`, `additional_features` is united with
-/// `supported_features`, and `tags` also stands at the top: as UFO's server merges them.
+/// `supported_features`, and `tags` also stands at the top: as UFO's server merges them. Tags that the device gives
+/// itself, in its `custom_metadata`, stay among them.
 fn merge(facts: &Payload, configured: &Fields) -> Option<Payload> {
     let mut merged: Fields = facts.parse().ok()?;
     let mut custom: Fields =
         merged.get("custom_metadata").and_then(|own| own.parse().ok()).unwrap_or_default();
+    let own_tags = custom.get("tags").map(words).unwrap_or_default();
     custom.extend(configured.clone());
-    merged.insert("custom_metadata".to_owned(), Payload::from_value(&custom).ok()?);
+    if let Some(tags) = configured.get("tags").filter(|_| !own_tags.is_empty()) {
+        let tags = Payload::from_value(&union(own_tags, words(tags))).ok()?;
+        custom.insert("tags".to_owned(), tags);
+    }
     if let Some(additional) = configured.get("additional_features") {
         let supported = merged.get("supported_features");
         let features = union(supported.map(words).unwrap_or_default(), words(additional));
         merged.insert("supported_features".to_owned(), Payload::from_value(&features).ok()?);
     }
-    if let Some(tags) = configured.get("tags") {
+    if let Some(tags) = custom.get("tags").filter(|_| configured.contains_key("tags")) {
         merged.insert("tags".to_owned(), tags.clone());
     }
+    merged.insert("custom_metadata".to_owned(), Payload::from_value(&custom).ok()?);
     Payload::from_value(&merged).ok()
+}
+
+/// The words by which a device can be chosen: those that the configuration gives it, and its own.
+pub(crate) fn tags(facts: &Payload) -> Vec<String> {
+    #[derive(Default, Deserialize)]
+    struct Tagged {
+        tags: Option<Payload>,
+        custom_metadata: Option<Payload>,
+    }
+
+    let top: Tagged = facts.parse().unwrap_or_default();
+    let custom: Tagged =
+        top.custom_metadata.and_then(|custom| custom.parse().ok()).unwrap_or_default();
+    let words = |tags: Option<Payload>| tags.as_ref().map(words).unwrap_or_default();
+    union(words(custom.tags), words(top.tags))
 }
 
 fn words(list: &Payload) -> Vec<String> {
@@ -95,6 +122,21 @@ mod tests {
         let merged = merge(&facts, &configured.parse().unwrap()).unwrap();
         let expected = r#"{"custom_metadata":{"additional_features":["gpu","cli"],"own":1,"room":"lab","tags":["a","b"]},"hostname":"h","memory_total_gb":15.50,"supported_features":["cli","gui","gpu"],"tags":["a","b"]}"#;
         assert_eq!(merged.as_str(), expected);
+    }
+
+    #[test]
+    fn tags_are_those_of_the_device_and_of_the_configuration() {
+        let own = object(r#"{"custom_metadata":{"tags":["gpu","lab"]}}"#);
+        let configured = object(r#"{"tags":["lab","eu"]}"#);
+        let merged = merge(&own, &configured.parse().unwrap()).unwrap();
+        let all = r#"["gpu","lab","eu"]"#;
+        let expected = format!(r#"{{"custom_metadata":{{"tags":{all}}},"tags":{all}}}"#);
+        assert_eq!(merged.as_str(), expected);
+        assert_eq!(tags(&merged), ["gpu", "lab", "eu"]);
+        assert_eq!(tags(&own), ["gpu", "lab"]);
+        for none in ["{}", "[]", r#"{"tags":"gpu"}"#, r#"{"custom_metadata":null,"tags":null}"#] {
+            assert!(tags(&object(none)).is_empty(), "{none}");
+        }
     }
 
     #[test]

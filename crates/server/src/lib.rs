@@ -35,8 +35,8 @@ mod tls;
 
 pub use audit::{Audit, AuditSettings, KeyChange, append_key_change};
 pub use auth::{
-    BookChange, FirstUse, JoinToken, KeyBook, KeyRecord, KeyStore, Keys, NewJoinToken, NewKey,
-    Pattern, Role, generate_key,
+    BookChange, FirstUse, JoinToken, KeyBook, KeyLook, KeyRecord, KeyStore, Keys, NewJoinToken,
+    NewKey, Pattern, Role, generate_key,
 };
 pub use config::{Config, MIN_BYTES_IN_FLIGHT, MIN_OUTBOX_MESSAGES};
 pub use front::listen;

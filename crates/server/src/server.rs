@@ -22,7 +22,9 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{self, Visitor};
 use crate::agent::{Agent, Auto};
 use crate::audit::{Audit, Entry, Event};
-use crate::auth::{Challenges, KeyRecord, KeyStore, Keyring, Keys, NotProved, Principal};
+use crate::auth::{
+    Challenges, KeyLook, KeyRecord, KeyStore, Keyring, Keys, Looks, NotProved, Principal,
+};
 use crate::config::Config;
 use crate::front;
 use crate::handle::{ConnectionId, Handle};
@@ -71,6 +73,7 @@ pub(crate) struct Inner {
     next_connection: AtomicU64,
     metrics: Metrics,
     http_places: Arc<Semaphore>,
+    key_looks: Looks,
     failed_keys: FailedKeys,
     addresses: Arc<Addresses>,
     audit: Audit,
@@ -176,6 +179,7 @@ impl Server {
             next_connection: AtomicU64::new(1),
             metrics: Metrics::new(),
             http_places: Arc::new(Semaphore::new(max_connections)),
+            key_looks: Looks::new(),
             failed_keys: FailedKeys::new(per_minute, per_minute, MAX_FAILED_ADDRESSES),
             addresses: Arc::new(Addresses::new(config.max_unproven_per_address)),
             stopping: CancellationToken::new(),
@@ -273,6 +277,24 @@ impl Server {
     pub fn set_keys(&self, created: Vec<KeyRecord>) {
         self.0.keyring.replace(created);
         self.close_invalid();
+    }
+
+    /// Waits until a key is shown that is not known, and that may be new: who keeps the keys looks for it then, see
+    /// [`Self::begin_key_look`]. Who shows it waits meanwhile, for a second at most, if anybody ever asked here.
+    pub async fn key_look_wanted(&self) {
+        self.0.key_looks.wanted().await;
+    }
+
+    /// Begins a look for new keys, which are put into force by [`Self::set_keys`] before it is dropped. How often that
+    /// may be is for the caller to bound.
+    #[must_use]
+    pub fn begin_key_look(&self) -> KeyLook<'_> {
+        self.0.key_looks.begin()
+    }
+
+    /// Has new keys looked for, if anybody does that.
+    pub(crate) async fn look_for_keys(&self) {
+        self.0.key_looks.next().await;
     }
 
     /// When each created key or key pair was last used since the server started, by its public id; to within a minute.

@@ -6,6 +6,7 @@
 
 mod client;
 mod enums;
+mod exit;
 mod extension;
 mod facts;
 mod payloads;
@@ -15,6 +16,7 @@ pub use client::ClientMessage;
 pub use enums::{
     ClientMessageType, ClientType, Platform, ResultStatus, ServerMessageType, Status, ToolType,
 };
+pub use exit::exit_code;
 pub use extension::{
     Accepted, Cancel, CancelAfter, Channel, Chunk, Confirmed, Data, Downstream, Extension, Feature,
     Features, Held, HeldState, Input, InputTaken, Instruction, JournalId, MAX_CHUNK_BYTES,

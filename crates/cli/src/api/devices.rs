@@ -18,6 +18,11 @@ pub(crate) struct Device {
     pub(crate) platform: String,
     #[serde(default)]
     pub(crate) features: Vec<String>,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    /// What it was granted of the extension.
+    #[serde(default)]
+    pub(crate) extension: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connected: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

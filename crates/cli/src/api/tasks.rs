@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aip::Payload;
+use aip::message::exit_code;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,13 @@ pub(crate) struct Action {
     pub(crate) result: Option<Payload>,
     #[serde(default)]
     namespace: Option<String>,
+}
+
+impl Action {
+    /// With what the command that it ran exited, where that is no 0.
+    pub(crate) fn nonzero_exit(&self) -> Option<i64> {
+        self.result.as_ref().and_then(exit_code).filter(|code| *code != 0)
+    }
 }
 
 /// A task of a list, and what the server says of it, word for word.

@@ -17,7 +17,7 @@ pub(crate) use self::device::{
 pub(crate) use self::join_token::{CreateJoinToken, JoinRole, JoinToken};
 pub(crate) use self::key::{CreateKey, Key, KeyRole};
 pub(crate) use self::login::{Login, Logout};
-pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks};
+pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks, Variable};
 use crate::log::Format;
 use crate::settings::{self, ClientKeys, ServerKeys};
 

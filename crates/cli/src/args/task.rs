@@ -1,5 +1,7 @@
 //! What can be typed to submit tasks, and to look at them.
 
+use std::str::FromStr;
+
 use clap::{Args, Subcommand};
 
 use crate::settings::{ClientKeys, Seconds};
@@ -9,9 +11,17 @@ use crate::settings::{ClientKeys, Seconds};
 #[command(after_help = "Examples:
   flightdeck exec --on mybox -- df -h
   flightdeck exec --on a --on b -- uptime
+  flightdeck exec --on 'web-*' -- uptime             Those whose ids fit: also ? [ab] {a,b}
+  flightdeck exec --on tag:gpu -- nvidia-smi         Those with this tag; `flightdeck devices` shows them
   flightdeck exec --all -- uname -r
+  flightdeck exec --all --at-once 1 --stop-after-failures 1 -- ./upgrade
+  flightdeck exec --on mybox --env LANG=C --env CI=1 -- make test
   flightdeck exec --on mybox -- 'dmesg | tail'       With a device that runs --exec shell
   flightdeck exec --on mybox --detach -- make        Leave it running, and print its task's id
+
+With several devices each line has its device in front, and a line on stderr at the end says where it
+was ok, where it failed, and which devices were unreachable: those that --all, a pattern or a tag
+mean and that are away are among them. Patterns and tags that fit no device are an error.
 
 Several words are passed on as they are; a single one is passed on as a whole command line.
 
@@ -27,16 +37,27 @@ timed out; 125 anything else, a setting that forbids it included; 2 for a wrong 
 With --json each device is an object on stdout: device, task, status (completed, failed, cancelled),
 known (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop),
 refused (final, retry), error, exit_code, stdout, stderr; also where no server could be asked, except
-with --all. On stderr an object says each task's id as soon as the server has it.")]
+with --all, patterns, tags and --env. Of several devices the last object on stderr is the recap. On stderr an object says each task's id as soon as the server has it.")]
 pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) client: ClientKeys,
-    /// The device; may be repeated
+    /// The device: its id, a pattern on ids ('web-*') or a tag (tag:gpu); may be repeated
     #[arg(long, value_name = "ID", required_unless_present = "all")]
     pub(crate) on: Vec<String>,
-    /// Every device that is online
+    /// Every device; those that are away count as unreachable
     #[arg(long, conflicts_with = "on")]
     pub(crate) all: bool,
+    /// On so many devices at the same time
+    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "detach")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) at_once: u16,
+    /// Begin on no further device once it has failed on so many; unreachable ones do not count
+    #[arg(long, value_name = "N", conflicts_with = "detach")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) stop_after_failures: Option<u16>,
+    /// A variable of the command's environment; may be repeated. Needs a device that runs --exec shell
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<Variable>,
     /// Longest time for the command: seconds (30) or with a unit (90s, 5m) [default: the device's, 30 s]
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Seconds>,
@@ -61,6 +82,26 @@ pub(crate) struct Exec {
     /// The command
     #[arg(required = true, trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
+}
+
+/// A variable of a command's environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+impl FromStr for Variable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("it has the form NAME=VALUE")?;
+        let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_word || name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err("a name has letters, digits and _, and no digit first".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), value: value.to_owned() })
+    }
 }
 
 /// Submit a task to a device and follow it to its outcome

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 
+use super::exec::TAG;
 use super::tasks::between;
 use crate::api::{Api, Device, DeviceTask};
 use crate::args::{Devices, Global};
 use crate::connect::Target;
-use crate::output::{human, print, print_line, safe_line, table};
+use crate::output::{human, print, print_json, safe_line, table};
 use crate::{Code, Ended};
 
 const HEADINGS: [&str; 5] = ["ID", "PLATFORM", "FEATURES", "SINCE", "BUSY WITH"];
@@ -16,7 +17,7 @@ pub(crate) async fn run(args: Devices, global: Global) -> Ended {
     let devices = Api::new(&target)?.devices().await?;
     if args.json {
         for device in &devices {
-            print_line(&serde_json::to_string(device).unwrap_or_default())?;
+            print_json(&serde_json::to_string(device).unwrap_or_default())?;
         }
     } else if devices.is_empty() {
         say!("No device is online. Make this machine one: flightdeck device");
@@ -32,10 +33,16 @@ fn row(device: &Device, now: Timestamp) -> [String; 5] {
     [
         safe_line(&device.id),
         safe_line(&device.platform),
-        safe_line(&device.features.join(" ")),
+        safe_line(&features(device)),
         since(device, now),
         safe_line(&busy(device)),
     ]
+}
+
+/// What it can do, and its tags as `exec --on` takes them.
+fn features(device: &Device) -> String {
+    let tags = device.tags.iter().map(|tag| format!("{TAG}{tag}"));
+    device.features.iter().cloned().chain(tags).collect::<Vec<_>>().join(" ")
 }
 
 /// How long it has been there, or away.
@@ -84,11 +91,13 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:02:05Z".parse().unwrap();
         let since = "2026-01-01T00:00:00Z";
         let busy = device(&format!(
-            r#"{{"id":"a","platform":"linux","connected_since":"{since}","tasks":[
+            r#"{{"id":"a","platform":"linux","features":["cli"],"tags":["gpu"],
+                "connected_since":"{since}","tasks":[
                 {{"state":"running","since":"{since}","summary":"df -h","requester":"g"}},
                 {{"state":"stopping","since":"{since}"}},{{"state":"queued","since":"{since}"}}]}}"#
         ));
         let cells = row(&busy, now);
+        assert_eq!(cells[2], "cli tag:gpu");
         assert_eq!(cells[3], "2 min 5 s");
         assert_eq!(cells[4], "df -h for g, somebody else's task (stopping) (+1 waiting)");
         let away = device(&format!(

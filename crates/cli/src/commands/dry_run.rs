@@ -8,7 +8,7 @@ use device::policy::Verdict;
 use device::tools::{Exec, Overview, ToolSettings, ToolView};
 use serde_json::{Value, json};
 
-use crate::output::{print, print_line, safe_line, table};
+use crate::output::{print, print_json, safe_line, table};
 use crate::policy::PolicyFile;
 use crate::{Code, Ended};
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(settings: &DeviceSettings, policy: &PolicyFile, as_json:
     }
     if as_json {
         for tool in &overview.tools {
-            print_line(&json_line(tool).to_string())?;
+            print_json(&json_line(tool).to_string())?;
         }
     } else {
         print(&table(HEADINGS, &overview.tools.iter().map(row).collect::<Vec<_>>()))?;

@@ -1,84 +1,100 @@
 //! `flightdeck exec`: runs a command on one device or several.
 
 mod input;
+mod recap;
+mod schedule;
 mod screen;
+mod targets;
 
-use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
+use aip::visible::escape_json;
 use anyhow::Context;
 use constellation::{
     Channel, ClientId, Constellation, NewTask, OnDisconnect, Output, Payload, RequestError,
     StepStatus, Streams, Task, TaskEvent,
 };
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use serde_json::{Map, Value, json};
 use tokio::io::Stdin;
 use tokio_util::sync::CancellationToken;
 
+use self::recap::Recap;
+use self::schedule::Schedule;
 use self::screen::{Screen, View};
+pub(super) use self::targets::TAG;
 use super::follow::{
-    CommandOutput, Followed, Notices, Watcher, accepted, describe, event_json, follow,
-    interruptible, on_disconnect,
+    CommandOutput, Followed, Notices, Watcher, describe, event_json, follow, interruptible,
+    on_disconnect,
 };
-use crate::api::Api;
-use crate::args::{Exec, Global};
+use crate::args::{Exec, Global, Variable};
 use crate::connect::{Target, say_goodbye};
 use crate::ending::{Known, is_timeout, results, value};
-use crate::output::{RED, Spinner, print_line, safe_line};
+use crate::output::{RED, print_json, print_line, safe_line};
 use crate::{Code, Ended, Failure, Interrupts};
 
 pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let plan = plan(&args)?;
     let target = Target::new(args.client.clone(), &global)?;
-    let devices = devices(&args, &target).await?;
+    let chosen = targets::choose(&args, &target).await?;
     let escapes = (args.raw || args.escape).then_some(args.escape);
-    let show = Show { labels: devices.len() > 1, json: args.json, escapes };
+    let show = Show { labels: chosen.len() > 1, json: args.json, escapes };
     let (constellation, on_disconnect) = match connect(&target, args.detach).await {
         Ok(connected) => connected,
         Err(failure) => {
-            for device in &devices {
+            for (device, failure) in &chosen.left_out {
+                show_not_submitted(device, failure, show)?;
+            }
+            for device in &chosen.devices {
                 show_not_submitted(device, &failure, show)?;
             }
             return Err(failure);
         }
     };
-    let asked = Asked::new(&args, devices.len(), &constellation);
-    let new_task = |device: &ClientId, has_input| NewTask {
-        command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
-        no_time_limit: has_no_limit(&args),
-        on_disconnect,
-        streams: Streams { output: asked.output, input: has_input, window: None },
-        ..NewTask::new(device.clone(), plan.clone())
+    let (mut recap, mut worst) = (Recap::default(), Code::COMPLETED);
+    for (device, failure) in &chosen.left_out {
+        worst = worst.max(say_not_submitted(device, failure, show)?);
+        recap.left_out(device, failure.code);
+    }
+    let asked = Asked::new(&args, chosen.len(), &constellation);
+    let submit = |device: &ClientId, has_input| {
+        constellation.submit(NewTask {
+            command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
+            no_time_limit: has_no_limit(&args),
+            on_disconnect,
+            streams: Streams { output: asked.output, input: has_input, window: None },
+            ..NewTask::new(device.clone(), plan.clone())
+        })
     };
     let interrupts = Interrupts::listen();
-    let (mut submitted, mut worst) = (Vec::new(), Code::COMPLETED);
-    for device in devices {
-        let task = constellation.submit(new_task(&device, asked.input));
-        match task.map_err(Failure::unreachable) {
-            Ok(task) => submitted.push((device, task)),
-            Err(failure) => {
-                show_not_submitted(&device, &failure, show)?;
-                let (name, why) = (device.as_str(), format!("{:#}", failure.error));
-                say!("{RED}{}{RED:#}: {}", safe_line(name), safe_line(&why));
-                worst = worst.max(failure.code.of_exec());
-            }
-        }
-    }
     let stop = CancellationToken::new();
-    let again = |device: &ClientId| constellation.submit(new_task(device, false));
+    let schedule = Schedule {
+        submit: &submit,
+        asked,
+        at_once: usize::from(args.at_once),
+        stop_after: args.stop_after_failures.map_or(usize::MAX, usize::from),
+        show,
+        stop: &stop,
+    };
     let code = if args.detach {
-        interruptible(&constellation, &stop, interrupts, all_accepted(submitted, &stop, show)).await
+        let accepting = schedule.all_accepted(chosen.devices, &mut recap);
+        interruptible(&constellation, &stop, interrupts, accepting).await
     } else {
-        let following = follow_all(submitted, &stop, show, asked, &again);
-        interruptible(&constellation, &stop, interrupts, following).await
+        let running = schedule.run(chosen.devices, &mut recap);
+        interruptible(&constellation, &stop, interrupts, running).await
     };
     let code = code.unwrap_or_else(|left| Ok(left.exec_code()))?;
+    if show.json && show.labels {
+        say!("{}", escape_json(&recap.json().to_string()));
+    } else if show.labels {
+        say!("{}", recap.line(if args.detach { "submitted" } else { "ok" }));
+    }
     say_goodbye(constellation).await;
     Ok(code.max(worst))
 }
+
+/// Submits the task for a device, with our standard input or without.
+type Submit<'a> = &'a dyn Fn(&ClientId, bool) -> Result<Task, RequestError>;
 
 /// The streams that are asked for.
 #[derive(Clone, Copy)]
@@ -129,6 +145,9 @@ const fn has_no_limit(args: &Exec) -> bool {
     !args.detach || args.timeout.is_some()
 }
 
+/// The tool that runs the command, with its namespace: an MCP server of the device may have one of the same name.
+const TOOL: &str = "BashExecutor::execute_command";
+
 /// How to print.
 #[derive(Clone, Copy)]
 struct Show {
@@ -157,89 +176,23 @@ fn plan(args: &Exec) -> anyhow::Result<String> {
     if let Some(cwd) = &args.cwd {
         parameters.insert("cwd".to_owned(), json!(cwd));
     }
-    let command =
-        json!({"tool_name": "execute_command", "parameters": parameters, "tool_type": "action"});
+    if !args.env.is_empty() {
+        let set: Map<_, _> =
+            args.env.iter().map(|Variable { name, value }| (name.clone(), json!(value))).collect();
+        parameters.insert("env".to_owned(), Value::Object(set));
+    }
+    let command = json!({"tool_name": TOOL, "parameters": parameters, "tool_type": "action"});
     Ok(json!({"commands": [command]}).to_string())
-}
-
-async fn devices(args: &Exec, target: &Target) -> Result<Vec<ClientId>, Failure> {
-    let names = if args.all {
-        let devices = Api::new(target)?.devices().await?;
-        devices.into_iter().filter(|device| device.is_online()).map(|device| device.id).collect()
-    } else {
-        args.on.clone()
-    };
-    if names.is_empty() {
-        return Err(Failure {
-            code: Code::EXEC_UNREACHABLE,
-            error: anyhow::anyhow!("no device is online; make this machine one: flightdeck device"),
-        });
-    }
-    let mut seen = HashSet::new();
-    let ids = names.into_iter().filter(|name| seen.insert(name.clone()));
-    let parsed = ids.map(|id| id.parse().with_context(|| format!("--on {id:?}")));
-    Ok(parsed.collect::<anyhow::Result<Vec<ClientId>>>()?)
-}
-
-/// Waits until the server has each task, and prints their ids. Returns the worst code.
-async fn all_accepted(tasks: Vec<(ClientId, Task)>, stop: &CancellationToken, show: Show) -> Ended {
-    let (spinner, notices) = (Spinner::new("submitted"), Notices::default());
-    let mut worst = Code::COMPLETED;
-    for (device, task) in tasks {
-        let tell = |event: &_| notices.of(event).iter().for_each(|said| spinner.line(said));
-        match accepted(task, stop, tell).await {
-            Ok(id) => print_id(&device, &id, show)?,
-            Err(followed) => {
-                let screen = Screen::new(Spinner::new(""), show.escapes);
-                let mut teller = Teller::new(device, &screen, &notices, show, stop);
-                worst = worst.max(teller.show_outcome(&followed).await?);
-            }
-        }
-    }
-    Ok(worst)
 }
 
 fn print_id(device: &ClientId, id: &str, show: Show) -> anyhow::Result<()> {
     if show.json {
-        return print_line(&json!({"device": device, "task": id}).to_string());
+        return print_json(&json!({"device": device, "task": id}).to_string());
     }
     match show.labels {
         true => print_line(&format!("{}  {}", safe_line(id), safe_line(device.as_str()))),
         false => print_line(&safe_line(id)),
     }
-}
-
-/// Submits a task once more, without input.
-type Again<'a> = &'a dyn Fn(&ClientId) -> Result<Task, RequestError>;
-
-/// Follows all tasks at once, and shows what each device writes as it comes. Returns the worst code.
-async fn follow_all(
-    submitted: Vec<(ClientId, Task)>,
-    stop: &CancellationToken,
-    show: Show,
-    asked: Asked,
-    again: Again<'_>,
-) -> Ended {
-    let (mut left, notices) = (submitted.len(), Notices::default());
-    let screen = Screen::new(Spinner::new(&waiting(left)), show.escapes);
-    let mut tasks: FuturesUnordered<_> = submitted
-        .into_iter()
-        .map(|(device, task)| {
-            let teller = Teller::new(device, &screen, &notices, show, stop);
-            one(teller, task, stop, asked, again)
-        })
-        .collect();
-    let mut worst = Code::COMPLETED;
-    while let Some((mut teller, followed)) = tasks.next().await {
-        left -= 1;
-        if left > 0 {
-            screen.spinner().say(&waiting(left));
-        } else {
-            screen.spinner().clear();
-        }
-        worst = worst.max(teller.show_outcome(&followed).await?);
-    }
-    Ok(worst)
 }
 
 fn waiting(devices: usize) -> String {
@@ -252,7 +205,7 @@ async fn one(
     task: Task,
     stop: &CancellationToken,
     asked: Asked,
-    again: Again<'_>,
+    submit: Submit<'_>,
 ) -> (Teller, Followed) {
     let mut source = tokio::io::stdin();
     if asked.input {
@@ -266,7 +219,7 @@ async fn one(
             return (teller, followed);
         }
         // Nothing of it was read, so the command can do without.
-        let task = match again(&teller.device) {
+        let task = match submit(&teller.device, false) {
             Ok(task) => task,
             Err(error) => {
                 let failure = Failure::unreachable(error);
@@ -378,7 +331,7 @@ impl Teller {
         let returned = results.iter().flatten().next();
         let output = returned.and_then(CommandOutput::of);
         if self.show.json {
-            print_line(&self.as_json(followed, output.as_ref()).to_string())?;
+            print_json(&self.as_json(followed, output.as_ref()).to_string())?;
         } else {
             if let Some(output) = output.as_ref().filter(|_| !self.is_streamed) {
                 self.show_text(Channel::Stdout, &output.stdout).await;
@@ -475,7 +428,7 @@ impl Watcher for Teller {
                     if matches!(event, TaskEvent::Accepted { .. }) {
                         said["device"] = json!(self.device);
                     }
-                    say!("{said}");
+                    say!("{}", escape_json(&said.to_string()));
                 }
             }
             _ => {
@@ -507,12 +460,20 @@ fn is_closed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
+/// Tells of a device whose task did not get as far as the server. Returns the code that it stands for.
+fn say_not_submitted(device: &ClientId, failure: &Failure, show: Show) -> anyhow::Result<Code> {
+    show_not_submitted(device, failure, show)?;
+    let (name, why) = (device.as_str(), format!("{:#}", failure.error));
+    say!("{RED}{}{RED:#}: {}", safe_line(name), safe_line(&why));
+    Ok(failure.code.of_exec())
+}
+
 /// Tells programs of a device whose task did not get as far as the server.
 fn show_not_submitted(device: &ClientId, failure: &Failure, show: Show) -> anyhow::Result<()> {
     if !show.json {
         return Ok(());
     }
-    print_line(&as_json(device, &Followed::not_submitted(failure), None).to_string())
+    print_json(&as_json(device, &Followed::not_submitted(failure), None).to_string())
 }
 
 fn as_json(device: &ClientId, followed: &Followed, output: Option<&CommandOutput>) -> Value {

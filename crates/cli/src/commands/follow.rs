@@ -336,10 +336,11 @@ impl CommandOutput {
 /// Shows a step on stderr, as it happens: the spinner says what runs, a line stays of what is over.
 pub(super) fn show_step(spinner: &Spinner, step: &Step) {
     let what = describe(step);
+    let exit = step.exit_code.map(|code| format!("exit {code}"));
     let (mark, style) = match step.status {
         StepStatus::Queued => return spinner.say("waiting for the device"),
         StepStatus::Running => return spinner.say(&what),
-        StepStatus::Success => ("✓", GREEN),
+        StepStatus::Success => exit.as_deref().map_or(("✓", GREEN), |exit| (exit, RED)),
         StepStatus::Failure => ("✗", RED),
         StepStatus::Skipped | StepStatus::None => ("–", DIM),
     };

@@ -11,7 +11,7 @@ use server::{KeyChange, KeyRecord, NewKey, Role};
 use crate::args::{CreateKey, Global, Key, KeyRole};
 use crate::key_file::KeyFile;
 use crate::key_uses::KeyUses;
-use crate::output::{print, print_line, safe_line, table};
+use crate::output::{print, print_json, print_line, safe_line, table};
 use crate::state::StateFolder;
 use crate::{Code, Ended};
 
@@ -75,7 +75,7 @@ fn list(json: bool, folder: &StateFolder) -> anyhow::Result<()> {
     let last_use = |key: &KeyRecord| uses.get(&key.id).copied();
     if json {
         for key in &keys {
-            print_line(&as_json(key, last_use(key)))?;
+            print_json(&as_json(key, last_use(key)))?;
         }
     } else if keys.is_empty() {
         say!("No key was created. Create one: flightdeck key create --name N --role device");

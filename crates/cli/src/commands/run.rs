@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use aip::visible::escape_json;
 use anyhow::{Context, bail};
 use constellation::{ClientId, Constellation, NewTask, Task, TaskEvent};
 use serde_json::json;
@@ -14,7 +15,7 @@ use super::follow::{
 use crate::args::{Global, Run};
 use crate::connect::{Target, say_goodbye};
 use crate::ending::{Ending, value};
-use crate::output::{DIM, Spinner, print_line, safe_line};
+use crate::output::{DIM, Spinner, print_json, print_line, safe_line};
 use crate::{Code, Ended, Failure, Interrupts};
 
 /// The longest task text that is read from standard input, in bytes.
@@ -28,7 +29,7 @@ pub(crate) async fn run(args: Run, global: Global) -> Ended {
         Ok(submitted) => submitted,
         Err(failure) => {
             if args.json {
-                print_line(&ended_line(&Followed::not_submitted(&failure).ending, None, "null"))?;
+                print_json(&ended_line(&Followed::not_submitted(&failure).ending, None, "null"))?;
             }
             return Err(failure);
         }
@@ -90,7 +91,7 @@ fn task_text(text: &str) -> anyhow::Result<String> {
 /// The id of a task that goes on without us.
 fn print_id(id: &str, as_json: bool) -> anyhow::Result<()> {
     match as_json {
-        true => print_line(&json!({"event": "accepted", "task": id}).to_string()),
+        true => print_json(&json!({"event": "accepted", "task": id}).to_string()),
         false => print_line(&safe_line(id)),
     }
 }
@@ -100,7 +101,7 @@ async fn watch(task: Task, stop: &CancellationToken, as_json: bool) -> Followed 
     if as_json {
         let mut tell = |event: &TaskEvent| {
             if let Some(event) = event_json(event, &notices) {
-                say!("{event}");
+                say!("{}", escape_json(&event.to_string()));
             }
         };
         return follow(task, stop, &mut tell).await;
@@ -125,7 +126,7 @@ async fn watch(task: Task, stop: &CancellationToken, as_json: bool) -> Followed 
 /// What is known of a task that was left, which was said in words already.
 fn print_left(ending: &Ending, as_json: bool) -> anyhow::Result<Code> {
     if as_json {
-        print_line(&ended_line(ending, None, "null"))?;
+        print_json(&ended_line(ending, None, "null"))?;
     }
     Ok(ending.code())
 }
@@ -134,7 +135,7 @@ fn print_outcome(followed: &Followed, as_json: bool) -> anyhow::Result<Code> {
     let Followed { ending, outcome, task } = followed;
     if as_json {
         let result = outcome.result.as_ref().map_or("null", |result| result.as_str());
-        print_line(&ended_line(ending, task.as_deref(), result))?;
+        print_json(&ended_line(ending, task.as_deref(), result))?;
     } else {
         print_ending(ending, value(outcome).as_ref())?;
     }

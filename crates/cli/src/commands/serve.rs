@@ -308,6 +308,7 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         agent_name_windows: values.agent_name_windows,
         agent_name_mobile: values.agent_name_mobile,
         devices: payloads(devices)?,
+        audit_arguments: values.audit_arguments,
     })
 }
 

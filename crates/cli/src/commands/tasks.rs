@@ -11,7 +11,7 @@ use super::follow::AWAY_WAIT;
 use crate::api::{Api, Listed, PAGE, Query, Task, TaskId};
 use crate::args::{Global, Tasks};
 use crate::connect::Target;
-use crate::output::{human, print, print_line, safe, safe_line, table};
+use crate::output::{human, print, print_json, print_line, safe, safe_line, table};
 use crate::{Code, Ended, Failure, Interrupts};
 
 /// The most tasks that are looked at for those that match what only this program can filter by.
@@ -215,7 +215,7 @@ fn print_changed(
             continue;
         }
         match as_json {
-            true => print_line(json.as_str())?,
+            true => print_json(json.as_str())?,
             false => print_line(&row(task, &task.id.to_string(), Timestamp::now()).join("  "))?,
         }
     }

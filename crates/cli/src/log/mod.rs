@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Command, Global};
 use crate::held;
+use crate::output::log_safe;
 use writer::Writer;
 
 /// The target of a line that is no event of a module.
@@ -147,7 +148,10 @@ struct Log;
 
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        push(line);
+        match std::str::from_utf8(line) {
+            Ok(text) => push(log_safe(text, format() == Format::Json).as_bytes()),
+            Err(_) => push(line),
+        }
         Ok(line.len())
     }
 

@@ -214,6 +214,9 @@ keys! {
         audit_max_bytes: usize = 16 * 1024 * 1024, "FLIGHTDECK_AUDIT_MAX_BYTES";
         /// Older files of the audit log that are kept.
         audit_files: u32 = 5, "FLIGHTDECK_AUDIT_FILES";
+        /// Whether the audit log has the arguments of each tool that a step calls, up to 4096 characters, beside its name. They may hold secrets.
+        #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
+        audit_arguments: bool = false, "FLIGHTDECK_AUDIT_ARGUMENTS";
         /// The agent name for Linux devices: the section of a Python device's `mcp.yaml`.
         agent_name_linux: String = server().agent_name_linux, "FLIGHTDECK_AGENT_NAME_LINUX";
         /// The agent name for Windows devices.
@@ -288,6 +291,9 @@ keys! {
         sandbox: bool = false, "FLIGHTDECK_SANDBOX";
         /// What the device says it can do: `auto` (what is really there) or `ufo` (the fixed list of UFO's devices).
         features: FeatureList = FeatureList::Auto, "FLIGHTDECK_FEATURES";
+        /// Words by which the device can be chosen among others, as `exec --on tag:WORD` does. Separated by commas.
+        #[arg(visible_alias = "tag", value_name = "WORDS")]
+        tags: List<String> = List(Vec::new()), "FLIGHTDECK_TAGS";
         /// Where the device writes how it is doing, for `flightdeck device status`; in the state folder if empty.
         #[arg(value_name = "FILE")]
         status_file: String = String::new(), "FLIGHTDECK_STATUS_FILE";

@@ -97,7 +97,8 @@ const REFERENCE_TAIL: &str = "
 
 For `flightdeck serve`, only in the file: what the server adds to the facts that orchestrators get of a
 device. Any keys. Each goes into the device's `custom_metadata`; the words of `additional_features` are
-added to its `supported_features`; `tags` stands at the top too.
+added to its `supported_features`; `tags` stands at the top too, with those that the device gives itself, and
+`exec --on tag:WORD` chooses by them.
 
 ```toml
 [devices.\"lab-1\"]

@@ -116,6 +116,11 @@ async fn who_did_what_from_where_and_how_it_ended_is_written_down() {
             1,
         ),
         (
+            json!({"event": "step", "client": "g", "session": session, "device": "lab-1", "step": 1, "tool": "execute_command"}),
+            [&who[..], &of_task(&["step", "tool"])].concat(),
+            1,
+        ),
+        (
             json!({"event": "ended", "client": "g", "session": session, "outcome": "completed"}),
             [&who[..], &of_task(&["outcome"])].concat(),
             1,
@@ -175,9 +180,23 @@ async fn who_did_what_from_where_and_how_it_ended_is_written_down() {
     let path = fleet.server.state_file("audit.jsonl");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let text = std::fs::read_to_string(path).unwrap();
-    for secret in [PAYLOAD, "execute_command", "wr0ng", fleet.key("lab"), fleet.key("galaxy")] {
+    for secret in [PAYLOAD, "wr0ng", fleet.key("lab"), fleet.key("galaxy")] {
         assert!(!text.contains(secret), "{secret} is in {text}");
     }
+}
+
+#[tokio::test]
+async fn the_arguments_of_a_step_are_written_down_where_the_owner_wants_them() {
+    let fleet = Fleet::start_with(&[], &["--audit-arguments"]).await;
+    let mut device = fleet.device(SHARED, "lab-1").await;
+    let mut galaxy = fleet.constellation(SHARED, "g", Value::Null).await;
+    galaxy.submit("lab-1", &plan(PAYLOAD)).await;
+    device.expect("command").await;
+    fleet.audited(json!({"event": "step", "tool": "execute_command"})).await;
+    let lines = fleet.audit();
+    let line = lines.iter().find(|line| line["event"] == "step").unwrap();
+    let arguments: Value = serde_json::from_str(line["arguments"].as_str().unwrap()).unwrap();
+    assert_eq!(arguments["command"], PAYLOAD, "{line}");
 }
 
 #[tokio::test]

@@ -158,6 +158,7 @@ impl World {
             id: ClientId::new(id).unwrap(),
             platform: "linux".to_owned(),
             features: Features::Auto,
+            tags: Vec::new(),
             tools: device::tools::ToolSettings {
                 embedded: vec![Arc::new(work)],
                 ..Default::default()

@@ -43,6 +43,7 @@ impl Bash {
                     "command": {"type": "string", "description": "The command line"},
                     "timeout": {"type": "number", "description": "Longest time in seconds", "default": 30},
                     "cwd": {"type": "string", "description": "The folder to run in"},
+                    "env": {"type": "object", "description": "Environment variables to set", "additionalProperties": {"type": "string"}},
                 }}))
         });
         let info = Tool::built_in(Origin::Bash, NAMESPACE, GET_SYSTEM_INFO, ToolType::Action)

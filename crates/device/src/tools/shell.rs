@@ -1,5 +1,6 @@
 //! `execute_command`: one command line, run within the owner's limits.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +48,9 @@ pub(super) struct Shell {
     workers: Workers,
 }
 
+/// The most variables that a caller may set for one command.
+const MAX_VARIABLES: usize = 256;
+
 /// Arguments of `execute_command`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Arguments {
@@ -56,6 +60,9 @@ pub(super) struct Arguments {
     timeout: Option<f64>,
     #[serde(default, deserialize_with = "crate::tools::optional")]
     cwd: Option<PathBuf>,
+    /// Variables to set, beside what every command has.
+    #[serde(default, deserialize_with = "crate::tools::optional")]
+    env: Option<BTreeMap<String, String>>,
 }
 
 impl Shell {
@@ -192,7 +199,7 @@ impl Shell {
                 true => self.max_output.min(STREAMED_KEPT),
                 false => self.max_output,
             },
-            env: self.environment(),
+            env: self.environment(arguments.env.as_ref())?,
             awaits_line: self.exec == Exec::Shell,
             confinement: self.confinement.clone(),
         };
@@ -201,13 +208,28 @@ impl Shell {
 
     /// The environment of a command. Those that only observe are steered by their checked arguments
     /// alone.
-    fn environment(&self) -> Vec<(OsString, OsString)> {
+    ///
+    /// # Errors
+    /// When the caller sets what it may not, or what can be no variable.
+    fn environment(
+        &self,
+        set: Option<&BTreeMap<String, String>>,
+    ) -> Result<Vec<(OsString, OsString)>, String> {
         let mut environment = process::scrubbed_env();
+        if let Some(set) = set.filter(|set| !set.is_empty()) {
+            if self.exec == Exec::Observe {
+                return Err(blocked(&NO_VARIABLES));
+            }
+            check_variables(set)?;
+            environment
+                .retain(|(name, _)| name.to_str().is_none_or(|name| !set.contains_key(name)));
+            environment.extend(set.iter().map(|(name, value)| (name.into(), value.into())));
+        }
         if self.exec == Exec::Observe {
             environment.retain(|(name, _)| name != "TZ" && name != "LC_ALL");
             environment.push(("LC_ALL".into(), "C.UTF-8".into()));
         }
-        environment
+        Ok(environment)
     }
 
     fn timeout(&self, seconds: Option<f64>) -> Result<Duration, String> {
@@ -265,6 +287,28 @@ impl Shell {
         let args = ["-c", script, "sh", &command].map(str::to_owned);
         Ok((PathBuf::from("/bin/sh"), args.to_vec(), cwd))
     }
+}
+
+/// Why a device that lets commands only observe takes no variables: many programs run what one of them names.
+const NO_VARIABLES: &str =
+    "environment variables (env) can be set only where --exec shell allows any command";
+
+/// Checks that variables can be set: names as a shell takes them, so that nothing is set that cannot be read.
+fn check_variables(set: &BTreeMap<String, String>) -> Result<(), String> {
+    if set.len() > MAX_VARIABLES {
+        return Err(format!("Bad arguments: env has more than {MAX_VARIABLES} variables"));
+    }
+    for (name, value) in set {
+        let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_word || name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            let what = "is no name of a variable: letters, digits and _, no digit first";
+            return Err(format!("Bad arguments: env: {name:?} {what}"));
+        }
+        if value.contains('\0') {
+            return Err(format!("Bad arguments: env: the value of {name} has a NUL character"));
+        }
+    }
+    Ok(())
 }
 
 /// The home folder of the user that this device runs as.
@@ -380,6 +424,44 @@ mod tests {
     async fn a_command_that_cannot_start_says_why() {
         let error = failed(json!({"command": format!(": {}", "x".repeat(200_000))})).await;
         assert!(error.starts_with("Could not start: Argument list too long"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_caller_may_set_variables_and_nothing_that_is_none() {
+        let run = |env: Value| async move {
+            let arguments = json!({"command": "echo \"$A:$LANG:$HOME\"", "env": env});
+            execute(arguments, &Progress::default()).await
+        };
+        let ran = run(json!({"A": "x y\n$B", "LANG": "C"})).await.unwrap();
+        let home = home().unwrap();
+        assert_eq!(ran["stdout"], format!("x y\n$B:C:{}\n", home.display()));
+        for none in [json!(null), json!({})] {
+            assert_eq!(run(none).await.unwrap()["success"], true);
+        }
+        for (bad, why) in [
+            (json!({"A=B": "x"}), "\"A=B\" is no name of a variable"),
+            (json!({"1A": "x"}), "is no name"),
+            (json!({"": "x"}), "is no name"),
+            (json!({"A": "\u{0}"}), "has a NUL character"),
+            (json!({"A": 1}), "invalid type"),
+        ] {
+            let Ok(arguments) =
+                serde_json::from_value::<Arguments>(json!({"command": "true", "env": bad}))
+            else {
+                assert_eq!(why, "invalid type");
+                continue;
+            };
+            let error = check_variables(arguments.env.as_ref().unwrap()).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_only_observes_takes_no_variables() {
+        let shell = Shell::new(&ToolSettings::default(), Confinement::new(100 << 20), None);
+        let set = BTreeMap::from([("GIT_SSH_COMMAND".to_owned(), "touch /tmp/x".to_owned())]);
+        let error = shell.environment(Some(&set)).unwrap_err();
+        assert!(error.starts_with("Blocked: environment variables (env)"), "{error}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aip::machine::LONGEST_WAIT;
 use secrecy::SecretString;
+use tokio::sync::Notify;
 
 use crate::ambient::Ambient;
 use crate::connection::{Tap, Watch};
@@ -35,6 +36,9 @@ pub struct ClientSettings {
     pub token_source: Option<TokenSource>,
     /// What a device proves itself with before each upgrade, instead of showing a key.
     pub device_key: Option<Arc<DeviceKey>>,
+    /// Told when something has changed that may have kept the server from taking us: the next try comes at once then,
+    /// and the waits start over.
+    pub nudge: Option<Arc<Notify>>,
     /// Whose certificates are trusted; a server behind TLS needs it.
     pub trust: Option<Trust>,
     /// The HTTP proxy to go through, if any.
@@ -74,6 +78,7 @@ impl ClientSettings {
             token: None,
             token_source: None,
             device_key: None,
+            nudge: None,
             trust: None,
             proxy: None,
             heartbeat_interval: Duration::from_secs(120),

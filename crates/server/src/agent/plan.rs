@@ -10,7 +10,8 @@ use super::Decision;
 use crate::session::{Call, CallResult, Finish, Step};
 
 /// A request that says itself what to do: `{"commands":[{"tool_name", "parameters",
-/// "tool_type"}…], "keep_going": false}`. Each command is one step, one COMMAND.
+/// "tool_type"}…], "keep_going": false, "stop_on_nonzero": false}`. Each command is one step, one
+/// COMMAND.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -20,6 +21,9 @@ pub struct Plan {
     /// Whether to go on after a step that failed.
     #[serde(default)]
     pub keep_going: bool,
+    /// Whether a command that ran and exited with another code than 0 fails the task, too.
+    #[serde(default)]
+    pub stop_on_nonzero: bool,
 }
 
 /// One command of a plan.
@@ -57,6 +61,9 @@ impl Plan {
         if plan.commands.is_empty() {
             return Err("it has no commands".to_owned());
         }
+        if plan.keep_going && plan.stop_on_nonzero {
+            return Err("keep_going and stop_on_nonzero contradict each other".to_owned());
+        }
         Ok(Some(plan))
     }
 
@@ -71,10 +78,23 @@ impl Plan {
         {
             return Decision::Fail(format!("Step {} failed: {failure}", history.len()));
         }
+        if let Some(exit) = history.last().and_then(exit).filter(|_| self.stop_on_nonzero) {
+            return Decision::Fail(self.stopped(history.len(), &exit));
+        }
         match self.commands.get(history.len()) {
             Some(command) => Decision::Calls(vec![command.to_call()]),
             None => Decision::Finish(Finish::Results),
         }
+    }
+
+    /// Why a plan goes no further than a step whose command did not exit with 0.
+    fn stopped(&self, n: usize, exit: &str) -> String {
+        let left = match self.commands.len().saturating_sub(n) {
+            0 => String::new(),
+            1 => "; the step after it was skipped".to_owned(),
+            left => format!("; the {left} steps after it were skipped"),
+        };
+        format!("Step {n} failed: {exit} (stop_on_nonzero){left}")
     }
 }
 
@@ -119,9 +139,19 @@ const MAX_REASON_CHARS: usize = 1000;
 /// What failed in a step, if something did.
 fn failure(step: &Step) -> Option<String> {
     let at = step.results.iter().position(CallResult::is_bad)?;
-    let tool = step.calls.get(at).map_or("tool", |call| &call.tool_name);
+    let tool = step.calls.get(at).map_or("tool", Call::plain_name);
     let why = step.results[at].error.as_deref().unwrap_or("the tool gave no reason");
     Some(format!("{}: {}", head(tool, MAX_TOOL_CHARS), head(why, MAX_REASON_CHARS)))
+}
+
+/// How the command of a step exited, if not with 0.
+fn exit(step: &Step) -> Option<String> {
+    let (at, code) = step.results.iter().enumerate().find_map(|(at, result)| {
+        let code = result.nonzero_exit()?;
+        Some((at, code))
+    })?;
+    let tool = step.calls.get(at).map_or("tool", Call::plain_name);
+    Some(format!("{}: exit {code}", head(tool, MAX_TOOL_CHARS)))
 }
 
 /// The beginning of a text that may be of any length.
@@ -182,6 +212,27 @@ mod tests {
         let wordy = step(CallResult::failure(None, "x".repeat(1_000_000)));
         let Decision::Fail(error) = plan(false).next(&[wordy]) else { panic!() };
         assert!(error.ends_with("xxx…") && error.len() < 1100, "{}", error.len());
+    }
+
+    #[test]
+    fn a_command_that_does_not_exit_with_0_ends_it_where_the_plan_says_so() {
+        let exited = |code: i32| {
+            let mut step = good();
+            let text = format!(r#"{{"success":false,"exit_code":{code},"stdout":""}}"#);
+            let result = Some(Payload::from_text(text).unwrap());
+            step.results =
+                Arc::new([CallResult { result, ..step.results.first().unwrap().clone() }]);
+            step
+        };
+        let strict = Plan { stop_on_nonzero: true, ..plan(false) };
+        assert_eq!(tools(&strict.next(&[exited(0)])), ["b"]);
+        let error = "Step 1 failed: a: exit 3 (stop_on_nonzero); the step after it was skipped";
+        assert_eq!(strict.next(&[exited(3)]), Decision::Fail(error.to_owned()));
+        let error = "Step 2 failed: a: exit 3 (stop_on_nonzero)";
+        assert_eq!(strict.next(&[good(), exited(3)]), Decision::Fail(error.to_owned()));
+        assert_eq!(tools(&plan(false).next(&[exited(3)])), ["b"]);
+        let both = r#"{"commands":[{"tool_name":"a"}],"keep_going":true,"stop_on_nonzero":true}"#;
+        assert!(Plan::read(both).unwrap_err().contains("contradict"));
     }
 
     #[test]

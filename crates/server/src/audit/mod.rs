@@ -1,6 +1,7 @@
 //! The audit log: who did what, when, from where, and how it ended. One JSON object a line.
 //!
-//! It holds ids, the names of keys and outcomes; no request, no payload and no key gets here.
+//! It holds ids, the names of keys and of tools, and outcomes; no request, no payload and no key gets here, except the
+//! arguments of tools where the owner's settings say so.
 //! A caller that records something never waits for the disk: the line goes into a bounded queue that one
 //! thread writes out ([`writer`]). What the queue or the disk would not take is counted, and the log
 //! itself says how much is missing.
@@ -13,6 +14,7 @@ mod file;
 mod missing;
 mod writer;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use aip::visible::escape_json;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
@@ -35,6 +38,9 @@ const QUEUE_ENTRIES: usize = 8192;
 
 /// The most characters of a text that a peer chose; longer ones are cut.
 const MAX_TEXT_CHARS: usize = 256;
+
+/// The most characters of a call's arguments.
+const MAX_ARGUMENTS_CHARS: usize = 4096;
 
 /// What an entry takes, about, in bytes.
 const ENTRY_BYTES: usize = 256;
@@ -64,6 +70,8 @@ pub(crate) enum Event {
     KeyRefused,
     /// A task was accepted.
     Submitted,
+    /// A step of a task was sent to its device: one line for each tool that it calls.
+    Step,
     /// A task is over.
     Ended,
     /// A request cancelled a task.
@@ -118,6 +126,15 @@ pub(crate) struct Entry<'a> {
     /// On which device.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub(crate) device: Option<&'a str>,
+    /// The number of a step, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<u32>,
+    /// The tool that it calls.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub(crate) tool: Option<&'a str>,
+    /// Its arguments, where the owner wants them here: JSON, as the task has it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "arguments")]
+    pub(crate) arguments: Option<&'a str>,
     /// Into which folder a copy of the store went.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub(crate) folder: Option<&'a str>,
@@ -165,6 +182,9 @@ impl Entry<'_> {
             task: None,
             session: None,
             device: None,
+            step: None,
+            tool: None,
+            arguments: None,
             folder: None,
             outcome: None,
             reason: None,
@@ -178,7 +198,10 @@ impl Entry<'_> {
         // It cannot fail: the keys are strings, and memory takes every byte.
         let _written = serde_json::to_writer(&mut line, self);
         line.push(b'\n');
-        line
+        match std::str::from_utf8(&line).map(escape_json) {
+            Ok(Cow::Owned(escaped)) => escaped.into_bytes(),
+            _ => line,
+        }
     }
 }
 
@@ -196,16 +219,23 @@ fn id<S: Serializer>(id: &Option<TaskId>, serializer: S) -> Result<S::Ok, S::Err
     }
 }
 
+fn text<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
+    bounded(text.unwrap_or_default(), MAX_TEXT_CHARS, serializer)
+}
+
+fn arguments<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
+    bounded(text.unwrap_or_default(), MAX_ARGUMENTS_CHARS, serializer)
+}
+
 /// Bounded, and with nothing in it that would drive the terminal of a reader of the log. (JSON
 /// escapes only the control characters of ASCII.)
-fn text<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
-    let text = text.unwrap_or_default();
+fn bounded<S: Serializer>(text: &str, most: usize, serializer: S) -> Result<S::Ok, S::Error> {
     let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
-    if text.len() <= MAX_TEXT_CHARS && text.bytes().all(is_plain) {
+    if text.len() <= most && text.bytes().all(is_plain) {
         return serializer.serialize_str(text);
     }
     let mut chars = text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char });
-    let mut bounded: String = chars.by_ref().take(MAX_TEXT_CHARS).collect();
+    let mut bounded: String = chars.by_ref().take(most).collect();
     if chars.next().is_some() {
         bounded.pop();
         bounded.push('…');

@@ -311,6 +311,13 @@ impl Keyring {
         }
     }
 
+    /// Whether a request shows a created key, by its form, that is not known: it may be a new one.
+    pub(crate) fn shows_unknown(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        let is_unknown =
+            |shown: &[u8]| id_of(shown).is_some_and(|id| !self.created().contains_key(id));
+        shown_keys(headers, uri, is_unknown)
+    }
+
     /// Whether the holder's key still opens as it did.
     pub(crate) fn is_valid(&self, principal: &Principal) -> bool {
         match principal {
@@ -403,6 +410,11 @@ mod tests {
         for wrong in [format!("fd_{}_x", record.id), format!("fd_{}", record.id)] {
             assert_eq!(shows(&ring, "/ws", &[("x-api-key", wrong.as_bytes())]), None);
         }
+        let unknown = |ring: &Keyring, key: &str| {
+            ring.shows_unknown(&HeaderMap::new(), &format!("/ws?token={key}").parse().unwrap())
+        };
+        assert!(unknown(&ring, "fd_x_y") && !unknown(&ring, "x"));
+        assert!(!unknown(&ring, key.expose_secret()));
         let holder = ring.holder(key.expose_secret().as_bytes()).unwrap();
         assert!(ring.is_valid(&holder));
         ring.replace(Vec::new());

@@ -3,6 +3,7 @@
 mod challenges;
 mod join;
 mod keyring;
+mod looks;
 mod pattern;
 mod record;
 
@@ -16,6 +17,8 @@ pub use join::{FirstUse, JoinToken, KeyBook, NewJoinToken};
 pub(crate) use join::{JoinRefused, Joining};
 pub use keyring::Keys;
 pub(crate) use keyring::{Keyring, NotProved, Principal};
+pub use looks::KeyLook;
+pub(crate) use looks::Looks;
 pub use pattern::Pattern;
 pub use record::{KeyRecord, NewKey, Role, generate_key};
 

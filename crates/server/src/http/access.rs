@@ -106,6 +106,9 @@ async fn let_in(
     next: Next,
     is_enough: fn(&Principal) -> bool,
 ) -> Result<Response<Body>, Denied> {
+    if server.keyring().shows_unknown(request.headers(), request.uri()) {
+        server.look_for_keys().await;
+    }
     let holder = authenticate(server, &request)?;
     if !is_enough(&holder) {
         server.audit().record(Entry {

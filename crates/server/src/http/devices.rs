@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aip::message::Feature;
 use aip::{ClientId, Payload};
 use axum::Extension;
 use axum::body::Body;
@@ -16,6 +17,7 @@ use super::access::Holder;
 use super::answer::{Id, on_thread};
 use super::problem::Problem;
 use super::task_view::summary;
+use crate::facts;
 use crate::handle::Handle;
 use crate::hub::{Away, SessionState};
 use crate::server::Server;
@@ -38,6 +40,12 @@ pub(super) struct Device {
     platform: String,
     /// What it says it can do.
     features: Vec<String>,
+    /// Words by which it can be chosen: its own, and those of the server's configuration for it.
+    #[schema(example = json!(["gpu"]))]
+    tags: Vec<String>,
+    /// What it was granted of the extension `flightdeck`, while it is online; nothing for a device of UFO's.
+    #[schema(value_type = Vec<String>, example = json!(["progress", "env"]))]
+    extension: Vec<Feature>,
     /// Whether it is online.
     connected: bool,
     /// When it registered, while it is online.
@@ -178,10 +186,14 @@ pub(super) async fn show(
 
 fn describe_away(server: &Server, away: Away, holder: &Holder) -> Device {
     let tasks = server.hub().busy(&away.id);
+    let facts = server.hub().facts(&away.id);
+    let facts = facts.unwrap_or_else(|| facts::configured(&away.id, server.config()));
     Device {
         id: away.id.to_string(),
         platform: away.platform,
         features: Vec::new(),
+        tags: facts::tags(&facts),
+        extension: Vec::new(),
         connected: false,
         connected_since: None,
         away_since: Some(away.since),
@@ -203,6 +215,8 @@ fn describe(server: &Server, device: &Handle, holder: &Holder, with_facts: bool)
         id: device.id().to_string(),
         platform: device.platform.clone(),
         features: features.supported_features,
+        tags: facts.as_ref().map(facts::tags).unwrap_or_default(),
+        extension: device.peer.features.list(),
         connected: true,
         connected_since: Some(device.connected_at),
         away_since: None,

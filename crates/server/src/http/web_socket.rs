@@ -17,6 +17,9 @@ use crate::server::Server;
 pub(super) async fn upgrade(State(server): State<Server>, mut request: Request) -> Response<Body> {
     let address = request.extensions().get::<Caller>().map(|caller| caller.address);
     let proved = join::prove(&server, &request);
+    if proved.is_none() && server.keyring().shows_unknown(request.headers(), request.uri()) {
+        server.look_for_keys().await;
+    }
     let holder = match proved.unwrap_or_else(|| access::authenticate(&server, &request)) {
         Ok(holder) => holder,
         Err(Denied::WrongKey) => return StatusCode::FORBIDDEN.into_response(),

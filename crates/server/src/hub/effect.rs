@@ -8,7 +8,7 @@ use super::outcomes::Asked;
 use super::parties::Via;
 use super::session::Session;
 use crate::agent::Question;
-use crate::session::{Outcome, Step, Task, TaskId};
+use crate::session::{Call, Outcome, Step, Task, TaskId};
 use crate::store::{Batch, Change, StoreError};
 
 /// Something to be done once the hub is unlocked. What is about one task comes in order.
@@ -28,6 +28,8 @@ pub(crate) enum Effect {
     Repeat(Box<Asked>),
     /// Note that a task was accepted.
     Accepted(Arc<Task>),
+    /// Note that a step of a task is sent: its number, and what it calls.
+    Stepped(Arc<Task>, u32, Arc<[Call]>),
     /// Note that a command was settled.
     Settled(Settlement, Duration),
     /// Note that a session is over, and drop it.
@@ -47,6 +49,7 @@ impl Effect {
             Self::Ask(question) => Some(&question.task),
             Self::Write(writing) => Some(&writing.task),
             Self::Commit(task, _) | Self::Accepted(task) | Self::StoreFails(task, _) => Some(task),
+            Self::Stepped(task, ..) => Some(task),
             Self::Over(over) => Some(&over.session.task),
             Self::NotStored(session, _) => Some(&session.task),
             Self::Settled(..)

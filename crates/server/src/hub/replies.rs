@@ -11,7 +11,7 @@ use super::session::{Broken, Halt};
 use super::steps::unknown;
 use super::timers::Due;
 use super::{Hub, Moment, Settlement, Unclaimed, queue_lazily, say};
-use crate::session::{CallResult, Cause, Incarnation, TaskId, forward_output};
+use crate::session::{Call, CallResult, Cause, Incarnation, TaskId, forward_output};
 
 /// The most of a tool's name that an error repeats, in characters.
 const MAX_TOOL_CHARS: usize = 100;
@@ -194,7 +194,7 @@ impl Hub {
         let Some(session) = self.sessions.get(&id) else { return };
         let super::session::Phase::Running(sent) = &session.phase else { return };
         let limit = self.config.limit_in_words(session.task.command_timeout);
-        let tool = sent.calls.first().map_or("tool", |call| &call.tool_name);
+        let tool = sent.calls.first().map_or("tool", Call::plain_name);
         let tool: String = tool.chars().take(MAX_TOOL_CHARS).collect();
         let step = session.step_number();
         let broken = format!("Step {step} ({tool}) timed out after {limit}");

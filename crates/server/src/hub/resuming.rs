@@ -203,8 +203,9 @@ impl Hub {
     ) {
         let Some(session) = self.sessions.get(&task) else { return };
         let Phase::Running(sent) = &session.phase else { return };
-        let streams = self.streams_of(&session.task, &sent.calls);
-        let frame = encode_command(&session.task, &sent.calls, response_id, streams, moment.text());
+        let (streams, at) = (self.streams_of(&session.task, &sent.calls), moment.text());
+        // It has a journal, so it is one of ours.
+        let frame = encode_command(&session.task, &sent.calls, response_id, true, streams, at);
         let place = self.parties.handle(device).and_then(|handle| handle.outbox.push(frame).ok());
         // A connection that takes nothing more is gone at once, and comes back for it.
         let place = place.map_or(Place::Known(Reach::Sent), Place::Queued);
@@ -227,8 +228,9 @@ impl Hub {
             recall.record.newest = recall.record.newest.take().max(Some(response_id.clone()));
         }
         let Some(session) = self.sessions.get(&task) else { return };
-        let streams = self.streams_of(&session.task, &calls);
-        let frame = encode_command(&session.task, &calls, &response_id, streams, moment.text());
+        let (own, at) = (&session.task, moment.text());
+        let (streams, knows) = (self.streams_of(own, &calls), self.knows_namespaces(&own.device));
+        let frame = encode_command(own, &calls, &response_id, knows, streams, at);
         let Some(session) = self.sessions.get_mut(&task) else { return };
         session.journal.push(Record::Readdressed {
             response_id: response_id.clone(),

@@ -168,6 +168,8 @@ impl Hub {
         session.phase = Phase::Running(sent.clone());
         let (device, timeout) = (session.device, session.task.command_timeout);
         let n = session.step_number();
+        let stepped = Effect::Stepped(session.task.clone(), n, sent.calls.clone());
+        self.effects.push(stepped);
         self.show(id, |task| {
             let shown = |call| step_runs(&task.session_id, n, call, moment.text());
             sent.calls.iter().map(shown).collect()

@@ -85,6 +85,11 @@ impl Hub {
         self.client(id).map(|(_, handle)| handle).filter(|handle| handle.is_device())
     }
 
+    /// Whether a device knows the namespaces of its tools, as all do but UFO's. One that is not there may be ours.
+    pub(crate) fn knows_namespaces(&self, id: &ClientId) -> bool {
+        self.device(id).is_none_or(|device| device.is_flightdeck)
+    }
+
     /// Every connection, by client id.
     pub(crate) fn handles(&self) -> Vec<Arc<Handle>> {
         self.parties.handles().cloned().collect()

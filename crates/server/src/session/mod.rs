@@ -64,11 +64,12 @@ pub(crate) fn next_command_id(ambient: &Ambient) -> ResponseId {
     fresh(|| ambient.uuid_v7(), ResponseId::new)
 }
 
-/// A COMMAND as one frame.
+/// A COMMAND as one frame, for a device that knows namespaces of tools or not.
 pub(crate) fn encode_command(
     task: &Task,
     calls: &[Call],
     response_id: &ResponseId,
+    knows_namespaces: bool,
     streams: Option<Streams>,
     at: String,
 ) -> Bytes {
@@ -78,7 +79,7 @@ pub(crate) fn encode_command(
         // As the Python server sends them: its devices choose a section by them.
         process_name: Some(String::new()),
         root_name: Some(String::new()),
-        actions: Some(calls.iter().map(Call::to_command).collect()),
+        actions: Some(calls.iter().map(|call| call.to_command(knows_namespaces)).collect()),
         session_id: Some(task.session_id.clone()),
         task_name: Some(task.task_name.to_string()),
         timestamp: Some(at),

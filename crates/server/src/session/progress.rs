@@ -25,6 +25,7 @@ pub(crate) fn waits(session_id: &SessionId, device: &str, ahead: usize, at: Stri
         parameters: None,
         status: StepStatus::Queued,
         result_head: None,
+        exit_code: None,
         elapsed_ms: 0,
     };
     let tasks = if ahead == 1 { "task" } else { "tasks" };
@@ -52,10 +53,12 @@ pub(crate) fn step_ended(
         CallStatus::None => StepStatus::None,
     };
     let word = aip::ResultStatus::from(result.status);
-    let line = format!("step {n}: {} {word} ({elapsed_ms} ms)", call.tool_name);
+    let exit_code = result.nonzero_exit();
+    let said = exit_code.map_or_else(|| word.to_string(), |code| format!("exit {code}"));
+    let line = format!("step {n}: {} {said} ({elapsed_ms} ms)", call.tool_name);
     let text = result.error.as_deref().or(result.result.as_ref().map(Payload::as_str));
     let result_head = text.map(|text| text.chars().take(RESULT_HEAD_CHARS).collect());
-    let step = ProgressStep { status, result_head, elapsed_ms, ..shown(n, call) };
+    let step = ProgressStep { status, result_head, exit_code, elapsed_ms, ..shown(n, call) };
     frame(session_id, vec![line], &step, at)
 }
 
@@ -92,6 +95,7 @@ fn shown(n: u32, call: &Call) -> ProgressStep {
         parameters: call.parameters.as_ref().filter(small).cloned(),
         status: StepStatus::Running,
         result_head: None,
+        exit_code: None,
         elapsed_ms: 0,
     }
 }

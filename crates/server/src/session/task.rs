@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aip::message::{Feature, Features, OnDisconnect, Streams};
+use aip::message::{Feature, Features, OnDisconnect, Streams, exit_code};
 use aip::{CallId, ClientId, ClientType, Payload, RequestId, ResultStatus, SessionId, TaskName};
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -276,6 +276,12 @@ impl CallResult {
         Self { status: CallStatus::Failure, error, result: None, namespace: None, call_id }
     }
 
+    /// With what the command that it ran exited, where that is no 0.
+    #[must_use]
+    pub fn nonzero_exit(&self) -> Option<i64> {
+        self.result.as_ref().and_then(exit_code).filter(|code| *code != 0)
+    }
+
     /// What it takes of a message, about, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -342,15 +348,25 @@ impl From<aip::ActionResult> for CallResult {
     }
 }
 
+/// The namespace that UFO's Linux devices and ours have in common, as it stands before a tool's name.
+const SHARED_NAMESPACE: &str = "BashExecutor::";
+
 impl Call {
-    /// The call, as an action of a COMMAND.
-    pub(crate) fn to_command(&self) -> aip::Command {
+    /// The call, as an action of a COMMAND. A device that knows no namespaces, as UFO's do not, is told the plain
+    /// name.
+    pub(crate) fn to_command(&self, knows_namespaces: bool) -> aip::Command {
+        let name = if knows_namespaces { &self.tool_name } else { self.plain_name() };
         aip::Command {
-            tool_name: self.tool_name.clone(),
+            tool_name: name.to_owned(),
             parameters: self.parameters.clone(),
             tool_type: self.tool_type(),
             call_id: self.call_id.clone(),
         }
+    }
+
+    /// The tool's name without the namespace that UFO's Linux devices and ours have in common.
+    pub(crate) fn plain_name(&self) -> &str {
+        self.tool_name.strip_prefix(SHARED_NAMESPACE).unwrap_or(&self.tool_name)
     }
 
     /// The wire's word for whether it only observes.

@@ -8,7 +8,7 @@ mod task;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ActionResult, ClientType, Command};
+use super::{ActionResult, ClientType, Command, exit_code};
 use crate::payload::{Object, Payload};
 
 pub use resume::{
@@ -46,6 +46,8 @@ pub enum Feature {
     Output,
     /// A requester may send standard input; a device can take it.
     Input,
+    /// A device takes the argument `env` of `execute_command`.
+    Env,
     /// A feature that this version does not know.
     Unknown,
 }
@@ -61,6 +63,7 @@ impl From<String> for Feature {
             "resume" => Self::Resume,
             "output" => Self::Output,
             "input" => Self::Input,
+            "env" => Self::Env,
             _ => Self::Unknown,
         }
     }
@@ -68,10 +71,10 @@ impl From<String> for Feature {
 
 /// Some of the features: what one connection was granted, or one task has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Features(u8);
+pub struct Features(u16);
 
 impl Features {
-    const ALL: [Feature; 8] = [
+    const ALL: [Feature; 9] = [
         Feature::Progress,
         Feature::Ack,
         Feature::RequestId,
@@ -80,6 +83,7 @@ impl Features {
         Feature::Resume,
         Feature::Output,
         Feature::Input,
+        Feature::Env,
     ];
 
     /// Those of the features asked for that a client of this role is granted: what is not known, not for the role, or
@@ -95,13 +99,14 @@ impl Features {
             Feature::Resume => has_ack && is_device,
             Feature::Output => has_ack || is_device,
             Feature::Input => asked.contains(&Feature::Output) && (has_ack || is_device),
+            Feature::Env => is_device,
             Feature::Unknown => false,
         };
         let granted = Self::ALL.into_iter().filter(|one| asked.contains(one) && may(*one));
         Self(granted.fold(0, |bits, feature| bits | Self::bit(feature)))
     }
 
-    const fn bit(feature: Feature) -> u8 {
+    const fn bit(feature: Feature) -> u16 {
         match feature {
             Feature::Progress => 1,
             Feature::Ack => 2,
@@ -111,6 +116,7 @@ impl Features {
             Feature::Resume => 32,
             Feature::Output => 64,
             Feature::Input => 128,
+            Feature::Env => 256,
             Feature::Unknown => 0,
         }
     }
@@ -220,6 +226,9 @@ pub struct Step {
     /// The beginning of what it returned, or its error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_head: Option<String>,
+    /// With what the command that it ran exited, where that is no 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
     /// Milliseconds since the command was sent.
     pub elapsed_ms: u64,
 }
@@ -347,6 +356,7 @@ impl Step {
             parameters: command.parameters.clone(),
             status: StepStatus::Running,
             result_head: None,
+            exit_code: None,
             elapsed_ms: 0,
         }
     }
@@ -362,6 +372,7 @@ impl Step {
         };
         let text = result.error.as_deref().or(result.result.as_ref().map(Payload::as_str));
         let result_head = text.map(|text| text.chars().take(head).collect());
-        Self { status, result_head, elapsed_ms, ..self }
+        let exit_code = result.result.as_ref().and_then(exit_code).filter(|code| *code != 0);
+        Self { status, result_head, exit_code, elapsed_ms, ..self }
     }
 }

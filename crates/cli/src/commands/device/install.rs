@@ -12,7 +12,7 @@ use super::checks::{self, Files};
 use super::status_file::file_word;
 use super::unit::{self, Scope, Unit};
 use crate::args::{DeviceInstall, DeviceScope, DeviceUninstall, Global};
-use crate::connect::find_key;
+use crate::connect::{find_key, in_force};
 use crate::invitation::Invitation;
 use crate::output::{print, safe};
 use crate::policy::PolicyFile;
@@ -59,7 +59,7 @@ pub(super) fn install(args: DeviceInstall, global: &Global) -> Ended {
     let given = given(&place, &file, &args, global)?;
     let listed = file.path.zip(Some(file.mcp));
     let device = args.device.resolve(file.device);
-    let client = args.client.resolve(file.client);
+    let client = in_force(args.client, file.client);
     let server: ServerUrl = client.server.exposed().parse().context("--server")?;
     // What the service would refuse is refused here.
     super::settings(&device, &server)?;

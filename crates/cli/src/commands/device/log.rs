@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::record::{Entry, FILE_NAME, STARTED, numbered};
 use super::status_file::file_word;
 use crate::args::{DeviceLog, Global};
-use crate::output::{print, print_line};
+use crate::output::{print, print_json};
 use crate::state::StateFolder;
 use crate::{Code, Ended};
 
@@ -32,7 +32,7 @@ pub(super) fn run(args: &DeviceLog, global: &Global) -> Ended {
     let first = entries.len().saturating_sub(args.last);
     for entry in entries.drain(first..) {
         match args.json {
-            true => print_line(&serde_json::to_string(&entry).map_err(anyhow::Error::from)?)?,
+            true => print_json(&serde_json::to_string(&entry).map_err(anyhow::Error::from)?)?,
             false => print(&format!("{}\n", entry.line()))?,
         }
     }

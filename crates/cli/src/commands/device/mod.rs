@@ -4,6 +4,7 @@ mod checks;
 mod install;
 mod join;
 mod log;
+mod nudge;
 mod private;
 mod record;
 mod rejoin;
@@ -27,13 +28,15 @@ use device::{
 };
 use link::connection::Watch;
 use link::{ClientSettings, Exit, Retention, ServerUrl};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::join::Asked;
+use self::nudge::Hangups;
 use self::status_file::{StatusFile, file_word};
 use crate::args::{Device as Args, DeviceCommand, Global};
 use crate::commands::dry_run;
-use crate::connect::{Target, trust_hint};
+use crate::connect::{Target, key_anew, trust_hint};
 use crate::held;
 use crate::mcp::{self, Listed, Source};
 use crate::output::{DIM, GREEN, RED, human, print_line, safe, safe_line};
@@ -81,6 +84,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
         settings.tools.trust = named.transpose()?;
         return dry_run::run(&settings, &policy, args.json).await;
     }
+    let keys = args.client.clone();
     let asked = Asked {
         join: args.join.as_ref(),
         is_insecure: args.insecure,
@@ -108,6 +112,9 @@ async fn run_device(args: Args, global: Global) -> Ended {
         say!("warning: {}", safe_line(&warning));
     }
     settings.client = target.apply(settings.client);
+    settings.client.token_source = Some(key_anew(&keys, &target.server, &global));
+    let nudge = Arc::new(Notify::new());
+    settings.client.nudge = Some(nudge.clone());
     settings.request = args.request;
     settings.task_name = args.task_name;
 
@@ -123,13 +130,30 @@ async fn run_device(args: Args, global: Global) -> Ended {
     .map_err(explain)?;
     let state = device.state();
     let keeping = status.as_ref().map(|status| tokio::spawn(status.clone().keep(state.clone())));
+    let files = nudge::watch_files(target.key_files(&global), nudge.clone(), state.clone());
+    let watching = tokio::spawn(files);
+    let mut hangups = Hangups::of_service();
     // One for both signals: between two of them the second would be lost.
-    let (mut interrupts, stop) = (Interrupts::listen(), CancellationToken::new());
+    let mut interrupts = Interrupts::listen_but_hangup(hangups.is_some());
+    let stop = CancellationToken::new();
     let running = device.run(stop.clone());
     tokio::pin!(running);
+    let interrupted = async {
+        loop {
+            tokio::select! {
+                () = interrupts.next() => return interrupts,
+                () = Hangups::next(hangups.as_mut()) => {
+                    if !state.borrow().is_connected {
+                        say!("Trying again at once.");
+                        nudge.notify_one();
+                    }
+                }
+            }
+        }
+    };
     let exit = tokio::select! {
         exit = &mut running => exit,
-        () = interrupts.next() => {
+        mut interrupts = interrupted => {
             // What stands on the terminal is not what its owner is about any more.
             held::interrupt();
             say!("Stopping.");
@@ -140,6 +164,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
             }
         }
     };
+    watching.abort();
     held::interrupt();
     if let Some((keeping, status)) = keeping.zip(status) {
         keeping.abort();
@@ -247,6 +272,7 @@ pub(crate) fn settings(
             FeatureList::Auto => Features::Auto,
             FeatureList::Ufo => Features::Ufo,
         },
+        tags: tags(values)?,
         tools: ToolSettings {
             exec,
             roots,
@@ -275,6 +301,27 @@ pub(crate) fn settings(
         task_name: None,
         facts: None,
     })
+}
+
+/// The most tags of a device, and the longest of one, in characters.
+const MAX_TAGS: usize = 64;
+const MAX_TAG_CHARS: usize = 64;
+
+/// The words by which the device can be chosen.
+///
+/// # Errors
+/// When there are too many, or one could be no word.
+fn tags(values: &DeviceValues) -> anyhow::Result<Vec<String>> {
+    let tags = &values.tags.0;
+    anyhow::ensure!(tags.len() <= MAX_TAGS, "--tag: a device has at most {MAX_TAGS} tags");
+    for tag in tags {
+        let is_word = tag.chars().all(|c| c.is_alphanumeric() || "-_.:/=".contains(c));
+        anyhow::ensure!(
+            is_word && tag.chars().count() <= MAX_TAG_CHARS,
+            "--tag {tag:?}: a tag has letters, digits and - _ . : / =, at most {MAX_TAG_CHARS}"
+        );
+    }
+    Ok(tags.clone())
 }
 
 /// The longest first and the longest wait between tries to reach the server.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::status_file::{Report, all_in};
 use crate::args::{DeviceStatus, Global};
-use crate::output::{GREEN, RED, human, print, print_line, safe_line};
+use crate::output::{GREEN, RED, human, print, print_json, safe_line};
 use crate::settings::File;
 use crate::state::{StateFolder, expand_home};
 use crate::{Code, Ended};
@@ -29,7 +29,7 @@ pub(super) fn run(args: &DeviceStatus, global: &Global) -> Ended {
     }
     for (file, report) in &found {
         match args.json {
-            true => print_line(&as_json(file, report)?)?,
+            true => print_json(&as_json(file, report)?)?,
             false => print(&shown(file, report, Timestamp::now()))?,
         }
     }

@@ -97,6 +97,8 @@ impl Unit {
             "Type=exec".to_owned(),
             format!("ExecStart={program} device {}", args.join(" ")).trim_end().to_owned(),
             format!("EnvironmentFile={}", specified(&self.environment_file.display().to_string())),
+            "# Has it try again at once where it waits for its server.".to_owned(),
+            "ExecReload=/bin/kill -HUP $MAINPID".to_owned(),
             "Restart=always".to_owned(),
             "RestartSec=5".to_owned(),
             "# 2 is a wrong setting, which another start would not help.".to_owned(),

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use aip::visible::escape_json;
 use constellation::{Step, StepStatus};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -105,7 +106,7 @@ impl Shown {
     fn tell_step(&self, step: &Step) {
         match &self.spinner {
             Some(spinner) => show_step(spinner, step),
-            None => say!("{}", serde_json::json!({"event": "progress", "step": step})),
+            None => say_json(&serde_json::json!({"event": "progress", "step": step})),
         }
     }
 
@@ -123,9 +124,13 @@ impl Shown {
     fn line(&self, event: &str, text: &str) {
         match &self.spinner {
             Some(spinner) => spinner.line(&crate::output::safe(text)),
-            None => say!("{}", serde_json::json!({"event": event, "text": text})),
+            None => say_json(&serde_json::json!({"event": event, "text": text})),
         }
     }
+}
+
+fn say_json(said: &serde_json::Value) {
+    say!("{}", escape_json(&said.to_string()));
 }
 
 /// A step as progress has it; `None` for one without an action.
@@ -146,6 +151,7 @@ pub(super) fn as_step(step: &TaskStep) -> Option<Step> {
         parameters: action.parameters.clone(),
         status,
         result_head: text.map(|text| text.chars().take(HEAD_CHARS).collect()),
+        exit_code: action.nonzero_exit(),
         elapsed_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     })
 }

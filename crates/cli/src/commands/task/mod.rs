@@ -13,7 +13,7 @@ use crate::api::{Api, Listed, Task};
 use crate::args::{Global, OneTask, TaskCommand};
 use crate::connect::Target;
 use crate::ending::{Ending, results};
-use crate::output::{RED, print_line};
+use crate::output::{RED, print_json};
 use crate::{Code, Ended};
 
 /// Longest wait for the end of a task that is being cancelled: its device has ten seconds to confirm it.
@@ -64,7 +64,7 @@ fn print_end(task: &Task, as_json: bool) -> Ended {
         let (request, value) =
             (json!(task.request), value.as_ref().map_or("null", Payload::as_str));
         let result = format!(r#"[{{"request":{request},"result":{value}}}]"#);
-        print_line(&ended_line(&ending, Some(&task.id.to_string()), &result))?;
+        print_json(&ended_line(&ending, Some(&task.id.to_string()), &result))?;
     } else {
         print_ending(&ending, value.as_ref())?;
     }
@@ -86,7 +86,7 @@ async fn cancel(api: &Api<'_>, task: &Task, args: &OneTask) -> Ended {
     let was_open = api.cancel(task.id).await?;
     let Listed { task, json } = api.wait(task.id, CANCEL_WAIT).await?;
     if args.json {
-        print_line(json.as_str())?;
+        print_json(json.as_str())?;
     } else if !was_open {
         say!("It had ended before: {}.", task.state);
     } else if task.is_over() {

@@ -8,7 +8,7 @@ use super::super::follow::{CommandOutput, describe};
 use super::super::tasks::{between, state, what};
 use super::follow::as_step;
 use crate::api::{Action, Api, Listed, Step, Task, TaskId};
-use crate::output::{BOLD, DIM, GREEN, RED, human, print, print_line, safe, safe_line};
+use crate::output::{BOLD, DIM, GREEN, RED, human, print, print_json, safe, safe_line};
 use crate::{Code, Ended};
 
 /// The most of what a step returned that is shown, in characters. `task result` has all of it.
@@ -17,7 +17,7 @@ const OUTPUT_CHARS: usize = 2000;
 pub(super) async fn run(api: &Api<'_>, id: TaskId, as_json: bool) -> Ended {
     let Listed { task, json } = api.task(id).await?;
     match as_json {
-        true => print_line(json.as_str())?,
+        true => print_json(json.as_str())?,
         false => print(&shown(&task, Timestamp::now()))?,
     }
     Ok(super::code_of(&task, Code::COMPLETED))
@@ -59,8 +59,9 @@ fn step_shown(step: &Step, now: Timestamp) -> String {
     let said = as_step(step).map(|step| describe(&step)).unwrap_or_default();
     let mut text = format!("{BOLD}{}{BOLD:#} {said} {DIM}({took}){DIM:#}\n", step.n);
     for action in &step.actions {
+        let exit = action.nonzero_exit().map(|code| format!("exit {code}"));
         let (style, status) = match action.status.as_deref() {
-            Some("success") => (GREEN, "success"),
+            Some("success") => exit.as_deref().map_or((GREEN, "success"), |exit| (RED, exit)),
             Some(other) => (RED, other),
             None => (DIM, "running"),
         };
@@ -78,9 +79,7 @@ fn returned(action: &Action) -> String {
     let text = match (&action.error, output, &action.result) {
         (Some(error), ..) => error.clone(),
         (_, Some(output), _) if output.exit_code.is_some() => {
-            let code = output.exit_code.unwrap_or_default();
-            let code = if code == 0 { String::new() } else { format!("exit code {code}\n") };
-            format!("{code}{}{}", output.stdout, output.stderr)
+            format!("{}{}", output.stdout, output.stderr)
         }
         (_, _, Some(result)) => result.as_str().to_owned(),
         (None, _, None) => String::new(),

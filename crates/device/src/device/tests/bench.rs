@@ -167,6 +167,7 @@ impl Bench {
             id: "d".parse().unwrap(),
             platform: "linux".to_owned(),
             features: Features::Auto,
+            tags: Vec::new(),
             tools: ToolSettings {
                 embedded: vec![Arc::new(self.work.clone())],
                 parallel_commands: 1,
