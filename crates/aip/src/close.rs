@@ -7,6 +7,9 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CloseCode(pub u16);
 
+/// The reason of a [`CloseCode::POLICY`] that ends what a client was allowed: a device stops what runs then.
+pub const KEY_GONE: &str = "the key was revoked or has expired";
+
 impl CloseCode {
     /// Done, or refused for now: what is missing may be there in a second.
     pub const NORMAL: Self = Self(1000);

@@ -7,6 +7,7 @@
 mod about;
 
 use bytes::Bytes;
+use memchr::memchr2_iter;
 use serde::de::DeserializeOwned;
 
 pub use self::about::About;
@@ -147,8 +148,7 @@ pub fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
     if text.len() <= 2 * limit {
         return Ok(());
     }
-    let open = |byte: &u8| *byte == b'{' || *byte == b'[';
-    if text.iter().filter(|byte| open(byte)).count() <= limit {
+    if memchr2_iter(b'{', b'[', text).take(limit + 1).count() <= limit {
         return Ok(());
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -192,9 +192,69 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
         out.push(b'"');
         return;
     }
-    // Writing a string into a vector has no way to fail.
-    let written = serde_json::to_writer(&mut *out, text);
-    debug_assert!(written.is_ok());
+    out.push(b'"');
+    let _long = write_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Of which size an escape is that JSON needs for a control character without a short one.
+pub(crate) const LONG_ESCAPE: usize = 6;
+
+/// Writes a text with what JSON needs escaped in it, and returns how many of these escapes are [`LONG_ESCAPE`].
+pub(crate) fn write_escaped(out: &mut Vec<u8>, text: &str) -> usize {
+    let (mut rest, mut long) = (text.as_bytes(), 0);
+    while let Some(at) = position_to_escape(rest) {
+        let (plain, behind) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let Some((byte, behind)) = behind.split_first() else { break };
+        let short = match byte {
+            b'"' | b'\\' => *byte,
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            0x08 => b'b',
+            0x0c => b'f',
+            _ => {
+                let digit =
+                    |nibble: u8| char::from_digit(nibble.into(), 16).map_or(b'0', |c| c as u8);
+                out.extend_from_slice(&[
+                    b'\\',
+                    b'u',
+                    b'0',
+                    b'0',
+                    digit(byte >> 4),
+                    digit(byte & 15),
+                ]);
+                long += 1;
+                rest = behind;
+                continue;
+            }
+        };
+        out.extend_from_slice(&[b'\\', short]);
+        rest = behind;
+    }
+    out.extend_from_slice(rest);
+    long
+}
+
+/// Where the first byte is that cannot stand in a JSON string as it is. Looks at eight bytes at a time.
+fn position_to_escape(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let is_bad = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        let all = u64::from_le_bytes(*word);
+        // The high bit of each byte says whether it is zero; one behind such a byte may say so wrongly.
+        let zero = |all: u64| all.wrapping_sub(ONES) & !all & HIGH;
+        let control = all.wrapping_sub(ONES * 0x20) & !all & HIGH;
+        if control | zero(all ^ (ONES * 0x22)) | zero(all ^ (ONES * 0x5C)) != 0
+            && let Some(at) = word.iter().position(is_bad)
+        {
+            return Some(n * 8 + at);
+        }
+    }
+    rest.iter().position(is_bad).map(|at| words.len() * 8 + at)
 }
 
 /// Writes the members of one JSON object, the unset ones left out.
@@ -431,6 +491,27 @@ mod tests {
 
     fn why(text: &str) -> String {
         client(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_string_is_written_as_the_library_writes_it() {
+        let every: Vec<char> = ('\0'..='\u{2ff}').chain(['€', '🙂']).collect();
+        for plain in ["", "x", "1234567", "12345678", "é€🙂é€🙂", &"long line ".repeat(40)]
+        {
+            for c in &every {
+                let text = format!("{plain}{c}{plain}{c}{c}{plain}");
+                let mut written = Vec::new();
+                write_string(&mut written, &text);
+                assert_eq!(written, serde_json::to_vec(&text).unwrap(), "{text:?}");
+            }
+        }
+        let whole: String = every.iter().collect();
+        let mut written = Vec::new();
+        assert_eq!(
+            write_escaped(&mut written, &whole),
+            27,
+            "of 32 control characters five are short"
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod payload;
 pub mod timestamp;
 pub mod visible;
 
-pub use close::CloseCode;
+pub use close::{CloseCode, KEY_GONE};
 pub use codec::{DecodeError, Limits};
 pub use id::{CallId, ClientId, RequestId, ResponseId, SessionId, TaskName};
 pub use message::{

@@ -51,6 +51,7 @@ fn confirm_a_registration_with_the_extension() {
         features: vec![Feature::Progress],
         server: "flightdeck 0.1.0".to_owned(),
         connection: "7".to_owned(),
+        next_key: None,
         resumed: None,
     };
     let timestamp = "2026-01-01T00:00:00.123456+00:00";

@@ -12,7 +12,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// What jemalloc gives back at once, in bytes.
 const LARGE: usize = 8 * 1024 * 1024;
 
-/// Makes it so. Called before anything else.
+/// Makes it so. Called before anything large is asked for.
 pub(crate) fn start() {
     drop(black_box(Vec::<u8>::with_capacity(LARGE)));
     // Where the thread cannot be started, memory comes back while other memory is asked for.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use constellation::Constellation;
 use device::tools::mcp::{ServerSettings, Transport};
-use link::{ClientSettings, DeviceKey, Exit, Pin, Proxy, ServerUrl, TokenSource, Trust};
+use link::{ClientSettings, DeviceKey, Exit, Pins, Proxy, ServerUrl, TokenSource, Trust};
 use secrecy::SecretString;
 
 use crate::Failure;
 use crate::args::Global;
 use crate::logins::{Login, Logins};
 use crate::proxy;
+use crate::serving::Serving;
 use crate::settings::{ApiKey, ClientKeys, ClientValues, File, ServerAddress, usual_path};
 use crate::state::{StateFolder, expand_home, read_key, warn_of_readers};
 use crate::tls;
@@ -31,8 +32,8 @@ pub(crate) struct Target {
     device_key: Option<Arc<DeviceKey>>,
     /// Whose certificates are trusted, if the server is behind TLS.
     pub(crate) trust: Option<Trust>,
-    /// Whether that is the server's alone, by its public key.
-    is_pinned: bool,
+    /// The public keys by which the server is known again, where that is how it is trusted.
+    pins: Option<Pins>,
     /// The HTTP proxy on the way to the server, if any.
     pub(crate) proxy: Option<Proxy>,
     values: ClientValues,
@@ -43,6 +44,9 @@ impl Target {
     pub(crate) fn new(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
         let file = File::load(global.config.as_deref())?;
         let named = keys.server.clone().or_else(|| file.client.server.clone());
+        if let Some(serving) = running(named.as_ref(), global) {
+            return Self::here(&serving, in_force(keys, file.client), global);
+        }
         let login = login(named.as_ref(), global)?;
         match login {
             Some(login) => Self::logged_in(&login, in_force(keys, file.client), global),
@@ -50,19 +54,37 @@ impl Target {
         }
     }
 
-    /// A server that this user has logged in to. A key that was given counts more than the login's.
+    /// A server that this user has logged in to. A key that is typed counts more than the login's; one in a variable or
+    /// in the settings may be another server's.
     fn logged_in(login: &Login, values: ClientValues, global: &Global) -> anyhow::Result<Self> {
         let server = login.server()?;
-        let is_given = values.token.secret().is_some() || !values.token_file.is_empty();
+        let is_given = ["--token", "--token-file"].into_iter().any(is_on_command_line);
         let key =
             if is_given { find_key(&values, &server, global)? } else { Some(login.key.clone()) };
-        Ok(Self { key, ..Self::joined(server, login.pin()?, None, values)? })
+        let pins = login.pin()?.map(Pins::fixed);
+        Ok(Self { key, ..Self::joined(server, pins, None, values)? })
+    }
+
+    /// The server that runs on this machine, which makes its key itself unless another is given.
+    fn here(serving: &Serving, values: ClientValues, global: &Global) -> anyhow::Result<Self> {
+        let (server, pin) = serving.local()?;
+        let is_given = values.token.secret().is_some() || !values.token_file.is_empty();
+        let key = match is_given {
+            true => find_key(&values, &server, global)?,
+            false => StateFolder::new(global.state_dir.clone())?.key()?,
+        };
+        let source = key_source(&values, &server, global);
+        Ok(Self { key, source, ..Self::joined(server, pin.map(Pins::fixed), None, values)? })
     }
 
     /// The same for who shows a key, whatever this user has logged in to.
     pub(crate) fn keyed(keys: ClientKeys, global: &Global) -> anyhow::Result<Self> {
         let file = File::load(global.config.as_deref())?;
+        let named = keys.server.clone().or_else(|| file.client.server.clone());
         let values = in_force(keys, file.client);
+        if let Some(serving) = running(named.as_ref(), global) {
+            return Self::here(&serving, values, global);
+        }
         let in_url = ["--server", "--ws-server"].into_iter().any(is_on_command_line)
             && values.server.has_key();
         let on_command_line = is_on_command_line("--token") || in_url;
@@ -82,25 +104,24 @@ impl Target {
         let trust = trusts.then(|| tls::trust(&values.ca_file)).transpose()?;
         let trust = trust.filter(|_| server.is_tls());
         let proxy = proxy::proxy_to(&server)?;
-        Ok(Self { server, key, source, device_key: None, trust, is_pinned: false, proxy, values })
+        Ok(Self { server, key, source, device_key: None, trust, pins: None, proxy, values })
     }
 
     /// A server that this machine has joined, or is about to: it shows no key there.
     pub(crate) fn joined(
         server: ServerUrl,
-        pin: Option<Pin>,
+        pins: Option<Pins>,
         device_key: Option<DeviceKey>,
         values: ClientValues,
     ) -> anyhow::Result<Self> {
-        let trust = match pin {
-            Some(pin) => Trust::pinned(pin)?,
+        let trust = match pins.clone() {
+            Some(pins) => tls::pinned(pins, &values.ca_file)?,
             None if server.is_tls() => tls::trust(&values.ca_file)?,
             None => Trust::nobody()?,
         };
         let trust = Some(trust).filter(|_| server.is_tls());
         let (proxy, device_key) = (proxy::proxy_to(&server)?, device_key.map(Arc::new));
-        let is_pinned = pin.is_some();
-        Ok(Self { server, key: None, source: None, device_key, trust, is_pinned, proxy, values })
+        Ok(Self { server, key: None, source: None, device_key, trust, pins, proxy, values })
     }
 
     /// The settings of a client of this server.
@@ -109,6 +130,7 @@ impl Target {
             token: self.key.clone(),
             token_source: self.source.clone(),
             device_key: self.device_key.clone(),
+            pins: self.pins.clone(),
             trust: self.trust.clone(),
             proxy: self.proxy.clone(),
             connect_timeout: self.connect_timeout(),
@@ -125,7 +147,7 @@ impl Target {
             Transport::Http { url, .. } => url.starts_with("https:"),
             Transport::Stdio { .. } => false,
         };
-        match self.trust.as_ref().filter(|_| !self.is_pinned) {
+        match self.trust.as_ref().filter(|_| self.pins.is_none()) {
             Some(trust) => Ok(Some(trust.clone())),
             None if servers.iter().any(is_tls) => tls::trust(&self.values.ca_file).map(Some),
             None => Ok(None),
@@ -153,7 +175,8 @@ impl Target {
     /// An exit with what to do about it.
     pub(crate) fn explain(&self, exit: Exit) -> Failure {
         let text = exit.to_string();
-        let hint = if text.contains("refused the key") {
+        let is_unknown = text.contains("refused the key") || text.contains("knows no key pair");
+        let hint = if is_unknown {
             self.key_hint()
         } else if text.contains("no server answer") {
             "start one with `flightdeck serve`, or name another with --server".to_owned()
@@ -166,8 +189,12 @@ impl Target {
     }
 
     fn key_hint(&self) -> String {
-        let shown = "on the server's machine, `flightdeck key create` makes one (`flightdeck key \
-                     show` prints the one that opens everything)";
+        let shown = if self.server.is_loopback() {
+            "`flightdeck key create` makes one (`flightdeck key show` prints the one that opens everything)"
+        } else {
+            "on the server's machine, `flightdeck join-token create` prints the line to join or log in with, and \
+             `flightdeck key create` makes a key"
+        };
         if self.device_key.is_some() {
             return "its key pair may have been revoked: see `flightdeck key list` on the server's machine, and \
                     `flightdeck device rejoin`, which lets it join again"
@@ -180,6 +207,12 @@ impl Target {
             }
         }
     }
+}
+
+/// The server that runs on this machine with the same state folder, unless another is named.
+fn running(named: Option<&ServerAddress>, global: &Global) -> Option<Serving> {
+    let folder = StateFolder::new(global.state_dir.clone()).ok()?;
+    named.is_none().then(|| Serving::here(&folder)).flatten()
 }
 
 /// The login that is named, or without a name the newest one, unless a server has run on this machine.
@@ -226,7 +259,10 @@ pub(crate) fn key_anew(keys: &ClientKeys, server: &ServerUrl, global: &Global) -
     Arc::new(move || {
         let file = File::load(config.as_deref()).ok()?;
         let values = in_force(keys.clone(), file.client);
-        look_for_key(&values, &server, state_dir.clone()).ok().flatten()
+        // A key for another server is not for this one.
+        let now: ServerUrl = values.server.exposed().parse().ok()?;
+        let is_same = now.to_string() == server.to_string();
+        is_same.then(|| look_for_key(&values, &now, state_dir.clone()).ok().flatten()).flatten()
     })
 }
 

@@ -1,7 +1,7 @@
 //! The address with which a machine joins: where the server is, a join token, and the server's public key.
 //! `wss://HOST:PORT#TOKEN.PIN`, and without TLS `ws://HOST:PORT#TOKEN`.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use anyhow::{Context, bail, ensure};
 use link::{Pin, ServerUrl};
@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 /// The longest address that is read from standard input, in bytes.
 const MAX_BYTES: u64 = 8 * 1024;
 
-/// What is typed where the address comes by standard input.
+/// What is typed where the address comes by standard input, on one line.
 const STANDARD_INPUT: &str = "-";
 
 /// An invitation to join.
@@ -32,8 +32,12 @@ impl Invitation {
             return Self::read(text.expose_secret());
         }
         let mut input = String::new();
-        let read = std::io::stdin().take(MAX_BYTES).read_to_string(&mut input);
-        read.context("cannot read the address to join at from standard input")?;
+        let read = std::io::stdin().lock().take(MAX_BYTES).read_line(&mut input);
+        let count = read.context("cannot read the address to join at from standard input")?;
+        ensure!(
+            count > 0,
+            "nothing came from standard input, where the address to join at was to be"
+        );
         Self::read(SecretString::from(input).expose_secret())
     }
 

@@ -9,9 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use link::private;
-use server::{
-    BookChange, KeyBook, KeyChange, KeyRecord, KeyStore, Role, Server, append_key_change,
-};
+use server::{BookChange, KeyBook, KeyChange, KeyStore, Role, Server, append_key_change};
 
 use crate::key_uses::KeyUses;
 use crate::state::{
@@ -48,18 +46,10 @@ impl KeyFile {
         self.folder.join(NAME)
     }
 
-    /// The keys that open; none without a file.
+    /// All that is in the file; nothing without one.
     ///
     /// # Errors
     /// When the file cannot be read, or is not what these commands write.
-    pub(crate) fn load(&self) -> anyhow::Result<Vec<KeyRecord>> {
-        Ok(self.book()?.keys)
-    }
-
-    /// All that is in the file.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
     pub(crate) fn book(&self) -> anyhow::Result<KeyBook> {
         let path = self.path();
         let cannot = || format!("cannot read the keys in {}", path.display());
@@ -113,6 +103,9 @@ impl KeyFile {
     fn write(&self, book: &KeyBook) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(book).context("the keys")?;
         let path = self.path();
+        if text.len() as u64 > MAX_BYTES {
+            bail!("{} would be larger than {MAX_BYTES} bytes; revoke some keys", path.display());
+        }
         let written = replace_private_file(&path, &text).or_else(|error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 overwrite(&path, &text).map_err(|_| error)
@@ -127,36 +120,41 @@ impl KeyFile {
     pub(crate) async fn watch(self, server: Server, mut seen: Version) {
         let mut noted = HashMap::new();
         loop {
-            tokio::time::sleep(PAUSE).await;
-            let _in_time = tokio::time::timeout(LOOK, server.key_look_wanted()).await;
-            let _look = server.begin_key_look();
+            let wanted = tokio::time::timeout(LOOK, server.key_look_wanted()).await;
             let uses = server.key_uses();
-            if uses != noted {
+            // Nobody has to wait for it.
+            if wanted.is_err() && uses != noted {
                 noted.clone_from(&uses);
                 let folder = self.folder.clone();
-                let _noting = tokio::task::spawn_blocking(move || KeyUses::at(&folder).note(uses));
+                // It is no more than a help to people: where it fails, it is tried with the next use.
+                let _noted =
+                    tokio::task::spawn_blocking(move || KeyUses::at(&folder).note(uses)).await;
             }
+            let look = server.begin_key_look().await;
             let (file, last) = (self.clone(), seen);
             let looking = tokio::task::spawn_blocking(move || file.look(last));
-            let Ok(Some((version, loaded))) = looking.await else { continue };
-            seen = version;
-            match loaded {
-                Ok(keys) => {
-                    tracing::info!(keys = keys.len(), "the created keys have changed");
-                    server.set_keys(keys);
-                }
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::error!(error, "the created keys stay as they were");
+            if let Ok(Some((version, loaded))) = looking.await {
+                seen = version;
+                match loaded {
+                    Ok(book) => {
+                        tracing::info!(keys = book.keys.len(), "the created keys have changed");
+                        look.set(book);
+                    }
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::error!(error, "the created keys stay as they were");
+                    }
                 }
             }
+            drop(look);
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// The keys, if the file is not in the state any more that was `seen`, and the one it is in.
-    fn look(&self, seen: Version) -> Option<(Version, anyhow::Result<Vec<KeyRecord>>)> {
+    /// What is in the file, if it is not in the state any more that was `seen`, and the one it is in.
+    fn look(&self, seen: Version) -> Option<(Version, anyhow::Result<KeyBook>)> {
         let version = self.version();
-        (version != seen).then(|| (version, self.load()))
+        (version != seen).then(|| (version, self.book()))
     }
 
     /// Which state the file is in.
@@ -171,15 +169,15 @@ impl KeyFile {
 }
 
 impl KeyStore for KeyFile {
-    fn change(&self, change: BookChange<'_>) -> io::Result<Option<Vec<KeyRecord>>> {
-        let mut changing = || -> anyhow::Result<Option<Vec<KeyRecord>>> {
+    fn change(&self, change: BookChange<'_>) -> io::Result<Option<KeyBook>> {
+        let mut changing = || -> anyhow::Result<Option<KeyBook>> {
             let _locked = self.lock()?;
             let mut book = self.book()?;
-            let keys = change(&mut book);
-            if keys.is_some() {
-                self.write(&book)?;
+            if !change(&mut book) {
+                return Ok(None);
             }
-            Ok(keys)
+            self.write(&book)?;
+            Ok(Some(book))
         };
         changing().map_err(|error| io::Error::other(format!("{error:#}")))
     }

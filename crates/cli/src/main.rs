@@ -32,11 +32,10 @@ mod tls;
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
 use tokio::runtime::Builder;
 
 use args::{Cli, Command};
-use output::{RED, safe};
+use output::{RED, safe_line};
 
 /// How a command ends, as the shell sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,14 +96,18 @@ impl Failure {
 type Ended = Result<Code, Failure>;
 
 fn main() -> ExitCode {
-    #[cfg(not(target_env = "msvc"))]
-    allocator::start();
     let cli = Cli::read();
+    // A command that is over soon has nothing to give back, and the thread would be a good part of what it costs.
+    #[cfg(not(target_env = "msvc"))]
+    if matches!(cli.command, Command::Serve(_) | Command::Device(_) | Command::Demo(_)) {
+        allocator::start();
+    }
     let is_exec = matches!(cli.command, Command::Exec(_));
     let code = match run(cli) {
         Ok(code) => code,
         Err(failure) => {
-            let text = safe(&format!("{:#}", failure.error));
+            let text = format!("{:#}", failure.error);
+            let text = text.lines().map(safe_line).collect::<Vec<_>>().join("\n");
             say!("{RED}error:{RED:#} {text}");
             if is_exec { failure.code.of_exec() } else { failure.code }
         }
@@ -139,7 +142,12 @@ fn run(cli: Cli) -> Ended {
         Command::Config(args) => commands::config::run(&args, &global),
         Command::Completions(args) => {
             let mut script = Vec::new();
-            clap_complete::generate(args.shell, &mut Cli::command(), "flightdeck", &mut script);
+            clap_complete::generate(
+                args.shell,
+                &mut Cli::with_defaults(),
+                "flightdeck",
+                &mut script,
+            );
             output::print(&String::from_utf8_lossy(&script))?;
             Ok(Code::COMPLETED)
         }

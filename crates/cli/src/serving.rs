@@ -2,9 +2,9 @@
 //! the lines with which other machines join.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use link::{Pin, ServerUrl};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,8 @@ const MAX_BYTES: u64 = 64 * 1024;
 pub(crate) struct Serving {
     /// Where other machines reach the server.
     pub(crate) url: String,
+    /// Where commands on its machine do.
+    pub(crate) local: String,
     /// Its TLS certificate, which may be another one by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) certificate: Option<PathBuf>,
@@ -61,7 +63,7 @@ impl Serving {
     pub(crate) fn read(folder: &StateFolder) -> anyhow::Result<Self> {
         let path = folder.path().join(NAME);
         let cannot = || format!("cannot read {}", path.display());
-        if !path.exists() {
+        if !path.exists() || !folder.is_taken() {
             let folder = folder.path().display();
             bail!(
                 "no server runs with the state folder {folder}\n  start it with `flightdeck serve --host \
@@ -79,6 +81,22 @@ impl Serving {
         self.url.parse().with_context(|| format!("{:?} is no address of a server", self.url))
     }
 
+    /// The server that runs with a state folder, if one does.
+    pub(crate) fn here(folder: &StateFolder) -> Option<Self> {
+        Self::read(folder).ok()
+    }
+
+    /// Where it is for commands on its machine, and what tells its public key from others; none without TLS.
+    ///
+    /// # Errors
+    /// When the certificate cannot be read.
+    pub(crate) fn local(&self) -> anyhow::Result<(ServerUrl, Option<Pin>)> {
+        let local = &self.local;
+        let server =
+            local.parse().with_context(|| format!("{local:?} is no address of a server"))?;
+        Ok((server, self.certificate.as_deref().map(pin_of).transpose()?))
+    }
+
     /// What tells the public key that clients see there from others; none without TLS.
     ///
     /// # Errors
@@ -88,10 +106,20 @@ impl Serving {
             return hash.parse().map(Some).context("proxy_key_hash");
         }
         let Some(path) = &self.certificate else {
+            let is_tls = self.server()?.is_tls();
+            ensure!(
+                !is_tls,
+                "the public key of the TLS proxy at {} is not known: set the server's proxy_key_hash",
+                self.url
+            );
             return Ok(None);
         };
-        let pem = tls::read(path).with_context(|| path.display().to_string())?;
-        let pin = Pin::of_pem(&pem);
-        pin.map(Some).with_context(|| format!("{} is no certificate", path.display()))
+        pin_of(path).map(Some)
     }
+}
+
+fn pin_of(certificate: &Path) -> anyhow::Result<Pin> {
+    let path = certificate.display();
+    let pem = tls::read(certificate).with_context(|| path.to_string())?;
+    Pin::of_pem(&pem).with_context(|| format!("{path} is no certificate"))
 }

@@ -31,6 +31,13 @@ const MAX_KEY_BYTES: u64 = 4096;
 /// The state folder: the one that was named, else `$XDG_STATE_HOME/flightdeck`.
 pub(crate) struct StateFolder(PathBuf);
 
+/// Which state folders of this user are not the usual one.
+const ELSEWHERE: &str = "state-folders";
+
+/// The most of them that are known, the newest, and the longest file of them that is read, in bytes.
+const MAX_ELSEWHERE: usize = 256;
+const MAX_ELSEWHERE_BYTES: u64 = 1024 * 1024;
+
 impl StateFolder {
     pub(crate) fn new(named: Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(folder) = named {
@@ -134,6 +141,37 @@ impl StateFolder {
         }
     }
 
+    /// Has this user's devices know of a folder that is not the usual one, so that they keep what is in it from their
+    /// callers. It is no more than that: where it cannot be written, nothing else fails.
+    pub(crate) fn note_elsewhere(&self) {
+        let Ok(usual) = Self::new(None) else { return };
+        let own = std::path::absolute(&self.0).unwrap_or_else(|_| self.0.clone());
+        let mut known = Self::elsewhere();
+        if own == usual.0 || known.contains(&own) || usual.create().is_err() {
+            return;
+        }
+        known.push(own);
+        let excess = known.len().saturating_sub(MAX_ELSEWHERE);
+        let lines = known.iter().skip(excess).map(|path| path.to_string_lossy());
+        let _noted =
+            replace_private_note(&usual.0.join(ELSEWHERE), &lines.collect::<Vec<_>>().join("\n"));
+    }
+
+    /// The folders of which that was said.
+    pub(crate) fn elsewhere() -> Vec<PathBuf> {
+        let Ok(usual) = Self::new(None) else { return Vec::new() };
+        let path = usual.0.join(ELSEWHERE);
+        let is_readable = fs::metadata(&path).is_ok_and(|found| found.len() <= MAX_ELSEWHERE_BYTES);
+        let text = is_readable.then(|| fs::read_to_string(path).ok()).flatten().unwrap_or_default();
+        text.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect()
+    }
+
+    /// Whether a server has taken the folder; a file system that has no locks says so as well.
+    pub(crate) fn is_taken(&self) -> bool {
+        let lock = File::options().read(true).open(self.0.join("serve.lock"));
+        lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
+    }
+
     /// Keeps a key where there is none.
     pub(crate) fn put_key(&self, key: &SecretString) -> anyhow::Result<()> {
         self.create()?;
@@ -166,7 +204,7 @@ pub(crate) fn check_is_file(path: &Path, found: &fs::Metadata) -> io::Result<()>
     Err(io::Error::other("it is a pipe, a socket or a device, not a file"))
 }
 
-/// Refuses a file of created keys that others than its owner can read or write.
+/// Refuses a file of keys that others than its owner can read or write.
 pub(crate) fn check_private_keys(path: &Path) -> anyhow::Result<()> {
     #[cfg(unix)]
     {
@@ -175,9 +213,8 @@ pub(crate) fn check_private_keys(path: &Path) -> anyhow::Result<()> {
         if mode & 0o077 != 0 {
             let shown = path.display();
             bail!(
-                "other users of this machine can read or write the created keys in {shown} \
-                 (mode {mode:o}); close the file: chmod 600 {shown}; then see with `flightdeck \
-                 key list` that each is yours"
+                "other users of this machine can read or write the keys in {shown} (mode {mode:o}); close the \
+                 file: chmod 600 {shown}; then see that all in it is yours (on a server: `flightdeck key list`)"
             );
         }
     }

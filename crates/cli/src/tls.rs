@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use link::Trust;
+use link::{Pins, Trust};
 use server::Tls;
 
 use crate::state::{check_is_file, expand_home, warn_of_readers};
@@ -22,10 +22,21 @@ pub(crate) fn trust(ca_file: &str) -> anyhow::Result<Trust> {
     if ca_file.is_empty() {
         return Ok(Trust::system()?);
     }
+    Trust::system_and(&authorities(ca_file)?).with_context(|| format!("--ca-file {ca_file}"))
+}
+
+/// The same, and whoever has one of these public keys.
+pub(crate) fn pinned(pins: Pins, ca_file: &str) -> anyhow::Result<Trust> {
+    if ca_file.is_empty() {
+        return Ok(Trust::pinned(pins, None)?);
+    }
+    let pem = authorities(ca_file)?;
+    Trust::pinned(pins, Some(&pem)).with_context(|| format!("--ca-file {ca_file}"))
+}
+
+fn authorities(ca_file: &str) -> anyhow::Result<Vec<u8>> {
     let path = expand_home(Path::new(ca_file));
-    let named = || format!("--ca-file {}", path.display());
-    let pem = read(&path).with_context(named)?;
-    Trust::system_and(&pem).with_context(named)
+    read(&path).with_context(|| format!("--ca-file {}", path.display()))
 }
 
 /// Where the server's certificate and key are.

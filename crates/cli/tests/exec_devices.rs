@@ -94,6 +94,20 @@ async fn devices_are_chosen_by_patterns_tags_or_all_and_those_that_are_away_are_
 }
 
 #[tokio::test]
+async fn input_that_goes_to_nobody_is_said() {
+    let server = Server::start().await;
+    let _devices = [server.device("a", SHELL).await, server.device("b", SHELL).await];
+    for (args, is_said) in [(&[][..], true), (&["-n"][..], false)] {
+        let exec = [&["exec", "--all"], args, &["--", "sleep 0.5; cat"]].concat();
+        let mut command = server.command(&exec);
+        let mut running = Process::start(command.stdin(std::process::Stdio::piped()));
+        running.feed("something").await;
+        let done = running.done().await;
+        assert_eq!((done.code, done.stderr.contains("not passed on")), (0, is_said), "{done:?}");
+    }
+}
+
+#[tokio::test]
 async fn so_many_run_at_once_and_no_more_begin_after_so_many_failures() {
     let server = Server::start().await;
     let mut devices = Vec::new();

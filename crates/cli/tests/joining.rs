@@ -8,7 +8,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::{Done, Home, Process, Server, until, within};
+use common::process::{until_gone, until_running};
+use common::{Done, Home, Process, Server, long_sleep, until, within};
 use serde_json::Value;
 
 /// A server that other machines may reach, over TLS with its own certificate.
@@ -193,8 +194,15 @@ async fn a_key_pair_is_listed_with_its_last_use_and_revoking_it_cuts_the_device(
     let fleet = Fleet::start().await;
     let address = fleet.invitation(&["--name", "lab"]).await;
     let home = Home::new();
-    let mut joined = device(&home, &["--id", "lab-1", "--join", &address]);
+    let mut joined = device(&home, &["--id", "lab-1", "--exec", "shell", "--join", &address]);
     joined.says("connected to").await;
+    let long = long_sleep();
+    let running = fleet.exec("lab-1", &long);
+    tokio::pin!(running);
+    tokio::select! {
+        () = until_running(&long) => {}
+        done = &mut running => panic!("{done:?}"),
+    }
     let listed = async {
         loop {
             let keys = fleet.run(&["key", "list", "--json"]).await;
@@ -208,6 +216,10 @@ async fn a_key_pair_is_listed_with_its_last_use_and_revoking_it_cuts_the_device(
     assert_eq!((&key["kind"], &key["client"]), (&"key_pair".into(), &"lab-1".into()));
     assert_eq!(fleet.run(&["key", "revoke", "lab"]).await.code, 0);
     joined.says("the key was revoked").await;
+    // What it may do no more it does not go on with, and nobody waits for it.
+    until_gone(&long).await;
+    let ended = within("the end of the task", running).await;
+    assert!(ended.code == 121 && ended.stderr.contains("disconnected"), "{ended:?}");
     joined.kill().await;
     let done = device(&home, &["--max-retries", "0"]).done().await;
     assert!(done.code == 4 && done.stderr.contains("device rejoin"), "{done:?}");
@@ -243,6 +255,55 @@ async fn a_server_with_another_key_is_refused_and_one_with_the_same_key_is_known
     let wrong = format!("{address}.{}", "A".repeat(43));
     let wrong = refused(&home, &["--id", "x", "--join", &wrong]).await;
     assert!(wrong.contains("its public key is another one"), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_server_says_which_key_it_will_have_and_is_known_by_it_then() {
+    let fleet = Fleet::start().await;
+    let address = fleet.invitation(&["--name", "lab"]).await;
+    let home = Home::new();
+    let mut joined = device(&home, &["--id", "lab-1", "--join", &address]);
+    joined.says("connected to").await;
+    // The pair of another server is as good as any.
+    let other = Fleet::start().await;
+    let [next, state] = [&other, &fleet].map(|fleet| fleet.home.path().join("state"));
+    let certificate = next.join("tls-cert.pem").display().to_string();
+    let fleet = fleet.start_again(&["--next-tls-cert", &certificate]).await;
+    joined.says_times("connected to", 2).await;
+    let file = kept(&home, "lab-1");
+    until("the next key", || fs::read_to_string(&file).unwrap().contains("next_pin")).await;
+    joined.kill().await;
+
+    for file in ["tls-cert.pem", "tls-key.pem"] {
+        fs::copy(next.join(file), state.join(file)).unwrap();
+    }
+    let _fleet = fleet.start_again(&[]).await;
+    device(&home, &[]).says("connected to").await;
+}
+
+#[tokio::test]
+async fn an_id_that_is_bound_opens_for_its_key_pair_alone() {
+    let fleet = Fleet::start().await;
+    let address = fleet.invitation(&["--name", "lab"]).await;
+    let home = Home::new();
+    let mut joined = device(&home, &["--id", "lab-1", "--join", &address]);
+    joined.says("connected to").await;
+    joined.kill().await;
+    let made = ["key", "create", "--name", "k", "--role", "device", "--client", "lab-*"];
+    let key = fleet.run(&made).await.stdout.trim().to_owned();
+    let shared = fs::read_to_string(fleet.home.path().join("state/key")).unwrap();
+    for key in [key.as_str(), shared.trim()] {
+        let mut command = fleet.home.command(&["device", "--id", "lab-1", "--max-retries", "0"]);
+        command
+            .env("FLIGHTDECK_TOKEN", key)
+            .env("FLIGHTDECK_SERVER", format!("wss://localhost:{}", fleet.port))
+            .env("FLIGHTDECK_CA_FILE", "state/tls-cert.pem");
+        let done = Process::start(&mut command).done().await;
+        assert!(done.code == 4 && done.stderr.contains("bound to the key pair"), "{done:?}");
+    }
+    // A key that is in the environment for something else changes nothing.
+    let mut command = home.command(&["device", "--state-dir", "own"]);
+    Process::start(command.env("FLIGHTDECK_TOKEN", key)).says("as 'lab-1'").await;
 }
 
 #[tokio::test]
@@ -289,7 +350,7 @@ async fn behind_a_tls_proxy_its_key_has_to_be_known_to_the_server() {
     let own = Home::new();
     let done =
         device(&own, &["--id", "lab-1", "--max-retries", "0", "--join", &address]).done().await;
-    assert_eq!(done.code, 4, "{done:?}");
+    assert!(done.code == 4 && done.stderr.contains("proxy_key_hash"), "{done:?}");
     server.says("proxy_key_hash").await;
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::process::Typing;
@@ -581,6 +582,22 @@ async fn a_rule_on_files_holds_for_commands_too() {
         }
         let done = server.run(&["exec", "--on", "box", "--", "uname"]).await;
         assert_eq!((done.code, done.stdout.as_str()), (0, "Linux\n"), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_servers_and_devices_elsewhere_keep_is_kept_from_callers_too() {
+    let home = Arc::new(Home::new());
+    let server = Server::start_in(home.clone(), 0, &[]).await;
+    let (url, key) = (server.url(), server.key());
+    let mut command =
+        home.command(&["device", "--id", "q", "--state-dir", "other", "--server", &url]);
+    let mut device = Process::start(command.env("FLIGHTDECK_TOKEN", &key));
+    device.says("connected to").await;
+    for command in ["cat state/key", "cat other/journal-q/identity.json", "grep -r . state"] {
+        let done = server.run(&["exec", "--on", "q", "--", command]).await;
+        assert!(done.code == 125 || done.stdout.is_empty(), "{command}: {done:?}");
+        assert!(!done.stdout.contains(&key), "{command}");
     }
 }
 

@@ -113,7 +113,7 @@ async fn the_greeting_of_a_server_behind_tls_is_what_works() {
     let words: Vec<_> = device.split_whitespace().skip(1).collect();
     let mut command = server.home.command(&words);
     let mut device = Process::start(command.env("FLIGHTDECK_STATE_DIR", "state"));
-    device.says("connected to wss://localhost").await;
+    device.says("connected to wss://127.0.0.1").await;
 }
 
 #[tokio::test]
@@ -308,6 +308,11 @@ async fn a_server_makes_its_own_certificate_once_and_keeps_its_key_to_itself() {
             let done = home.start(&[&args[..], &["--server", &server]].concat()).done().await;
             assert_eq!(done.code, 0, "{server}: {done:?}");
         }
+        // The commands of this machine find it by themselves.
+        let mut device = home.start(&["device", "--id", "here", "--state-dir", "state"]);
+        device.says("connected to wss://127.0.0.1:").await;
+        let exec = ["exec", "--state-dir", "state", "--on", "here", "--", "echo found"];
+        assert_eq!(home.start(&exec).done().await.stdout, "found\n");
         made.push(fs::read_to_string(own("tls-cert.pem")).unwrap());
     }
     assert_eq!(made[0], made[1], "it is kept");

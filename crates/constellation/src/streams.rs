@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     fn streams(window: u32) -> Streams {
-        Streams { output: true, input: true, window: Some(window) }
+        Streams { output: true, input: true, spool: false, window: Some(window) }
     }
 
     fn chunk(offset: u64, held: u64, bytes: &[u8], end: bool) -> Chunk {

@@ -22,6 +22,10 @@ pub struct Called<'a> {
     pub number: u64,
     /// The task, by its session.
     pub task: Option<&'a SessionId>,
+    /// Who wants it, as the server says.
+    pub requester: Option<&'a str>,
+    /// The name of the key that the requester has shown there.
+    pub key: Option<&'a str>,
     /// The agent for whom it runs, as the server names it.
     pub agent_name: Option<&'a str>,
     /// The tool, as it was called.
@@ -84,6 +88,8 @@ impl OnCall {
         let called = Called {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             task: caller.session_id.as_ref(),
+            requester: caller.requester.as_deref(),
+            key: caller.key.as_deref(),
             agent_name: caller.agent_name.as_deref(),
             tool_name: &action.tool_name,
             namespace: None,

@@ -14,8 +14,8 @@ use aip::message::{
     Confirmed, DeviceMetadata, Extension, Feature, Resume, ResumeRefused, SystemInfo, VERSION,
 };
 use aip::{
-    ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, Payload,
-    ServerMessage, ServerMessageType, SessionId, Status,
+    ClientId, ClientMessage, ClientMessageType, ClientType, CloseCode, DecodeError, KEY_GONE,
+    Payload, ServerMessage, ServerMessageType, SessionId, Status,
 };
 use link::client::error_report;
 use link::{Ambient, Client, ClientSettings, Exit, Identity, IdentityError, Outbox, Role};
@@ -25,9 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::own::Own;
 use crate::confine::SandboxError;
-use crate::executor::{Capacity, Executor, LEAVING, Line, interrupted};
+use crate::executor::{Capacity, Executor, FORBIDDEN, LEAVING, Line, interrupted};
 use crate::info::{Facts, Features, Subject};
 use crate::journal::{JournalSettings, Journals};
+use crate::spool::{SpoolSettings, Spools};
 use crate::state::{DeviceState, StateKeeper};
 use crate::tools::mcp::{self, ServerEvent};
 use crate::tools::{ToolSettings, Toolbox};
@@ -59,6 +60,8 @@ pub struct DeviceSettings {
     pub commands: Capacity,
     /// What it keeps of them, so that a lost connection or its own death does nothing twice.
     pub journal: JournalSettings,
+    /// How much is kept beside it of what commands write whose requesters do not wait for it.
+    pub spool: SpoolSettings,
     /// When it is told to stop, how long running COMMANDs may take to finish.
     pub finish_time: Duration,
     /// A task to submit for this device itself, once it is connected.
@@ -152,6 +155,7 @@ impl Device {
             tools,
             settings.commands,
             journals,
+            Spools::new(settings.journal.folder.as_deref(), settings.spool),
             state.clone(),
             ambient.clone(),
         );
@@ -362,6 +366,9 @@ impl Role for DeviceRole {
 
     fn handle_disconnected(&mut self, why: &str, retry: Option<Duration>) {
         self.executor.handle_disconnected();
+        if why.contains(KEY_GONE) {
+            self.executor.stop_all(FORBIDDEN);
+        }
         // Nobody shall wait for room in it.
         if let Some(outbox) = self.outbox.take() {
             outbox.abort(CloseCode::NORMAL, why);

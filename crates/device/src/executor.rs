@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aip::codec::Wire;
-use aip::message::{Downstream, MAX_RESULTS, Output, Status};
+use aip::message::{Downstream, MAX_RESULTS, Output, ReadSpool, Spooled, Status};
 use aip::{
     ActionResult, ClientId, ClientMessage, ClientMessageType, ClientType, Command, ResponseId,
     ResultStatus, ServerMessage, SessionId,
@@ -30,6 +30,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use link::connection::now;
 use link::{Ambient, Outbox};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use self::cancel::CANCELLED;
@@ -42,13 +43,17 @@ pub(crate) use self::results::interrupted;
 use self::results::{all_failed, content, room};
 use crate::flow::Flow;
 use crate::info::Offers;
-use crate::journal::{Journals, Ticket};
+use crate::journal::{CommandId, Journals, Ticket};
 use crate::progress::Progress;
+use crate::spool::{Spool, Spools};
 use crate::state::StateKeeper;
 use crate::tools::{Call, Returned, Toolbox};
 
 /// Least time between two messages of progress of one command.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many questions for what was kept are answered at the same time. The server asks again for others.
+const MAX_SPOOL_READERS: usize = 16;
 
 /// The most lines of one message of progress. Who tells bounds their length.
 const MAX_PROGRESS_LINES: usize = 1000;
@@ -65,6 +70,9 @@ pub(crate) const LEAVING: &str = "This device is stopping";
 /// Why a COMMAND is stopped: nobody is there to take its results.
 pub(crate) const LOST: &str = "The connection to the server was lost";
 
+/// Why a COMMAND is stopped: this device may do nothing for the server any more.
+pub(crate) const FORBIDDEN: &str = "This device's key was revoked or has expired";
+
 /// Why a COMMAND is stopped: the server says so.
 const TASK_OVER: &str = "Its task has ended";
 
@@ -78,6 +86,9 @@ struct Inner {
     tools: Toolbox,
     jobs: Mutex<Jobs>,
     desk: Mutex<Desk>,
+    spools: Spools,
+    /// For those that read them.
+    spool_readers: Arc<Semaphore>,
     tasks: TaskTracker,
     state: Arc<StateKeeper>,
     ambient: Ambient,
@@ -89,12 +100,24 @@ impl Executor {
         tools: Toolbox,
         capacity: Capacity,
         journals: Journals,
+        spools: Spools,
         state: Arc<StateKeeper>,
         ambient: Ambient,
     ) -> Self {
         let (jobs, tasks) = (Mutex::new(Jobs::new(capacity)), TaskTracker::new());
         let desk = Mutex::new(Desk::new(journals));
-        Self(Arc::new(Inner { client_id, tools, jobs, desk, tasks, state, ambient }))
+        let spool_readers = Arc::new(Semaphore::new(MAX_SPOOL_READERS));
+        Self(Arc::new(Inner {
+            client_id,
+            tools,
+            jobs,
+            desk,
+            spools,
+            spool_readers,
+            tasks,
+            state,
+            ambient,
+        }))
     }
 
     /// What the tools can do.
@@ -202,7 +225,8 @@ impl Executor {
 
     /// Runs the actions of one COMMAND in order; after a failure the rest is skipped.
     async fn run(&self, run: &Run) -> Vec<ActionResult> {
-        let (actions, progress) = (&run.job.actions, self.progress(run));
+        let progress = self.progress(run).keeping(self.spool(run));
+        let actions = &run.job.actions;
         let (mut results, mut bytes, mut failed) = (Vec::new(), 0, false);
         for (n, action) in actions.iter().enumerate() {
             let call_id = action.call_id.clone();
@@ -319,11 +343,19 @@ impl Executor {
 
     /// A HEARTBEAT about a command that runs.
     fn about(&self, job: &Job) -> ClientMessage {
+        self.about_command(job.caller.session_id.clone(), job.response_id.clone())
+    }
+
+    fn about_command(
+        &self,
+        session_id: Option<SessionId>,
+        response_id: Option<ResponseId>,
+    ) -> ClientMessage {
         ClientMessage {
             status: Status::Continue,
             client_id: Some(self.0.client_id.clone()),
-            session_id: job.caller.session_id.clone(),
-            prev_response_id: job.response_id.clone(),
+            session_id,
+            prev_response_id: response_id,
             timestamp: Some(self.0.ambient.time_text()),
             ..ClientMessage::new(ClientMessageType::Heartbeat, ClientType::Device)
         }
@@ -333,6 +365,38 @@ impl Executor {
     pub(crate) fn handle_downstream(&self, response_id: &ResponseId, downstream: &Downstream) {
         let flow = self.jobs().flow(response_id);
         flow.iter().for_each(|flow| flow.handle(downstream));
+    }
+
+    /// Where what a command writes is kept, if that is asked for and a server may ask for it later.
+    fn spool(&self, run: &Run) -> Option<Spool> {
+        let Way::Journaled(ticket) = run.way else { return None };
+        let is_wanted = run.job.is_spooled;
+        is_wanted.then(|| self.0.spools.begin(ticket.id, |id| self.jobs().has_id(id))).flatten()
+    }
+
+    /// The server asks for what was kept of a command's output.
+    pub(crate) fn handle_spool_question(
+        &self,
+        session_id: Option<SessionId>,
+        response_id: ResponseId,
+        asked: ReadSpool,
+    ) {
+        let Some((id, line)) = CommandId::of(&response_id).zip(self.line()) else { return };
+        let Ok(place) = self.0.spool_readers.clone().try_acquire_owned() else { return };
+        let executor = self.clone();
+        self.0.ambient.spawn(async move {
+            // Before it is read: what ends meanwhile is said to go on, and asked for again.
+            let runs = executor.jobs().has_id(id);
+            let own = executor.clone();
+            let reading = move || own.0.spools.read(id, asked.stream, asked.from, runs);
+            let chunks = tokio::task::spawn_blocking(reading).await.unwrap_or_default();
+            let message = ClientMessage {
+                metadata: Some(Spooled { id: asked.id, chunks }.to_metadata()),
+                ..executor.about_command(session_id, Some(response_id))
+            };
+            line.outbox.push_in_turn(message.encode(), || {}).await;
+            drop(place);
+        });
     }
 
     /// Sends what the tools of a command tell, as HEARTBEATs that the server passes on, not too often. One that is in a

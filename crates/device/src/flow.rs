@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 /// Least time between two repeats that were asked for.
 const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the output of a command that was stopped waits to be taken.
-pub(crate) const STOPPED_WAIT: Duration = Duration::from_secs(10);
+/// How long the output of a command that was stopped waits to be taken: what became of it is told within the ten seconds
+/// that a server waits for that.
+pub(crate) const STOPPED_WAIT: Duration = Duration::from_secs(5);
 
 /// The streams of one command. Cheap to clone.
 #[derive(Clone)]
@@ -90,7 +91,7 @@ struct Inflow {
 }
 
 impl Flow {
-    /// The streams of a command, if its requester wants any.
+    /// The streams of a command, if its requester wants any while it runs.
     pub(crate) fn of(streams: Streams, call_id: Option<CallId>) -> Option<Self> {
         let shared = Shared {
             call_id,
@@ -99,7 +100,7 @@ impl Flow {
             news: Notify::new(),
             moved: Notify::new(),
         };
-        streams.is_any().then(|| Self(Arc::new(shared)))
+        streams.is_live().then(|| Self(Arc::new(shared)))
     }
 
     /// Whether all output is sent as it comes.

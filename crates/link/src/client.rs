@@ -279,7 +279,10 @@ impl<R: Role> Client<R> {
         let deadline = now() + self.settings.connect_timeout;
         match connection.next_event(Some(deadline)).await {
             Event::Message(reply) => match read_confirmation(&reply) {
-                Ok(granted) => Ok(granted),
+                Ok(granted) => {
+                    self.note_next_key(granted.as_ref());
+                    Ok(granted)
+                }
                 Err(text) => Err(self.refused(connection, &reply, text).await),
             },
             Event::Closed(closed) => Err(End::Closed(closed)),
@@ -289,6 +292,14 @@ impl<R: Role> Client<R> {
             }
             Event::Unreadable(error, _) => Err(End::Closed(Closed::lost(error.to_string()))),
             Event::Binary => Err(End::Closed(Closed::lost("the first reply was binary"))),
+        }
+    }
+
+    /// Keeps the public key that the server will have, if it says which.
+    fn note_next_key(&self, granted: Option<&Confirmed>) {
+        let next = granted.and_then(|granted| granted.next_key.as_deref()?.parse().ok());
+        if let (Some(pins), Some(next)) = (&self.settings.pins, next) {
+            pins.announce(next);
         }
     }
 

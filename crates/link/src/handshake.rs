@@ -17,12 +17,21 @@ use crate::transport::Stream;
 /// The longest head of an answer that is read, in bytes.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// The status of an upgrade.
+const SWITCHING: u16 = 101;
+
+/// The most answers of status 1xx before the one that counts.
+const MAX_INTERIM: usize = 8;
+
 /// The most fields of such a head.
 const MAX_FIELDS: usize = 128;
 
 /// How much of the body of a refusal is read, in bytes, and how long it is waited for.
 const MAX_BODY_BYTES: usize = 4 * 1024;
 const BODY_WAIT: Duration = Duration::from_secs(2);
+
+/// What ends a body in chunks.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// The longest reason that is told of a refusal, in characters.
 const MAX_REASON_CHARS: usize = 300;
@@ -72,8 +81,8 @@ pub(crate) async fn upgrade(
     );
     let answer = ask(stream, &request).await?;
     match answer.status {
-        101 if answer.is_upgrade(&key) => Ok(answer.body.freeze()),
-        101 => Err(Fault::NotWebSocket),
+        SWITCHING if answer.is_upgrade(&key) => Ok(answer.body.freeze()),
+        SWITCHING => Err(Fault::NotWebSocket),
         _ => Err(answer.refusal(stream).await),
     }
 }
@@ -83,20 +92,24 @@ pub(crate) async fn ask(stream: &mut impl Stream, request: &str) -> Result<Answe
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     let mut read = BytesMut::new();
-    let end = head_end(stream, &mut read).await?;
-    let body = read.split_off(end);
-    Answer::read(&read, body)
+    // What comes before the answer, such as a proxy's early hints, is none.
+    for _ in 0..=MAX_INTERIM {
+        let end = head_end(stream, &mut read).await?;
+        let body = read.split_off(end);
+        let answer = Answer::read(&read, body)?;
+        if answer.status == SWITCHING || !(100..200).contains(&answer.status) {
+            return Ok(answer);
+        }
+        read = answer.body;
+    }
+    Err(Fault::NotHttp("it never comes to its answer".to_owned()))
 }
 
 /// Reads until the end of the head, and says where that is.
 async fn head_end(stream: &mut impl Stream, read: &mut BytesMut) -> Result<usize, Fault> {
     const END: &[u8] = b"\r\n\r\n";
+    let mut seen: usize = 0;
     loop {
-        let seen = read.len().saturating_sub(END.len() - 1);
-        read.reserve(PIECE_BYTES);
-        if stream.read_buf(read).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
         if !b"HTTP/".starts_with(&read[..read.len().min(5)]) {
             return Err(Fault::NotHttp("it begins with something else".to_owned()));
         }
@@ -106,6 +119,11 @@ async fn head_end(stream: &mut impl Stream, read: &mut BytesMut) -> Result<usize
         }
         if read.len() > MAX_HEAD_BYTES {
             return Err(Fault::TooLong);
+        }
+        seen = read.len().saturating_sub(END.len() - 1);
+        read.reserve(PIECE_BYTES);
+        if stream.read_buf(read).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }
 }
@@ -153,17 +171,15 @@ impl Answer {
         Fault::Status { status: self.status, reason: self.reason(stream).await }
     }
 
-    /// What its body says; `None` if it says nothing, or not in time.
+    /// What its body says; `None` if there is none.
     async fn reason(mut self, stream: &mut impl Stream) -> Option<String> {
-        if self.field("transfer-encoding").is_some() {
-            return None;
-        }
+        let is_chunked = self.field("transfer-encoding").is_some();
         // Without a length it goes up to the end of the connection.
         let length = self.field("content-length").and_then(|length| length.parse().ok());
         let length = length.unwrap_or(MAX_BODY_BYTES).min(MAX_BODY_BYTES);
         let body = &mut self.body;
         let reading = async {
-            while body.len() < length {
+            while body.len() < length && !(is_chunked && body.ends_with(LAST_CHUNK)) {
                 body.reserve(PIECE_BYTES);
                 if stream.read_buf(body).await.unwrap_or(0) == 0 {
                     break;
@@ -171,10 +187,30 @@ impl Answer {
             }
         };
         // What has come by then is said.
-        let _is_whole = tokio::time::timeout(BODY_WAIT, reading).await;
+        let is_whole = tokio::time::timeout(BODY_WAIT, reading).await.is_ok();
         body.truncate(length);
-        in_words(&String::from_utf8_lossy(body))
+        let said = if is_chunked { unchunked(body) } else { body.to_vec() };
+        let late = (!is_whole && said.is_empty()).then(|| "it does not say why in time".to_owned());
+        in_words(&String::from_utf8_lossy(&said)).or(late)
     }
+}
+
+/// The bytes of a body in chunks (RFC 9112, section 7.1), as many as are there.
+fn unchunked(mut rest: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(at) = rest.windows(2).position(|window| window == b"\r\n") {
+        let (head, behind) = (&rest[..at], &rest[at + 2..]);
+        let size =
+            head.split(|byte| *byte == b';').next().and_then(|size| str::from_utf8(size).ok());
+        let size = size.and_then(|size| usize::from_str_radix(size.trim(), 16).ok()).unwrap_or(0);
+        let chunk = &behind[..size.min(behind.len())];
+        bytes.extend_from_slice(chunk);
+        rest = behind.get(size.saturating_add(2)..).unwrap_or_default();
+        if size == 0 {
+            break;
+        }
+    }
+    bytes
 }
 
 /// A reason as a text: the `detail` of JSON, as UFO's servers and ours write it, or the text itself.
@@ -248,6 +284,8 @@ mod tests {
         ] {
             assert_eq!(fault(&with(body)).await, expected);
         }
+        let chunked = "HTTP/1.1 403 x\r\ntransfer-encoding: chunked\r\n\r\n5;x=y\r\nno su\r\n7\r\nch name\r\n0\r\n\r\n";
+        assert_eq!(fault(chunked).await, "403 Some(\"no such name\")");
         let endless = "HTTP/1.0 403 Forbidden\r\n\r\nuntil the end";
         assert_eq!(fault(endless).await, "403 Some(\"until the end\")");
     }

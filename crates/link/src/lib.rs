@@ -47,7 +47,7 @@ pub use connection::{Connection, Direction, Event, Tap};
 pub use dial::{DialError, ServerUrl, UrlError};
 pub use identity::{Identity, IdentityError, Retention};
 pub use outbox::{Alive, Bound, NotQueued, Outbox, OutboxLimits, Overflow};
-pub use pin::{InvalidPin, Pin};
+pub use pin::{InvalidPin, Pin, Pins};
 pub use private::private;
 pub use proof::{DeviceKey, KeyPair};
 pub use proxy::{Proxy, ProxyError};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -65,9 +66,94 @@ impl fmt::Debug for Pin {
     }
 }
 
+/// The public keys by which a server is known again: its present one, and the next one once it was announced. Cheap to
+/// clone; all clones are the same.
+#[derive(Clone)]
+pub struct Pins(Arc<Shared>);
+
+struct Shared {
+    known: Mutex<Known>,
+    keep: Box<dyn Fn(Pin, Pin) + Send + Sync>,
+}
+
+struct Known {
+    present: Pin,
+    next: Option<Pin>,
+    /// The one that the server showed last.
+    shown: Option<Pin>,
+}
+
+impl Pins {
+    /// A server's present key, and the one that it has announced. Has `keep` keep both when it announces another one.
+    pub fn new(
+        present: Pin,
+        next: Option<Pin>,
+        keep: impl Fn(Pin, Pin) + Send + Sync + 'static,
+    ) -> Self {
+        let known = Mutex::new(Known { present, next, shown: None });
+        Self(Arc::new(Shared { known, keep: Box::new(keep) }))
+    }
+
+    /// A server that will not be asked for a next key.
+    #[must_use]
+    pub fn fixed(present: Pin) -> Self {
+        Self::new(present, None, |_, _| {})
+    }
+
+    /// Whether a server with this key is the one.
+    pub(crate) fn is_shown(&self, pin: Pin) -> bool {
+        let mut known = self.lock();
+        let is_it = pin == known.present || Some(pin) == known.next;
+        known.shown = is_it.then_some(pin);
+        is_it
+    }
+
+    /// The server says which key it will have: the one that it has now and that one count from now on.
+    pub(crate) fn announce(&self, next: Pin) {
+        let mut known = self.lock();
+        let present = known.shown.unwrap_or(known.present);
+        if (known.present, known.next) != (present, Some(next)) {
+            (known.present, known.next) = (present, Some(next));
+            drop(known);
+            (self.0.keep)(present, next);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.lock();
+        f.debug_tuple("Pins").field(&known.present).field(&known.next).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_that_is_in_use_and_the_one_that_was_announced_last_are_known() {
+        let pin = |byte| Pin([byte; BYTES]);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let keeper = kept.clone();
+        let keep = move |present, next| keeper.lock().unwrap().push((present, next));
+        let pins = Pins::new(pin(1), None, keep);
+        assert!(pins.is_shown(pin(1)) && !pins.is_shown(pin(2)));
+        // The last one that was shown is none of its own.
+        pins.announce(pin(2));
+        pins.announce(pin(2));
+        assert!(pins.is_shown(pin(1)));
+        pins.announce(pin(3));
+        assert!(!pins.is_shown(pin(2)) && pins.is_shown(pin(3)));
+        pins.announce(pin(4));
+        assert!(!pins.is_shown(pin(1)) && pins.is_shown(pin(3)) && pins.is_shown(pin(4)));
+        let expected = [(1, 2), (1, 3), (3, 4)].map(|(one, two)| (pin(one), pin(two)));
+        assert_eq!(*kept.lock().unwrap(), expected);
+    }
 
     #[test]
     fn it_is_that_of_the_key_and_not_of_the_certificate() {

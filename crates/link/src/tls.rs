@@ -15,9 +15,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Host;
 
-use self::pinned::{OtherKey, Pinned};
+use self::pinned::{OtherKey, Trusted};
 use crate::dial::{DialError, ServerUrl};
-use crate::pin::Pin;
+use crate::pin::Pins;
 
 /// Whose certificates a client trusts. Cheap to clone.
 #[derive(Clone)]
@@ -53,29 +53,25 @@ impl Trust {
     /// # Errors
     /// When there is no certificate in the text, or a broken one.
     pub fn system_and(pem: &[u8]) -> Result<Self, TrustError> {
-        let mut roots = system_roots();
-        let before = roots.len();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate =
-                certificate.map_err(|error| TrustError::Invalid(error.to_string()))?;
-            roots.add(certificate).map_err(|error| TrustError::Invalid(error.to_string()))?;
-        }
-        if roots.len() == before {
-            return Err(TrustError::Empty);
-        }
-        Self::new(roots)
+        Self::trusted(None, named_roots(pem)?)
     }
 
-    /// Trusts a certificate with this public key, whatever its names and dates are, and any other one as
-    /// [`Self::system`] does. The system's files are read only where a certificate has another key.
+    /// Trusts a certificate with one of these public keys, whatever its names and dates are, and any other one as
+    /// [`Self::system`] does, or [`Self::system_and`] with the certificates of `pem`. The system's files are read only
+    /// where a certificate has another key.
     ///
     /// # Errors
-    /// When TLS cannot be set up at all.
-    pub fn pinned(pin: Pin) -> Result<Self, TrustError> {
+    /// When TLS cannot be set up at all, and as [`Self::system_and`].
+    pub fn pinned(pins: Pins, pem: Option<&[u8]>) -> Result<Self, TrustError> {
+        let named = pem.map_or_else(|| Ok(RootCertStore::empty()), named_roots)?;
+        Self::trusted(Some(pins), named)
+    }
+
+    fn trusted(pins: Option<Pins>, named: RootCertStore) -> Result<Self, TrustError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = builder(provider.clone())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned::new(pin, provider)))
+            .with_custom_certificate_verifier(Arc::new(Trusted::new(pins, named, provider)))
             .with_no_client_auth();
         Ok(Self::of(config))
     }
@@ -126,6 +122,16 @@ fn builder(
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| TrustError::SetUp(error.to_string()))
+}
+
+/// The certificates of a text in PEM.
+fn named_roots(pem: &[u8]) -> Result<RootCertStore, TrustError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| TrustError::Invalid(error.to_string()))?;
+        roots.add(certificate).map_err(|error| TrustError::Invalid(error.to_string()))?;
+    }
+    if roots.is_empty() { Err(TrustError::Empty) } else { Ok(roots) }
 }
 
 /// What the system trusts. What of it cannot be read is not trusted.

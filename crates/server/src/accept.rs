@@ -205,7 +205,7 @@ async fn register(
     mut registration: Registration,
     visitor: &Visitor,
 ) -> Result<(Registered, Option<Resumed>), Refusal> {
-    check_key(&registration, &visitor.holder)?;
+    check_key(server, &registration, &visitor.holder)?;
     let (config, metrics) = (server.config(), server.metrics());
     let outbox = link::Outbox::new(config.outbox())
         .counting_dropped_progress(metrics.dropped_progress())
@@ -260,9 +260,15 @@ async fn confirmed(
     }
 }
 
-fn check_key(registration: &Registration, holder: &Principal) -> Result<(), Refusal> {
+fn check_key(
+    server: &Server,
+    registration: &Registration,
+    holder: &Principal,
+) -> Result<(), Refusal> {
+    let (role, id) = (registration.client_type, &registration.client_id);
     holder
-        .may_register(registration.client_type, &registration.client_id)
+        .may_register(role, id)
+        .and_then(|()| server.keyring().check_bound(holder, role, id))
         .map_err(Refusal::NotAllowed)?;
     match &registration.target_id {
         Some(target) if !holder.may_reach(target) => {
@@ -311,7 +317,7 @@ fn serve(
     }
     connection.set_outbox(client.handle.outbox.clone());
     let (id, at) = (fresh_response_id(server.ambient()), server.ambient().time_text());
-    connection.reply(&confirm(id, at, granted(&client.handle, resumed).as_ref()));
+    connection.reply(&confirm(id, at, granted(server, &client.handle, resumed).as_ref()));
     server.audit().record(client.handle.entry(audit::Event::Registered));
     let span = spans::around(&client.handle);
     let running = connection::run(server.clone(), connection, client, opened);
@@ -323,12 +329,14 @@ fn serve(
 }
 
 /// What a peer that asked for the extension gets of it.
-fn granted(client: &Handle, resumed: Option<Resumed>) -> Option<Confirmed> {
+fn granted(server: &Server, client: &Handle, resumed: Option<Resumed>) -> Option<Confirmed> {
+    let next_key = server.config().next_pin.map(|pin| pin.to_string());
     client.is_flightdeck.then(|| Confirmed {
         version: VERSION,
         features: client.peer.features.list(),
         server: concat!("flightdeck/", env!("CARGO_PKG_VERSION")).to_owned(),
         connection: client.connection.to_string(),
+        next_key,
         resumed,
     })
 }

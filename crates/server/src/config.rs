@@ -72,6 +72,8 @@ pub struct Config {
     pub host_names: Vec<String>,
     /// The public key of the TLS proxy that devices reach this server through, if there is one.
     pub proxy_pin: Option<Pin>,
+    /// The public key that the server, or that proxy, will have next.
+    pub next_pin: Option<Pin>,
     /// Wrong keys that one address may show in a minute before the server answers it with a wait.
     pub failed_keys_per_minute: u32,
     /// Most connections of one address that have not shown a valid key within two seconds.
@@ -148,6 +150,7 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             host_names: Vec::new(),
             proxy_pin: None,
+            next_pin: None,
             failed_keys_per_minute: 10,
             max_unproven_per_address: 100,
             max_connections: 20_000,

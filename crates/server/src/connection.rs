@@ -159,6 +159,9 @@ impl Actor {
             Request::Upstream { session_id, response_id, upstream } => {
                 self.pass_upstream(&session_id, &response_id, upstream);
             }
+            Request::Spooled(spooled) => {
+                self.server.act(|hub, _| hub.handle_spooled(self.via, spooled));
+            }
             Request::Downstream { task, downstream } => {
                 self.pass_downstream(&task, &downstream);
             }

@@ -171,13 +171,12 @@ impl Server {
             call.call_id = Some(fresh_call_id(ambient));
         }
         let response_id = next_command_id(ambient);
-        let (streams, knows_namespaces) = {
+        let (note, is_ours) = {
             let hub = self.hub();
-            let streams = task.terms.streams.and_then(|_| hub.streams_of(task, &calls));
-            (streams, hub.knows_namespaces(&task.device))
+            (hub.note_of(task, &calls), hub.may_be_ours(&task.device))
         };
         let at = ambient.time_text();
-        let frame = encode_command(task, &calls, &response_id, knows_namespaces, streams, at);
+        let frame = encode_command(task, &calls, &response_id, is_ours, note.as_ref(), at);
         Prepared { response_id, calls: calls.into(), is_discovery, frame, journal: None }
     }
 

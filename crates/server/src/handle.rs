@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aip::machine::{Peer, Registration};
@@ -46,6 +46,8 @@ pub(crate) struct Handle {
     heartbeat: AtomicU64,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) outbox: Arc<Outbox>,
+    /// Whether its key opens no more, so that it cannot come back.
+    is_forbidden: AtomicBool,
 }
 
 impl Handle {
@@ -79,6 +81,7 @@ impl Handle {
             heartbeat: AtomicU64::new(0),
             address: *address,
             outbox: Arc::new(outbox),
+            is_forbidden: AtomicBool::new(false),
         }
     }
 
@@ -89,6 +92,19 @@ impl Handle {
     /// Whether it was granted this.
     pub(crate) fn has(&self, feature: Feature) -> bool {
         self.peer.features.has(feature)
+    }
+
+    /// Its key opens no more: nobody waits for it to come back.
+    pub(crate) fn forbid(&self) {
+        self.is_forbidden.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.is_forbidden.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn role(&self) -> ClientType {
+        self.peer.client_type
     }
 
     pub(crate) fn is_device(&self) -> bool {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use aip::CloseCode;
+use aip::{CloseCode, KEY_GONE};
 use axum::Router;
 use axum::http::{HeaderMap, header};
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use link::proof::Shown;
 use link::{Ambient, Budget, Pin, Socket};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +23,7 @@ use crate::accept::{self, Visitor};
 use crate::agent::{Agent, Auto};
 use crate::audit::{Audit, Entry, Event};
 use crate::auth::{
-    Challenges, KeyLook, KeyRecord, KeyStore, Keyring, Keys, Looks, NotProved, Principal,
+    Challenges, KeyBook, KeyLook, KeyStore, Keyring, Keys, Looks, NotProved, Principal,
 };
 use crate::config::Config;
 use crate::front;
@@ -55,9 +55,11 @@ pub(crate) struct Inner {
     config: Arc<Config>,
     keyring: Keyring,
     key_store: Option<Arc<dyn KeyStore>>,
-    /// Who has it may change what is kept of the keys.
-    book_turn: tokio::sync::Mutex<()>,
+    /// Who has it may change what is kept of the keys, and put others into force.
+    book_turn: Arc<tokio::sync::Mutex<()>>,
     challenges: Challenges,
+    /// The id of the store, once it was asked for.
+    store_id: OnceLock<String>,
     started_at: Timestamp,
     budget: Budget,
     hub: Mutex<Hub>,
@@ -163,7 +165,8 @@ impl Server {
         Self(Arc::new(Inner {
             keyring: Keyring::new(keys),
             key_store,
-            book_turn: tokio::sync::Mutex::default(),
+            book_turn: Arc::default(),
+            store_id: OnceLock::new(),
             challenges: Challenges::new(),
             started_at: ambient.timestamp(),
             hub: Mutex::new(hub),
@@ -272,10 +275,11 @@ impl Server {
         front::serve(self, listener, Some(tls), stop).await;
     }
 
-    /// Puts other created keys into force. Of those that are gone, changed or expired the connections are
-    /// closed at once, and the tasks end.
-    pub fn set_keys(&self, created: Vec<KeyRecord>) {
-        self.0.keyring.replace(created);
+    /// Puts other created keys and join tokens into force. Of those keys that are gone, changed or expired the
+    /// connections are closed at once, and the tasks end; so are those of clients whose id was bound to another's key
+    /// pair. Who may change what is kept has to have its turn meanwhile, so that nothing older comes into force later.
+    pub(crate) fn set_book(&self, book: KeyBook) {
+        self.0.keyring.replace(book);
         self.close_invalid();
     }
 
@@ -285,11 +289,11 @@ impl Server {
         self.0.key_looks.wanted().await;
     }
 
-    /// Begins a look for new keys, which are put into force by [`Self::set_keys`] before it is dropped. How often that
-    /// may be is for the caller to bound.
-    #[must_use]
-    pub fn begin_key_look(&self) -> KeyLook<'_> {
-        self.0.key_looks.begin()
+    /// Begins a look for new keys, which are put into force by [`KeyLook::set`] before it is dropped. Waits until nobody
+    /// changes them. How often that may be is for the caller to bound.
+    pub async fn begin_key_look(&self) -> KeyLook<'_> {
+        let turn = self.book_turn().await;
+        KeyLook::new(self, self.0.key_looks.begin(), turn)
     }
 
     /// Has new keys looked for, if anybody does that.
@@ -313,11 +317,11 @@ impl Server {
         let shown = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         Shown::is_meant_by(shown).then(|| {
             let shown = Shown::read(shown).ok_or(NotProved::Form)?;
-            if !self.0.challenges.take(&shown.nonce, Instant::now()) {
-                return Err(NotProved::Challenge);
-            }
-            let store = self.hub().store_id().to_owned();
-            self.0.keyring.prove(&shown, &store, [pin, self.0.config.proxy_pin])
+            let number = self.0.challenges.number(&shown.nonce, Instant::now());
+            let number = number.ok_or(NotProved::Challenge)?;
+            let Config { proxy_pin, next_pin, .. } = *self.0.config;
+            let own = [pin, proxy_pin, proxy_pin.and(next_pin)];
+            self.0.keyring.prove(&shown, number, self.store_id(), own)
         })
     }
 
@@ -336,12 +340,15 @@ impl Server {
         let is_meant = |session: &Session| !self.0.keyring.is_valid(session.holder());
         self.act(|hub, moment| hub.stop_where(moment, &Cause::KeyGone, is_meant));
         for client in self.handles() {
-            if !self.0.keyring.is_valid(&client.holder) {
+            let (holder, keyring) = (&client.holder, &self.0.keyring);
+            let is_own = || keyring.check_bound(holder, client.role(), client.id()).is_ok();
+            if !(keyring.is_valid(holder) && is_own()) {
                 client.span().in_scope(|| {
                     let key = client.holder.name();
                     tracing::warn!(key, "cut: its key was revoked or has expired");
                 });
-                client.outbox.abort(CloseCode::POLICY, "the key was revoked or has expired");
+                client.forbid();
+                client.outbox.abort(CloseCode::POLICY, KEY_GONE);
             }
         }
     }
@@ -438,8 +445,13 @@ impl Server {
     }
 
     /// Waits until nobody else changes what is kept of the keys.
-    pub(crate) async fn book_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.0.book_turn.lock().await
+    pub(crate) async fn book_turn(&self) -> OwnedMutexGuard<()> {
+        self.0.book_turn.clone().lock_owned().await
+    }
+
+    /// The id of the store, which stays.
+    pub(crate) fn store_id(&self) -> &str {
+        self.0.store_id.get_or_init(|| self.hub().store_id().to_owned())
     }
 
     pub(crate) fn challenges(&self) -> &Challenges {

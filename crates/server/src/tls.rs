@@ -91,12 +91,6 @@ impl Tls {
         leaf.valid_dns_names().find(|name| !name.starts_with('*')).map(str::to_owned)
     }
 
-    /// Whether the certificate vouches for itself, so that clients have to be given it.
-    #[must_use]
-    pub fn is_self_signed(&self) -> bool {
-        self.loaded().leaf().is_some_and(|leaf| leaf.issuer() == leaf.subject())
-    }
-
     /// What tells the public key of the certificate from others.
     #[must_use]
     pub fn pin(&self) -> Pin {
@@ -286,7 +280,6 @@ mod tests {
             assert!(!tls.names(host), "{host}");
         }
         assert_eq!(tls.host_name().as_deref(), Some("Fleet.example"));
-        assert!(tls.is_self_signed());
     }
 
     #[test]

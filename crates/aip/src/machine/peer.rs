@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::id::{ClientId, RequestId, ResponseId, SessionId, TaskName};
 use crate::message::{
     ActionResult, Cancel, ClientMessage, ClientMessageType, ClientType, Downstream, Feature,
-    Features, OnDisconnect, Output, Status, Streams, TaskSettings, Upstream, Word,
+    Features, OnDisconnect, Output, Spooled, Status, Streams, TaskSettings, Upstream, Word,
 };
 use crate::payload::Payload;
 
@@ -48,6 +48,8 @@ pub enum Request {
         /// What it says.
         upstream: Upstream,
     },
+    /// A device answers what it has kept of the output of a COMMAND.
+    Spooled(Spooled),
     /// A requester says something of the streams of a task.
     Downstream {
         /// The task, *T*.
@@ -227,6 +229,11 @@ impl Peer {
             && let Some(upstream) = Upstream::of(metadata)
         {
             return Some(Request::Upstream { session_id, response_id, upstream });
+        }
+        if self.features.has(Feature::Output)
+            && let Some(spooled) = Spooled::of(metadata)
+        {
+            return Some(Request::Spooled(spooled));
         }
         let output = Output::of(metadata)?;
         Some(Request::Output { session_id, response_id, output })

@@ -18,11 +18,12 @@ pub use enums::{
 };
 pub use exit::exit_code;
 pub use extension::{
-    Accepted, Cancel, CancelAfter, Channel, Chunk, Confirmed, Data, Downstream, Extension, Feature,
-    Features, Held, HeldState, Input, InputTaken, Instruction, JournalId, MAX_CHUNK_BYTES,
-    MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Mismatch, OnDisconnect, Output, OutputTaken, Passed,
-    Refused, ResultAck, Resume, ResumeRefused, Resumed, Step, StepStatus, Streams, Taken,
-    TaskRefused, TaskSettings, Upstream, VERSION, Word, whole_characters,
+    Accepted, Cancel, CancelAfter, Channel, Chunk, CommandNote, Confirmed, Data, Downstream,
+    Extension, Feature, Features, Held, HeldState, Input, InputTaken, Instruction, JournalId,
+    MAX_CHUNK_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Mismatch, OnDisconnect, Output,
+    OutputTaken, Passed, ReadSpool, Refused, ResultAck, Resume, ResumeRefused, Resumed, Spooled,
+    Step, StepStatus, Streams, Taken, TaskRefused, TaskSettings, Upstream, VERSION, Word,
+    whole_characters,
 };
 pub use facts::{ConstellationMetadata, DeviceMetadata, SystemInfo};
 pub use payloads::{ActionResult, Command, MAX_RESULTS, ToolInfo, TruncatedResult};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 
-use super::Api;
+use super::{Api, MAX_SHORT_BYTES};
 use crate::Failure;
 
 /// Longest wait for a copy of the store.
@@ -29,7 +29,7 @@ impl Api<'_> {
         let request = self.request(Method::POST, "/api/v1/backup", &[])?.json(&wanted);
         let answer = tokio::select! {
             biased;
-            answer = self.answer(request, TIMEOUT) => answer?,
+            answer = self.answer(request, TIMEOUT, MAX_SHORT_BYTES) => answer?,
             failure = self.until_silent() => return Err(failure),
         };
         self.read(&answer, "copy")

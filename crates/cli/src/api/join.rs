@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Answer, Api, TIMEOUT};
+use super::{Answer, Api, MAX_SHORT_BYTES, TIMEOUT};
 use crate::{Code, Failure};
 
 /// A device that has joined.
@@ -79,7 +79,7 @@ impl Api<'_> {
         let request = request.bearer_auth(token.expose_secret()).timeout(timeout);
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status().as_u16();
-        Ok(Answer { status, body: self.body(response).await? })
+        Ok(Answer { status, body: self.body(response, MAX_SHORT_BYTES).await? })
     }
 }
 

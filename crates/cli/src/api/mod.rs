@@ -18,20 +18,26 @@ use crate::connect::Target;
 use crate::{Code, Failure};
 
 pub(crate) use devices::{Device, DeviceTask};
-pub(crate) use tasks::{Action, Listed, PAGE, Query, Step, Task, TaskId};
+pub(crate) use tasks::{Action, Listed, Output, PAGE, Query, Step, Task, TaskId};
 
 /// Longest wait for an answer, beside what the server was asked to wait.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The longest answer that is read, in bytes. The results of one task may take as much as a message, several times.
-const MAX_BODY_BYTES: usize = 1024 * 1024 * 1024;
+/// The longest answer with the results of a task that is read, in bytes. They may take as much as a message, several
+/// times.
+const MAX_TASK_BYTES: usize = 1024 * 1024 * 1024;
+
+/// The same of a list.
+const MAX_LIST_BYTES: usize = 64 * 1024 * 1024;
+
+/// The same of all that is short: a refusal, a key.
+const MAX_SHORT_BYTES: usize = 64 * 1024;
 
 /// What our server says of a request that it refuses. UFO's has no code.
 #[derive(Debug, Deserialize)]
 struct Problem {
     detail: String,
-    #[serde(rename = "code")]
-    _code: String,
+    code: String,
 }
 
 /// The API of one server.
@@ -63,7 +69,13 @@ impl<'a> Api<'a> {
         query: &[(&str, String)],
         timeout: Duration,
     ) -> Result<Answer, Failure> {
-        self.answer(self.request(method, path, query)?, timeout).await
+        // Whoever answers may be no server of ours.
+        let most = match path {
+            "/api/v1/tasks" | "/api/v1/devices" => MAX_LIST_BYTES,
+            path if path.starts_with("/api/v1/tasks/") => MAX_TASK_BYTES,
+            _ => MAX_SHORT_BYTES,
+        };
+        self.answer(self.request(method, path, query)?, timeout, most).await
     }
 
     /// A request with the key.
@@ -85,16 +97,31 @@ impl<'a> Api<'a> {
         })
     }
 
-    /// What the server answers. `timeout` is for the whole of it.
-    async fn answer(&self, request: RequestBuilder, timeout: Duration) -> Result<Answer, Failure> {
+    /// What the server answers, in `most` bytes at most. `timeout` is for the whole of it.
+    async fn answer(
+        &self,
+        request: RequestBuilder,
+        timeout: Duration,
+        most: usize,
+    ) -> Result<Answer, Failure> {
         let response =
             request.timeout(timeout).send().await.map_err(|error| self.unreachable(error))?;
+        self.read_answer(response, most).await
+    }
+
+    /// The same of an answer whose beginning is there.
+    async fn read_answer(
+        &self,
+        response: reqwest::Response,
+        most: usize,
+    ) -> Result<Answer, Failure> {
         let status = response.status().as_u16();
         if status == 401 {
             let text = format!("the server at {} refused the key (HTTP 401)", self.target.server);
             return Err(self.target.explain(link::Exit::Refused(text)));
         }
-        let body = self.body(response).await?;
+        let most = if response.status().is_success() { most } else { MAX_SHORT_BYTES };
+        let body = self.body(response, most).await?;
         if matches!(status, 403 | 429 | 503) {
             let why = detail(&body).unwrap_or_else(|| format!("HTTP {status}"));
             let text = format!("the server at {} refuses: {why}", self.target.server);
@@ -104,12 +131,12 @@ impl<'a> Api<'a> {
     }
 
     /// The body of an answer, as long as it is no longer than it may be.
-    async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>, Failure> {
+    async fn body(&self, mut response: reqwest::Response, most: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
-            if body.len() + chunk.len() > MAX_BODY_BYTES {
+            if body.len() + chunk.len() > most {
                 let server = &self.target.server;
-                let text = format!("{server} answers with more than {MAX_BODY_BYTES} bytes");
+                let text = format!("{server} answers with more than {most} bytes");
                 return Err(Failure::unreachable(anyhow::anyhow!(text)));
             }
             body.extend_from_slice(&chunk);
@@ -162,6 +189,11 @@ impl<'a> Api<'a> {
 /// What our server says of a request that it refuses; `None` of what others say.
 fn detail(body: &[u8]) -> Option<String> {
     serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.detail)
+}
+
+/// The code of such a refusal.
+fn code(body: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.code)
 }
 
 fn client(target: &Target) -> anyhow::Result<reqwest::Client> {

@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Api, TIMEOUT};
+use super::{Api, MAX_SHORT_BYTES, TIMEOUT, code, detail};
 use crate::{Code, Failure};
 
 /// The most tasks that one request lists.
@@ -252,6 +252,16 @@ impl Action {
     }
 }
 
+/// What a command wrote.
+pub(crate) enum Output {
+    /// The bytes from this offset on, as they come.
+    Bytes(u64, reqwest::Response),
+    /// Its device keeps none of it.
+    NotKept,
+    /// It cannot be had now, for this reason.
+    NotNow(String),
+}
+
 impl Api<'_> {
     /// A page of tasks, newest first, and where the next one begins.
     pub(crate) async fn tasks(
@@ -320,6 +330,34 @@ impl Api<'_> {
         }
         self.good(&answer, "tasks")?;
         Ok(true)
+    }
+
+    /// What the command of a step has written to a stream, from an offset on.
+    pub(crate) async fn output(
+        &self,
+        id: TaskId,
+        step: u32,
+        stream: &str,
+        from: u64,
+    ) -> Result<Output, Failure> {
+        let query =
+            [("step", step.to_string()), ("stream", stream.to_owned()), ("from", from.to_string())];
+        let request = self.request(Method::GET, &format!("{}/output", path(id)), &query)?;
+        let asked = tokio::time::timeout(TIMEOUT, request.send()).await;
+        let asked =
+            asked.map_err(|_| Failure::unreachable(anyhow::anyhow!("no answer in time")))?;
+        let response = asked.map_err(|error| self.unreachable(error))?;
+        let begin = response.headers().get("flightdeck-offset");
+        let begin = begin.and_then(|begin| begin.to_str().ok()?.parse().ok());
+        if let Some(begin) = begin.filter(|_| response.status().is_success()) {
+            return Ok(Output::Bytes(begin, response));
+        }
+        let answer = self.read_answer(response, MAX_SHORT_BYTES).await?;
+        match (answer.status, code(&answer.body).as_deref()) {
+            (404, Some("output_not_kept")) => Ok(Output::NotKept),
+            (409, _) => Ok(Output::NotNow(detail(&answer.body).unwrap_or_default())),
+            _ => self.good(&answer, "output").map(|_| Output::NotKept),
+        }
     }
 
     fn whole(&self, answer: &super::Answer) -> Result<Listed, Failure> {

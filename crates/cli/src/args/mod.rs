@@ -8,6 +8,7 @@ mod task;
 
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::device::{
@@ -17,7 +18,7 @@ pub(crate) use self::device::{
 pub(crate) use self::join_token::{CreateJoinToken, JoinRole, JoinToken};
 pub(crate) use self::key::{CreateKey, Key, KeyRole};
 pub(crate) use self::login::{Login, Logout};
-pub(crate) use self::task::{Exec, OneTask, Run, TaskCommand, Tasks, Variable};
+pub(crate) use self::task::{Exec, FollowTask, OneTask, Run, TaskCommand, Tasks, Variable};
 use crate::log::Format;
 use crate::settings::{self, ClientKeys, ServerKeys};
 
@@ -41,9 +42,34 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Adds what a command takes.
+type Augment = fn(clap::Command) -> clap::Command;
+
+/// A command of which one of several is to be named.
+fn of_several(command: clap::Command) -> clap::Command {
+    command.subcommand_required(true).arg_required_else_help(true)
+}
+
 impl Cli {
     /// Reads the command line. The help of each setting names its default.
     pub(crate) fn read() -> Self {
+        let matches = Self::command().try_get_matches().unwrap_or_else(|error| {
+            // Only help says what the defaults are, and to find them out takes as long as all the rest.
+            if error.kind() == ErrorKind::DisplayVersion {
+                error.exit()
+            } else if error.exit_code() == 0
+                || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            {
+                Self::with_defaults().get_matches()
+            } else {
+                error.exit()
+            }
+        });
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What can be typed, with the defaults of the settings in its help.
+    pub(crate) fn with_defaults() -> clap::Command {
         let rows = settings::defaults();
         let described = |mut command: clap::Command| {
             for row in rows.iter().filter(|row| !row.value.is_empty()) {
@@ -59,11 +85,31 @@ impl Cli {
             }
             command
         };
-        let command = Self::command()
-            .mut_subcommands(described)
-            .mut_subcommand("device", |device| device.mut_subcommands(described))
-            .mut_subcommand("task", |task| task.mut_subcommands(described));
-        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let all: [(&str, Augment); 15] = [
+            ("demo", Demo::augment_args),
+            ("serve", Serve::augment_args),
+            ("device", Device::augment_args),
+            ("devices", Devices::augment_args),
+            ("backup", Backup::augment_args),
+            ("exec", Exec::augment_args),
+            ("run", Run::augment_args),
+            ("tasks", Tasks::augment_args),
+            ("task", |command| of_several(TaskCommand::augment_subcommands(command))),
+            ("key", |command| of_several(Key::augment_subcommands(command))),
+            ("join-token", |command| of_several(JoinToken::augment_subcommands(command))),
+            ("login", Login::augment_args),
+            ("logout", Logout::augment_args),
+            ("config", |command| of_several(Config::augment_subcommands(command))),
+            ("completions", Completions::augment_args),
+        ];
+        // What is put off until a command is used cannot be changed, and says nothing of itself.
+        let whole = |command: clap::Command, (n, (name, augment)): (usize, (_, Augment))| {
+            command.mut_subcommand(name, |_| {
+                let fresh = augment(clap::Command::new(name)).display_order(n);
+                described(fresh).mut_subcommands(described)
+            })
+        };
+        all.into_iter().enumerate().fold(Self::command(), whole)
     }
 }
 
@@ -90,7 +136,9 @@ pub(crate) struct Global {
     pub(crate) log_format: Option<Format>,
 }
 
+/// Each is put together when it is used: all of them together take longer than most commands.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     Demo(Demo),
     Serve(Box<Serve>),

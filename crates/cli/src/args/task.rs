@@ -36,7 +36,8 @@ timed out; 125 anything else, a setting that forbids it included; 2 for a wrong 
 
 With --json each device is an object on stdout: device, task, status (completed, failed, cancelled),
 known (outcome_unknown, never_sent; of a cancel not_confirmed, stopped, finished, could_not_stop),
-refused (final, retry), error, exit_code, stdout, stderr; also where no server could be asked, except
+refused (final, retry), error, exit_code, stdout, stderr (and stdout_base64, stderr_base64 of
+what is no UTF-8); also where no server could be asked, except
 with --all, patterns, tags and --env. Of several devices the last object on stderr is the recap. On stderr an object says each task's id as soon as the server has it.")]
 pub(crate) struct Exec {
     #[command(flatten)]
@@ -47,10 +48,10 @@ pub(crate) struct Exec {
     /// Every device; those that are away count as unreachable
     #[arg(long, conflicts_with = "on")]
     pub(crate) all: bool,
-    /// On so many devices at the same time
-    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "detach")]
+    /// On so many devices at the same time [default: all of them]
+    #[arg(long, value_name = "N", conflicts_with = "detach")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) at_once: u16,
+    pub(crate) at_once: Option<u16>,
     /// Begin on no further device once it has failed on so many; unreachable ones do not count
     #[arg(long, value_name = "N", conflicts_with = "detach")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -58,7 +59,7 @@ pub(crate) struct Exec {
     /// A variable of the command's environment; may be repeated. Needs a device that runs --exec shell
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<Variable>,
-    /// Longest time for the command: seconds (30) or with a unit (90s, 5m) [default: the device's, 30 s]
+    /// Longest time for the command: seconds (30) or with a unit (90s, 5m) [default: none; of a detached one the device's, 30 s]
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Seconds>,
     /// The folder to run in
@@ -226,12 +227,29 @@ damaged (also of `show`), 3 it was cancelled, 4 server unreachable or refused. `
 pub(crate) enum TaskCommand {
     /// Show it with its steps
     Show(OneTask),
-    /// Show its steps as they happen, and then what it returned
-    Follow(OneTask),
+    /// Show its steps as they happen, and then what it returned; with --from start what its commands write
+    Follow(FollowTask),
     /// Cancel it, and wait until its device has confirmed that it stopped
     Cancel(OneTask),
     /// Print what it returned
     Result(OneTask),
+}
+
+/// Which task to follow, and from when on.
+#[derive(Debug, Args)]
+pub(crate) struct FollowTask {
+    #[command(flatten)]
+    pub(crate) task: OneTask,
+    /// Show also what its commands have written, from their start on: what was detached keeps that on its device
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) from: Option<FollowFrom>,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FollowFrom {
+    /// With the first byte
+    Start,
 }
 
 /// Which task.

@@ -3,33 +3,27 @@
 mod input;
 mod recap;
 mod schedule;
-mod screen;
+pub(super) mod screen;
 mod targets;
+mod teller;
 
-use std::io;
 use std::time::Duration;
 
 use aip::visible::escape_json;
 use anyhow::Context;
-use constellation::{
-    Channel, ClientId, Constellation, NewTask, OnDisconnect, Output, Payload, RequestError,
-    StepStatus, Streams, Task, TaskEvent,
-};
+use constellation::{ClientId, Constellation, NewTask, OnDisconnect, RequestError, Streams, Task};
 use serde_json::{Map, Value, json};
 use tokio::io::Stdin;
 use tokio_util::sync::CancellationToken;
 
 use self::recap::Recap;
-use self::schedule::Schedule;
-use self::screen::{Screen, View};
+use self::schedule::{CANCELLED_BEFORE, Schedule};
 pub(super) use self::targets::TAG;
-use super::follow::{
-    CommandOutput, Followed, Notices, Watcher, describe, event_json, follow, interruptible,
-    on_disconnect,
-};
+use self::teller::Teller;
+use super::follow::{CommandOutput, Followed, follow, interruptible, on_disconnect};
 use crate::args::{Exec, Global, Variable};
 use crate::connect::{Target, say_goodbye};
-use crate::ending::{Known, is_timeout, results, value};
+use crate::ending::{Ending, Known};
 use crate::output::{RED, print_json, print_line, safe_line};
 use crate::{Code, Ended, Failure, Interrupts};
 
@@ -51,7 +45,7 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
             return Err(failure);
         }
     };
-    let (mut recap, mut worst) = (Recap::default(), Code::COMPLETED);
+    let (mut recap, mut worst) = (Recap::of(&chosen.devices), Code::COMPLETED);
     for (device, failure) in &chosen.left_out {
         worst = worst.max(say_not_submitted(device, failure, show)?);
         recap.left_out(device, failure.code);
@@ -62,7 +56,12 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
             command_timeout: args.timeout.map(|timeout| timeout.0 + ANSWER_TIME),
             no_time_limit: has_no_limit(&args),
             on_disconnect,
-            streams: Streams { output: asked.output, input: has_input, window: None },
+            streams: Streams {
+                output: asked.output,
+                input: has_input,
+                spool: asked.spool,
+                window: None,
+            },
             ..NewTask::new(device.clone(), plan.clone())
         })
     };
@@ -71,7 +70,7 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
     let schedule = Schedule {
         submit: &submit,
         asked,
-        at_once: usize::from(args.at_once),
+        at_once: args.at_once.map_or(usize::MAX, usize::from),
         stop_after: args.stop_after_failures.map_or(usize::MAX, usize::from),
         show,
         stop: &stop,
@@ -81,9 +80,21 @@ pub(crate) async fn run(args: Exec, global: Global) -> Ended {
         interruptible(&constellation, &stop, interrupts, accepting).await
     } else {
         let running = schedule.run(chosen.devices, &mut recap);
+        let running = warning_of_input(running, asked.has_unread_input);
         interruptible(&constellation, &stop, interrupts, running).await
     };
-    let code = code.unwrap_or_else(|left| Ok(left.exec_code()))?;
+    let code = match code {
+        Ok(code) => code?,
+        Err(left) => {
+            for (device, has_begun) in recap.leave() {
+                match has_begun {
+                    true => show_left(&device, &left, show)?,
+                    false => show_not_started(&device, CANCELLED_BEFORE.to_owned(), show)?,
+                }
+            }
+            left.exec_code()
+        }
+    };
     if show.json && show.labels {
         say!("{}", escape_json(&recap.json().to_string()));
     } else if show.labels {
@@ -101,17 +112,29 @@ type Submit<'a> = &'a dyn Fn(&ClientId, bool) -> Result<Task, RequestError>;
 struct Asked {
     output: bool,
     input: bool,
+    /// Whether its device keeps what it writes, for whoever asks later.
+    spool: bool,
     /// Whether there is input that cannot be passed on.
     has_vain_input: bool,
+    /// Whether there is input, and several devices.
+    has_unread_input: bool,
 }
 
 impl Asked {
     fn new(args: &Exec, devices: usize, constellation: &Constellation) -> Self {
         let is_followed = !args.detach;
-        let wanted = is_followed && !args.no_input && devices == 1 && input::is_there();
+        let is_there = is_followed && !args.no_input && input::is_there();
+        let wanted = is_there && devices == 1;
         let input = wanted && constellation.may_send_input();
         let output = is_followed && constellation.may_stream();
-        Self { output, input, has_vain_input: wanted && !input }
+        let spool = args.detach && constellation.may_stream();
+        Self {
+            output,
+            input,
+            spool,
+            has_vain_input: wanted && !input,
+            has_unread_input: is_there && devices > 1,
+        }
     }
 }
 
@@ -258,206 +281,27 @@ async fn watching_input(
     (teller, followed)
 }
 
+/// Says so if something comes on standard input, which goes to one device only.
+async fn warning_of_input<T>(running: impl Future<Output = T>, is_there: bool) -> T {
+    if !is_there {
+        return running.await;
+    }
+    let mut source = tokio::io::stdin();
+    tokio::pin!(running);
+    tokio::select! {
+        biased;
+        done = &mut running => done,
+        () = input::something_comes(&mut source) => {
+            say!("warning: standard input is not passed on: it goes to one device only (-n says that it need not)");
+            running.await
+        }
+    }
+}
+
 /// Whether a task was refused since its device takes no input.
 fn is_without_input(followed: &Followed) -> bool {
     let error = followed.outcome.error.as_deref().unwrap_or_default();
     followed.outcome.refused.is_some() && error.ends_with("takes no input")
-}
-
-/// Most bytes of a stream that are kept for `--json`.
-const MAX_KEPT: usize = 64 * 1024 * 1024;
-
-/// Tells what happens to the task of one device, and shows what its command writes.
-struct Teller {
-    device: ClientId,
-    screen: Screen,
-    notices: Notices,
-    show: Show,
-    /// Where what it writes goes, and how much of it came.
-    views: [View; 2],
-    came: [u64; 2],
-    /// How much nobody has any more.
-    lost: [u64; 2],
-    /// For programs: what came.
-    kept: [Vec<u8>; 2],
-    is_streamed: bool,
-    /// Why it cannot be shown.
-    broken: Option<io::Error>,
-    stop: CancellationToken,
-}
-
-impl Teller {
-    fn new(
-        device: ClientId,
-        screen: &Screen,
-        notices: &Notices,
-        show: Show,
-        stop: &CancellationToken,
-    ) -> Self {
-        let name = safe_line(device.as_str());
-        let label = show.labels.then_some(name.as_str());
-        Self {
-            screen: screen.clone(),
-            notices: notices.clone(),
-            show,
-            views: Channel::ALL.map(|channel| screen.view(channel, label)),
-            came: [0; 2],
-            lost: [0; 2],
-            kept: Default::default(),
-            is_streamed: false,
-            broken: None,
-            stop: stop.clone(),
-            device,
-        }
-    }
-
-    fn tell_progress(&self, line: &str, step: Option<&constellation::Step>) {
-        let said = match step.map(|step| step.status) {
-            // What it writes; all of it is printed at the end.
-            None => line.lines().last().map(safe_line),
-            Some(StepStatus::Queued) => Some(safe_line(line)),
-            Some(StepStatus::Running) => step.map(describe),
-            Some(_) => None,
-        };
-        if let Some(said) = said {
-            let device = safe_line(self.device.as_str());
-            self.screen.spinner().say(&format!("{device}: {said}"));
-        }
-    }
-
-    /// Shows what a device returned beside what was shown already; its exit code becomes ours.
-    async fn show_outcome(&mut self, followed: &Followed) -> anyhow::Result<Code> {
-        let results = results(value(&followed.outcome).as_ref());
-        let returned = results.iter().flatten().next();
-        let output = returned.and_then(CommandOutput::of);
-        if self.show.json {
-            print_json(&self.as_json(followed, output.as_ref()).to_string())?;
-        } else {
-            if let Some(output) = output.as_ref().filter(|_| !self.is_streamed) {
-                self.show_text(Channel::Stdout, &output.stdout).await;
-                self.show_text(Channel::Stderr, &output.stderr).await;
-            }
-            for view in &mut self.views {
-                let finished = view.finish().await;
-                self.broken = self.broken.take().or(finished.err());
-            }
-        }
-        if let Some(error) = self.broken.take().filter(|error| !is_closed(error)) {
-            return Err(anyhow::Error::from(error).context("cannot write the output"));
-        }
-        let name = safe_line(self.device.as_str());
-        if !followed.outcome.completed {
-            say!("{RED}{name}{RED:#}: {}", safe_line(&followed.ending.why()));
-            return Ok(followed.ending.exec_code());
-        }
-        let missing = self.missing(output.as_ref());
-        if let Some(missing) = &missing {
-            say!("{RED}{name}{RED:#}: {missing}");
-        }
-        // An exit code is a byte; whatever else a device says is no command's own.
-        let (code, error) = output.map_or((None, None), |output| (output.exit_code, output.error));
-        if let Some(byte) = code.and_then(|code| u8::try_from(code).ok()) {
-            return Ok(match Code(byte) {
-                Code::COMPLETED if missing.is_some() => Code::EXEC_OTHER,
-                code => code,
-            });
-        }
-        let why = error.unwrap_or_else(|| {
-            let result = returned.and_then(|returned| returned.result.as_ref());
-            format!("this is no command's output: {}", result.map_or("nothing", Payload::as_str))
-        });
-        say!("{RED}{name}{RED:#}: {}", safe_line(&why));
-        Ok(if is_timeout(&why) { Code::EXEC_TIMED_OUT } else { Code::EXEC_OTHER })
-    }
-
-    async fn show_text(&mut self, channel: Channel, text: &str) {
-        let shown = self.views[channel as usize].write(text.as_bytes()).await;
-        self.broken = self.broken.take().or(shown.err());
-    }
-
-    /// What is not there of what the command wrote, in words.
-    fn missing(&self, output: Option<&CommandOutput>) -> Option<String> {
-        let wrote = output.map(|output| [output.stdout_bytes, output.stderr_bytes]);
-        if !self.is_streamed {
-            let output = output.filter(|output| output.truncated)?;
-            let [stdout, stderr] =
-                [output.stdout_bytes, output.stderr_bytes].map(|n| n.unwrap_or(0));
-            return Some(format!(
-                "its output is not whole: of {} bytes its device has kept the beginning and the end",
-                stdout + stderr
-            ));
-        }
-        let wrote = wrote.unwrap_or_default();
-        let missing = Channel::ALL.map(|channel| {
-            let at = channel as usize;
-            let whole = wrote[at].unwrap_or(self.came[at] + self.lost[at]);
-            whole.saturating_sub(self.came[at])
-        });
-        let parts = Channel::ALL.iter().zip(missing).filter(|(_, bytes)| *bytes > 0);
-        let parts: Vec<_> = parts
-            .map(|(channel, bytes)| format!("{bytes} bytes of {}", channel.as_str()))
-            .collect();
-        (!parts.is_empty())
-            .then(|| format!("its output is not whole: {} are lost", parts.join(" and ")))
-    }
-
-    fn as_json(&self, followed: &Followed, output: Option<&CommandOutput>) -> Value {
-        let mut object = as_json(&self.device, followed, output);
-        let is_cut = if self.is_streamed {
-            for channel in Channel::ALL {
-                let kept = String::from_utf8_lossy(&self.kept[channel as usize]);
-                object[channel.as_str()] = json!(kept);
-            }
-            let kept = self.kept.iter().map(|kept| kept.len() as u64);
-            self.missing(output).is_some() || kept.zip(self.came).any(|(kept, came)| kept < came)
-        } else {
-            output.is_some_and(|output| output.truncated)
-        };
-        object["truncated"] = json!(is_cut);
-        object
-    }
-}
-
-impl Watcher for Teller {
-    /// For people the spinner says what it is about; programs are told that the task is accepted, and as what.
-    fn tell(&mut self, event: &TaskEvent) {
-        match event {
-            TaskEvent::Progress { line, step } => self.tell_progress(line, step.as_deref()),
-            _ if self.show.json => {
-                if let Some(mut said) = event_json(event, &self.notices) {
-                    if matches!(event, TaskEvent::Accepted { .. }) {
-                        said["device"] = json!(self.device);
-                    }
-                    say!("{}", escape_json(&said.to_string()));
-                }
-            }
-            _ => {
-                let said = self.notices.of(event);
-                said.iter().for_each(|said| self.screen.spinner().line(said));
-            }
-        }
-    }
-
-    async fn show(&mut self, output: &Output) {
-        let at = output.channel as usize;
-        self.is_streamed = true;
-        self.came[at] += output.bytes.len() as u64;
-        self.lost[at] += output.lost;
-        if self.show.json {
-            let room = MAX_KEPT - self.kept[at].len();
-            self.kept[at].extend(output.bytes.iter().take(room));
-        } else if self.broken.is_none()
-            && let Err(error) = self.views[at].write(&output.bytes).await
-        {
-            // Nobody reads it any more: then nobody wants it to go on.
-            self.broken = Some(error);
-            self.stop.cancel();
-        }
-    }
-}
-
-fn is_closed(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 /// Tells of a device whose task did not get as far as the server. Returns the code that it stands for.
@@ -466,6 +310,20 @@ fn say_not_submitted(device: &ClientId, failure: &Failure, show: Show) -> anyhow
     let (name, why) = (device.as_str(), format!("{:#}", failure.error));
     say!("{RED}{}{RED:#}: {}", safe_line(name), safe_line(&why));
     Ok(failure.code.of_exec())
+}
+
+/// Tells programs of a device on which it was not started.
+fn show_not_started(device: &ClientId, why: String, show: Show) -> anyhow::Result<()> {
+    let failure = Failure { code: Code::EXEC_NEVER_SENT, error: anyhow::Error::msg(why) };
+    show_not_submitted(device, &failure, show)
+}
+
+/// Tells programs of a device for which nobody waits any longer.
+fn show_left(device: &ClientId, left: &Ending, show: Show) -> anyhow::Result<()> {
+    if !show.json {
+        return Ok(());
+    }
+    print_json(&as_json(device, &Followed::left(left.clone()), None).to_string())
 }
 
 /// Tells programs of a device whose task did not get as far as the server.

@@ -46,6 +46,11 @@ impl Followed {
         Self::without_result(ending, true, task.id())
     }
 
+    /// One that was left.
+    pub(super) fn left(ending: Ending) -> Self {
+        Self::without_result(ending, true, None)
+    }
+
     /// One that did not get as far as the server.
     pub(super) fn not_submitted(failure: &Failure) -> Self {
         let error = Some(format!("{:#}", failure.error));

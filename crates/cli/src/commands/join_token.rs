@@ -9,7 +9,7 @@ use super::key::{minute, warn_unless};
 use crate::args::{CreateJoinToken, Global, JoinRole, JoinToken};
 use crate::invitation::{device_line, quoted};
 use crate::key_file::KeyFile;
-use crate::output::{print, print_line, safe_line, table};
+use crate::output::{print, print_json, print_line, safe_line, table};
 use crate::serving::Serving;
 use crate::state::StateFolder;
 use crate::{Code, Ended};
@@ -80,7 +80,7 @@ fn list(json: bool, folder: &StateFolder) -> anyhow::Result<()> {
     let tokens = KeyFile::new(folder).book()?.join_tokens;
     if json {
         for token in &tokens {
-            print_line(&as_json(token))?;
+            print_json(&as_json(token))?;
         }
     } else if tokens.is_empty() {
         say!("There is no join token. Make one: flightdeck join-token create --name N");

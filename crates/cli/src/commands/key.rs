@@ -70,7 +70,7 @@ fn create(args: CreateKey, folder: &StateFolder) -> anyhow::Result<()> {
 }
 
 fn list(json: bool, folder: &StateFolder) -> anyhow::Result<()> {
-    let keys = KeyFile::new(folder).load()?;
+    let keys = KeyFile::new(folder).book()?.keys;
     let uses = KeyUses::at(folder.path()).read();
     let last_use = |key: &KeyRecord| uses.get(&key.id).copied();
     if json {

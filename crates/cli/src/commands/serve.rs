@@ -1,7 +1,7 @@
 //! `flightdeck serve`: starts the server and says how to use it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use anyhow::Context;
 use link::{Pin, ServerUrl};
 use secrecy::SecretString;
 use server::store::{MemoryStore, OpenError, Retention, SqliteSettings, SqliteStore, Store};
-use server::{Audit, AuditSettings, Config, KeyRecord, Keys, Server, Services, Tls};
+use server::{Audit, AuditSettings, Config, KeyBook, Keys, Server, Services, Tls};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Serve};
@@ -21,7 +21,7 @@ use crate::output::{BOLD, CYAN, DIM, RED};
 use crate::serving::{Noted, Serving};
 use crate::settings::{DeviceTables, File, ServerValues, at_least_one};
 use crate::state::{StateFolder, audit_log, expand_home};
-use crate::tls::Files;
+use crate::tls::{self, Files};
 use crate::{Code, Ended, Interrupts};
 
 /// Of the memory that the server may use, messages in flight may take one of this many parts.
@@ -42,6 +42,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     let config = config(&values, file.devices)?;
     let folder = StateFolder::new(global.state_dir)?;
     let _taken = folder.take()?;
+    folder.note_elsewhere();
     let certificate = match tls.zip(files) {
         // Whoever is on the way could read keys and command every device.
         None if !address.ip().is_loopback() && !values.insecure => Some(own_certificate(&folder)?),
@@ -51,7 +52,7 @@ pub(crate) async fn run(args: Serve, global: Global) -> Ended {
     raise_open_files();
     let key_file = KeyFile::new(&folder);
     let seen = key_file.version();
-    let keys = key.and(key_file.load()?);
+    let keys = key.and(key_file.book()?);
     let audit = open_audit(&values, &folder)?;
     let store = open_store(&values, &config, &folder)?;
     let services = Services {
@@ -163,26 +164,19 @@ impl Key {
         let (secret, is_new) = folder.key_or_new()?;
         Ok(Self { secret, is_generated: true, is_new })
     }
-
-    /// What to type where the key is not found by itself.
-    fn export(&self, state: &str) -> String {
-        match self.is_generated {
-            true => format!("export FLIGHTDECK_TOKEN=$(flightdeck key show{state})"),
-            false => GIVEN_KEY.to_owned(),
-        }
-    }
 }
 
 impl Key {
     /// All keys that the server opens to.
-    fn and(&self, created: Vec<KeyRecord>) -> Keys {
+    fn and(&self, KeyBook { keys: created, join_tokens }: KeyBook) -> Keys {
         if !self.is_generated {
             tracing::warn!(
                 "one given key opens everything (legacy, as UFO's); \
                  `flightdeck key create` makes keys that open less"
             );
         }
-        Keys { shared: self.secret.clone(), is_legacy: !self.is_generated, created }
+        let (shared, is_legacy) = (self.secret.clone(), !self.is_generated);
+        Keys { shared, is_legacy, created, join_tokens }
     }
 }
 
@@ -292,6 +286,7 @@ pub(crate) fn config(values: &ServerValues, devices: DeviceTables) -> anyhow::Re
         allowed_origins: values.allowed_origins.0,
         host_names,
         proxy_pin,
+        next_pin: next_pin(&values.next_tls_cert)?,
         failed_keys_per_minute: values.failed_keys_per_minute,
         max_unproven_per_address: values.max_unproven_per_address,
         max_connections: values.max_connections,
@@ -326,6 +321,17 @@ fn host_names(public_url: &str) -> anyhow::Result<Vec<String>> {
 fn proxy_pin(values: &ServerValues) -> anyhow::Result<Option<Pin>> {
     let hash = &values.proxy_key_hash;
     (!hash.is_empty()).then(|| hash.parse()).transpose().context("proxy_key_hash")
+}
+
+/// The public key of the certificate that will be shown next.
+fn next_pin(file: &str) -> anyhow::Result<Option<Pin>> {
+    if file.is_empty() {
+        return Ok(None);
+    }
+    let path = expand_home(Path::new(file));
+    let named = || format!("next_tls_cert {}", path.display());
+    let pem = tls::read(&path).with_context(named)?;
+    Pin::of_pem(&pem).map(Some).context("it is no certificate").with_context(named)
 }
 
 /// What the file says of devices, as JSON.
@@ -366,27 +372,15 @@ impl Place {
         if self.certificate.is_some() { "wss" } else { "ws" }
     }
 
-    /// How a local command names this server, and whether it finds the key by itself then.
-    fn local(&self) -> (String, bool) {
+    /// Where commands on this machine reach this server.
+    fn local(&self) -> String {
         let (ip, port) = (self.address.ip(), self.address.port());
-        let is_usual = ip.is_unspecified() || ip == IpAddr::from([127, 0, 0, 1]);
-        let ip = if ip.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { ip };
-        let Some((tls, path)) = &self.certificate else {
-            let is_default = is_usual && port == link::dial::DEFAULT_PORT;
-            let server = format!(" --server ws://{}", SocketAddr::new(ip, port));
-            return (if is_default { String::new() } else { server }, ip.is_loopback());
+        let loopback = match ip {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
         };
-        let localhost = is_usual.then(|| "localhost".to_owned());
-        let candidates = localhost.into_iter().chain([ip.to_string(), device::info::host_name()]);
-        let host = named(tls, candidates).unwrap_or_else(|| ip.to_string());
-        let finds_key =
-            host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let path = path.to_string_lossy();
-        let path = shlex::try_quote(&path).unwrap_or_default();
-        let ca_file =
-            if tls.is_self_signed() { format!(" --ca-file {path}") } else { String::new() };
-        (format!(" --server {}{ca_file}", url("wss", &host, port)), finds_key)
+        let ip = if ip.is_unspecified() { loopback } else { ip };
+        url(self.scheme(), &ip.to_string(), port)
     }
 
     /// Where other machines reach this server.
@@ -410,6 +404,7 @@ impl Place {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let serving = Serving {
             url: self.remote(),
+            local: self.local(),
             certificate: self.certificate.as_ref().map(|(_, path)| absolute(path)),
             proxy_key_hash: Some(values.proxy_key_hash.clone()).filter(|hash| !hash.is_empty()),
         };
@@ -444,17 +439,14 @@ fn greet(place: &Place, key: &Key, folder: &StateFolder) {
     } else {
         say!("The key is the one that was given; commands here need it in FLIGHTDECK_TOKEN.");
     }
-    let (mut local, finds_key) = place.local();
     let state = folder.flag();
     say!("\nOn this machine, in two more terminals:");
-    if key.is_generated && finds_key {
-        local.push_str(&state);
-    } else {
-        say!("  {BOLD}{}{BOLD:#}", key.export(&state));
+    if !key.is_generated {
+        say!("  {BOLD}{GIVEN_KEY}{BOLD:#}");
     }
-    say!("  {BOLD}flightdeck device{local}{BOLD:#}");
+    say!("  {BOLD}flightdeck device{state}{BOLD:#}");
     let id = device::info::host_name();
-    say!("  {BOLD}flightdeck exec{local} --on {id} -- df -h{BOLD:#}");
+    say!("  {BOLD}flightdeck exec{state} --on {id} -- df -h{BOLD:#}");
     greet_others(place, &state);
     say!();
 }

@@ -11,7 +11,7 @@ use super::follow::AWAY_WAIT;
 use crate::api::{Api, Listed, PAGE, Query, Task, TaskId};
 use crate::args::{Global, Tasks};
 use crate::connect::Target;
-use crate::output::{human, print, print_json, print_line, safe, safe_line, table};
+use crate::output::{human, print, print_json, print_line, safe_line, table};
 use crate::{Code, Ended, Failure, Interrupts};
 
 /// The most tasks that are looked at for those that match what only this program can filter by.
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Tasks, global: Global) -> Ended {
     let found = look(&api, &args).await?;
     if args.json {
         for listed in &found.tasks {
-            print_line(listed.json.as_str())?;
+            print_json(listed.json.as_str())?;
         }
     } else if found.tasks.is_empty() {
         say!("No such task is known.");
@@ -185,7 +185,7 @@ impl Link {
                 if !std::mem::replace(&mut self.is_away, true) {
                     // The lines after it say how to start one.
                     let text = format!("{:#}", failure.error);
-                    say!("{}; asking again", safe(text.lines().next().unwrap_or_default()));
+                    say!("{}; asking again", safe_line(text.lines().next().unwrap_or_default()));
                 }
                 Ok(None)
             }

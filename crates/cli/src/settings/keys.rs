@@ -89,6 +89,10 @@ fn tools() -> device::tools::ToolSettings {
     device::tools::ToolSettings::default()
 }
 
+fn spool() -> device::SpoolSettings {
+    device::SpoolSettings::default()
+}
+
 fn journal() -> device::JournalSettings {
     device::JournalSettings::default()
 }
@@ -113,6 +117,9 @@ keys! {
         /// Behind a TLS proxy: the SHA-256 of the proxy's public key (SPKI, DER), as base64 with `-` and `_` and no `=`. Devices that have joined sign which key they saw, and none but this one is let in.
         #[arg(value_name = "HASH")]
         proxy_key_hash: String = String::new(), "FLIGHTDECK_PROXY_KEY_HASH";
+        /// The certificate (PEM) that this server, or the TLS proxy in front of it, will show next: devices that have joined are told its public key, so that they know the server again with it.
+        #[arg(value_name = "FILE")]
+        next_tls_cert: String = String::new(), "FLIGHTDECK_NEXT_TLS_CERT";
         /// Lets other machines connect without TLS: for a network that is trusted.
         #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
         insecure: bool = false, "FLIGHTDECK_INSECURE";
@@ -315,6 +322,12 @@ keys! {
         journal_bytes: usize = journal().bytes, "FLIGHTDECK_JOURNAL_BYTES";
         /// Of how many commands that are over the journal still knows the ids: one that comes again is not run again. Older ones are told from new ones by their order.
         journal_ids: usize = journal().forgotten, "FLIGHTDECK_JOURNAL_IDS";
+        /// Most bytes that the device keeps of what a detached command writes, the newest ones; 0 keeps none.
+        spool_bytes: usize = usize::try_from(spool().bytes).unwrap_or(usize::MAX), "FLIGHTDECK_SPOOL_BYTES";
+        /// Detached commands of which the device keeps what they wrote, the newest ones.
+        spool_commands: usize = spool().commands, "FLIGHTDECK_SPOOL_COMMANDS";
+        /// How long it is kept once the server has the command's results.
+        spool_time: Seconds = Seconds(spool().time), "FLIGHTDECK_SPOOL_TIME";
         /// Other servers' memories for which the device keeps a journal, the newest ones.
         journal_stores: usize = journal().retention.stores, "FLIGHTDECK_JOURNAL_STORES";
         /// How long it keeps them.

@@ -165,6 +165,7 @@ impl World {
             },
             commands: Capacity { commands: 64, bytes: 1 << 20 },
             journal: JournalSettings { folder: Some(folder), ..JournalSettings::default() },
+            spool: device::SpoolSettings::default(),
             finish_time: Duration::from_secs(2),
             request: None,
             task_name: None,

@@ -97,7 +97,7 @@ impl Requester {
             };
             let output = constellation.may_stream() && self.chance.bool();
             let window = Some(self.chance.u32(4096..10_000)).filter(|_| output);
-            let streams = Streams { output, input: false, window };
+            let streams = Streams { output, window, ..Streams::default() };
             let new =
                 NewTask { on_disconnect, streams, ..NewTask::new(device, plan(&mut self.chance)) };
             let Ok(task) = constellation.submit(new) else { continue };

@@ -21,5 +21,6 @@ mod gate;
 mod killed;
 mod links;
 mod quotas;
+mod spool;
 mod stops;
 mod streams;

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aip::message::{Accepted, Downstream, ResultAck, TaskRefused};
+use aip::message::{Accepted, Downstream, ReadSpool, ResultAck, TaskRefused};
 use aip::{
     ClientMessage, ClientMessageType, Payload, RequestId, ResponseId, ServerMessage, SessionId,
     Status,
@@ -105,6 +105,12 @@ impl DeviceRole {
             && let Some(downstream) = Downstream::of(message.result.as_ref())
         {
             return self.executor.handle_downstream(command, &downstream);
+        }
+        if let Some(command) = message.response_id.as_ref()
+            && let Some(asked) = ReadSpool::of(message.result.as_ref())
+        {
+            let command = command.clone();
+            return self.executor.handle_spool_question(message.session_id, command, asked);
         }
         if let Some(acknowledged) = message.response_id.as_ref()
             && ResultAck::of(message.result.as_ref()).is_some()

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use aip::message::Streams;
+use aip::message::CommandNote;
 use aip::{Command, Payload, ResponseId, ServerMessage, SessionId, Status};
 use tokio_util::sync::CancellationToken;
 
 use crate::flow::Flow;
-use crate::journal::Ticket;
+use crate::journal::{CommandId, Ticket};
 use crate::tools::Caller;
 
 /// What an action before its turn is told when the results before it are too heavy to be kept.
@@ -34,24 +34,33 @@ pub(super) struct Job {
     pub(super) actions: Vec<Command>,
     /// The streams of its one action, where its requester wants any.
     pub(super) flow: Option<Flow>,
+    /// Whether what that action writes is kept for later.
+    pub(super) is_spooled: bool,
 }
 
 impl Job {
     /// Keeps what is needed of a COMMAND.
     pub(super) fn of(command: ServerMessage) -> Self {
-        let streams = Streams::of(command.result.as_ref());
-        let flow = match command.actions.as_deref() {
-            Some([action]) => streams.and_then(|own| Flow::of(own, action.call_id.clone())),
-            _ => None,
+        let note = CommandNote::of(command.result.as_ref()).unwrap_or_default();
+        let streams = note.streams;
+        let (flow, is_spooled) = match command.actions.as_deref() {
+            Some([action]) => (
+                streams.and_then(|own| Flow::of(own, action.call_id.clone())),
+                streams.is_some_and(|own| own.spool),
+            ),
+            _ => (None, false),
         };
         Self {
             flow,
+            is_spooled,
             status: command.status,
             response_id: command.response_id,
             caller: Caller {
                 agent_name: command.agent_name,
                 root_name: command.root_name,
                 session_id: command.session_id,
+                requester: note.requester,
+                key: note.key,
             },
             actions: command.actions.unwrap_or_default(),
         }
@@ -59,7 +68,8 @@ impl Job {
 
     /// What it takes of memory, about, in bytes.
     fn bytes(&self) -> usize {
-        let names = [&self.caller.agent_name, &self.caller.root_name];
+        let Caller { agent_name, root_name, requester, key, .. } = &self.caller;
+        let names = [agent_name, root_name, requester, key];
         let names = names.into_iter().flatten().map(String::len).sum::<usize>();
         let action = |action: &Command| {
             let parameters = action.parameters.as_ref().map_or(0, Payload::len);
@@ -220,6 +230,11 @@ impl Jobs {
     /// Whether this one of a journal runs or waits.
     pub(super) fn has(&self, ticket: Ticket) -> bool {
         self.held.values().any(|held| held.ticket == Some(ticket))
+    }
+
+    /// Whether the one with this id runs or waits, in whichever journal.
+    pub(super) fn has_id(&self, id: CommandId) -> bool {
+        self.held.values().any(|held| held.ticket.is_some_and(|ticket| ticket.id == id))
     }
 
     /// Whether there is any.

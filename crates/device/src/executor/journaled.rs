@@ -140,6 +140,8 @@ impl Executor {
         let ticket = Ticket { journal, id };
         if desk.journals.known(ticket) == Known::Held(HeldState::Done) {
             desk.journals.forget(ticket);
+            drop(desk);
+            self.0.spools.note_acknowledged(id);
         }
     }
 

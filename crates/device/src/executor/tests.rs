@@ -74,7 +74,15 @@ impl Bench {
         let ambient = link::Ambient::system();
         let journals = Journals::in_memory(&JournalSettings::default(), "boot");
         let id = "d".parse().unwrap();
-        let executor = Executor::new(id, tools, capacity, journals, state.clone(), ambient);
+        let executor = Executor::new(
+            id,
+            tools,
+            capacity,
+            journals,
+            crate::spool::Spools::new(None, crate::SpoolSettings::default()),
+            state.clone(),
+            ambient,
+        );
         executor.handle_connected(Line {
             outbox: outbox.clone(),
             tells: false,

@@ -40,6 +40,7 @@ impl<Pipe: AsyncRead + Unpin> Stream<Pipe> {
                 Ok(0) | Err(_) => self.pipe = None,
                 Ok(count) => {
                     self.kept.push(&buffer[..count]);
+                    telling.keep(self.channel, &buffer[..count]);
                     match flow {
                         Some(flow) => flow.push(self.channel, &buffer[..count]),
                         None => telling.hear(self.channel, &buffer[..count]),

@@ -51,6 +51,11 @@ impl<'a> Telling<'a> {
         }
     }
 
+    /// Keeps what a stream wrote, where somebody may ask for it later.
+    pub(super) fn keep(&self, source: Channel, bytes: &[u8]) {
+        self.progress.keep(source, bytes);
+    }
+
     /// Tells for ever, at most one text each [`PACE`].
     pub(super) async fn go_on(&self) -> Infallible {
         if !self.progress.is_wanted() {

@@ -400,7 +400,8 @@ async fn what_a_call_costs() {
 async fn flowing(script: &str, pace: Duration, input: &[u8]) -> (Output, Vec<u8>) {
     use aip::message::{Channel, Data, Downstream, Input, OutputTaken, Streams, Upstream};
 
-    let streams = Streams { output: true, input: !input.is_empty(), window: Some(4096) };
+    let (input_wanted, window) = (!input.is_empty(), Some(4096));
+    let streams = Streams { output: true, input: input_wanted, spool: false, window };
     let flow = crate::flow::Flow::of(streams, None).unwrap();
     let (mut got, mut sent) = (Vec::new(), 0);
     let pump = async {

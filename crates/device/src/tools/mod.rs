@@ -61,6 +61,9 @@ pub(crate) struct Caller {
     pub(crate) agent_name: Option<String>,
     pub(crate) root_name: Option<String>,
     pub(crate) session_id: Option<SessionId>,
+    /// Who wants it, and with which key.
+    pub(crate) requester: Option<String>,
+    pub(crate) key: Option<String>,
 }
 
 /// One call of a tool.

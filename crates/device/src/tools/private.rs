@@ -155,6 +155,8 @@ impl Known {
 /// Whether a file that begins with these bytes looks like a private key.
 pub(super) fn is_key(head: &[u8]) -> bool {
     let head = &head[..head.len().min(HEAD_BYTES)];
+    // Editors of some systems put a mark in front.
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let begins_key = |line: &[u8]| {
         let line = line.trim_ascii();
         let is_pem = line.starts_with(b"-----BEGIN ")

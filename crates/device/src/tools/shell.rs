@@ -133,7 +133,7 @@ impl Shell {
                 let (_, _, cwd) = self.in_shell(arguments, false)?;
                 Ok(touches::of_shell(&arguments.command, &cwd))
             }
-            Exec::Observe => Ok(touches::of_program(&self.observed(arguments)?.0)),
+            Exec::Observe => Ok(touches::of_program(&self.observed(arguments, true)?.0)),
         }
     }
 
@@ -183,7 +183,8 @@ impl Shell {
             Exec::Off => return Err("Running commands is switched off on this device".to_owned()),
             Exec::Shell => self.in_shell(arguments, flow.is_some_and(Flow::has_input))?,
             Exec::Observe => {
-                let (program, cwd) = self.observed(arguments)?;
+                let has_input = flow.is_some_and(Flow::has_input);
+                let (program, cwd) = self.observed(arguments, has_input)?;
                 if program.reads_below {
                     folders.extend(program.named.into_iter().map(|named| named.path));
                 }
@@ -263,13 +264,19 @@ impl Shell {
         }
     }
 
-    fn observed(&self, arguments: &Arguments) -> Result<(Program, PathBuf), String> {
+    fn observed(
+        &self,
+        arguments: &Arguments,
+        has_input: bool,
+    ) -> Result<(Program, PathBuf), String> {
         let cwd = match &arguments.cwd {
             Some(cwd) => self.observe.check_cwd(cwd).map_err(|refusal| blocked(&refusal))?,
             None => self.observe.default_cwd(),
         };
-        let program =
-            self.observe.check(&arguments.command, &cwd).map_err(|refusal| blocked(&refusal))?;
+        let program = self
+            .observe
+            .check(&arguments.command, &cwd, has_input)
+            .map_err(|refusal| blocked(&refusal))?;
         Ok((program, cwd))
     }
 

@@ -12,6 +12,7 @@ use crate::ambient::Ambient;
 use crate::connection::{Tap, Watch};
 use crate::dial::{DialError, ServerUrl};
 use crate::outbox::OutboxLimits;
+use crate::pin::Pins;
 use crate::proof::DeviceKey;
 use crate::proxy::Proxy;
 use crate::socket::Socket;
@@ -39,6 +40,8 @@ pub struct ClientSettings {
     /// Told when something has changed that may have kept the server from taking us: the next try comes at once then,
     /// and the waits start over.
     pub nudge: Option<Arc<Notify>>,
+    /// The public keys by which the server is known again, where it is: one that it announces is kept there.
+    pub pins: Option<Pins>,
     /// Whose certificates are trusted; a server behind TLS needs it.
     pub trust: Option<Trust>,
     /// The HTTP proxy to go through, if any.
@@ -78,6 +81,7 @@ impl ClientSettings {
             token: None,
             token_source: None,
             device_key: None,
+            pins: None,
             nudge: None,
             trust: None,
             proxy: None,

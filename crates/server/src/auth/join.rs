@@ -1,6 +1,7 @@
 //! Join tokens, and what they open: one new key pair for a device, or one new key for an operator. Pure; who keeps the
 //! book is for `cli`.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use aip::ClientId;
@@ -158,7 +159,8 @@ impl KeyBook {
         if !matches!(new.role, Role::Device | Role::Operator) {
             return Err("a join token is for devices or operators".to_owned());
         }
-        self.join_tokens.retain(|token| token.expires_at + KEPT_AFTER_END > now);
+        let is_kept = |token: &JoinToken| now.duration_since(token.expires_at) < KEPT_AFTER_END;
+        self.join_tokens.retain(is_kept);
         let is_open = |token: &JoinToken| token.used < token.uses && token.expires_at > now;
         if self.join_tokens.iter().any(|token| token.name == new.name && is_open(token)) {
             return Err(format!("there is a join token '{}' already; revoke it first", new.name));
@@ -207,8 +209,7 @@ impl KeyBook {
         let at = self.position(joining.token)?;
         let device = joining.device;
         if let Some(bound) = self.bound_to(device)
-            && bound.is_public_key(joining.public_key)
-            && bound.joined_with.as_deref() == Some(&*self.join_tokens[at].id)
+            && bound.is_of(&self.join_tokens[at], joining.public_key)
         {
             return Ok(bound.clone());
         }
@@ -255,14 +256,9 @@ impl KeyBook {
         Ok((record, key))
     }
 
-    /// Where a token stands that is shown. Compared in constant time.
+    /// Where a token stands that is shown.
     fn position(&self, shown: &SecretString) -> Result<usize, JoinRefused> {
-        let shown = shown.expose_secret();
-        let id = shown.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_'));
-        let (id, _) = id.ok_or(JoinRefused::Unknown)?;
-        let is_it =
-            |token: &JoinToken| token.id == id && is_hash_of(&token.sha256, shown.as_bytes());
-        self.join_tokens.iter().position(is_it).ok_or(JoinRefused::Unknown)
+        self.join_tokens.iter().position(JoinToken::is_shown(shown)).ok_or(JoinRefused::Unknown)
     }
 
     fn bound_to(&self, device: &ClientId) -> Option<&KeyRecord> {
@@ -291,7 +287,8 @@ impl KeyBook {
 
     /// A name that no key has: this one, or with a number behind it.
     fn free_name(&self, name: &str) -> String {
-        let is_free = |name: &String| self.keys.iter().all(|key| key.name != *name);
+        let taken: HashSet<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
+        let is_free = |name: &String| !taken.contains(name.as_str());
         let numbered = |number: usize| {
             let number = format!("-{number}");
             let kept = name.chars().take(MAX_NAME_CHARS - number.len());
@@ -303,6 +300,18 @@ impl KeyBook {
 }
 
 impl JoinToken {
+    /// The one of these that is shown.
+    pub(super) fn find<'a>(tokens: &'a [Self], shown: &SecretString) -> Option<&'a Self> {
+        tokens.iter().find(|token| Self::is_shown(shown)(token))
+    }
+
+    /// What tells whether a token is the one that is shown. In constant time.
+    fn is_shown(shown: &SecretString) -> impl Fn(&Self) -> bool {
+        let shown = shown.expose_secret();
+        let id = shown.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).map(|(id, _)| id);
+        move |token| id == Some(&token.id) && is_hash_of(&token.sha256, shown.as_bytes())
+    }
+
     /// Whether it has expired.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
@@ -310,7 +319,7 @@ impl JoinToken {
     }
 
     /// Whether it opens for who is in this role.
-    fn may_be_used(&self, role: Role, now: Timestamp) -> Result<(), JoinRefused> {
+    pub(super) fn may_be_used(&self, role: Role, now: Timestamp) -> Result<(), JoinRefused> {
         let name = || self.name.clone();
         if self.role != role {
             let what = match self.role {
@@ -432,9 +441,10 @@ mod tests {
         let again = NewJoinToken { replaces: true, ..new("again", Some("bound")) };
         let again = book.add_token(again).unwrap();
         bind_present(&mut book, &again, "bound", OTHER_KEY, true).unwrap();
-        let of_device =
-            book.keys.iter().filter(|key| key.is_bound_to(&ClientId::new("bound").unwrap()));
-        assert_eq!(of_device.map(|key| key.is_public_key(OTHER_KEY)).collect::<Vec<_>>(), [true]);
+        let bound = ClientId::new("bound").unwrap();
+        let of_device: Vec<_> = book.keys.iter().filter(|key| key.is_bound_to(&bound)).collect();
+        let token = JoinToken::find(&book.join_tokens, &again).unwrap();
+        assert!(of_device.len() == 1 && of_device[0].is_of(token, OTHER_KEY));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::record::id_of;
-use super::{KeyRecord, Role, shown_keys};
+use super::{JoinRefused, JoinToken, KeyBook, KeyRecord, Role, shown_keys};
 use crate::session::Task;
 
 /// What the shared key is called, in lists and logs: generated, or given. No created key is.
@@ -27,13 +27,15 @@ pub struct Keys {
     pub is_legacy: bool,
     /// The created ones.
     pub created: Vec<KeyRecord>,
+    /// What others join with.
+    pub join_tokens: Vec<JoinToken>,
 }
 
 impl Keys {
     /// One generated key for everything.
     #[must_use]
     pub const fn local(shared: SecretString) -> Self {
-        Self { shared, is_legacy: false, created: Vec::new() }
+        Self { shared, is_legacy: false, created: Vec::new(), join_tokens: Vec::new() }
     }
 }
 
@@ -167,11 +169,23 @@ pub(crate) struct Keyring {
     shared: SecretString,
     holder_of_shared: Arc<Principal>,
     is_legacy: bool,
-    created: RwLock<HashMap<String, Arc<Principal>>>,
+    created: RwLock<Created>,
     /// When keys will expire.
     ends: Mutex<Vec<Timestamp>>,
     /// When those that are there were last used.
     uses: Mutex<HashMap<String, Timestamp>>,
+    /// The number of the newest challenge that each key pair has answered: an earlier one is not taken any more.
+    answered: Mutex<HashMap<String, u64>>,
+}
+
+/// The keys that were created or bound, and the tokens that make more of them.
+#[derive(Default)]
+struct Created {
+    /// By their public ids.
+    holders: HashMap<String, Arc<Principal>>,
+    /// The public ids of the key pairs, by the devices that they are bound to.
+    bound: HashMap<String, String>,
+    join_tokens: Vec<JoinToken>,
 }
 
 /// How exactly it is known when a key was last used: what is used all the time need not be written all the time.
@@ -208,8 +222,9 @@ impl Keyring {
             created: RwLock::default(),
             ends: Mutex::default(),
             uses: Mutex::default(),
+            answered: Mutex::default(),
         };
-        ring.replace(keys.created);
+        ring.replace(KeyBook { keys: keys.created, join_tokens: keys.join_tokens });
         ring
     }
 
@@ -225,12 +240,13 @@ impl Keyring {
     /// The holder of a key by its public id, or of the shared one where there is none; if that still opens.
     pub(crate) fn by_id(&self, id: Option<&str>) -> Option<Arc<Principal>> {
         let Some(id) = id else { return Some(self.holder_of_shared.clone()) };
-        self.created().get(id).filter(|holder| !holder.is_expired(Timestamp::now())).cloned()
+        let created = self.created();
+        created.holders.get(id).filter(|holder| !holder.is_expired(Timestamp::now())).cloned()
     }
 
     /// How many created keys there are.
     pub(crate) fn len(&self) -> usize {
-        self.created().len()
+        self.created().holders.len()
     }
 
     /// Whether a key has expired since this was asked last.
@@ -242,18 +258,71 @@ impl Keyring {
         ends.len() < before
     }
 
-    /// Puts other created keys into force.
-    pub(crate) fn replace(&self, records: Vec<KeyRecord>) {
+    /// Puts other created keys and join tokens into force.
+    pub(crate) fn replace(&self, book: KeyBook) {
+        let KeyBook { keys: records, join_tokens } = book;
         let ends = records.iter().filter_map(|record| record.expires_at).collect();
         *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
-        let created: HashMap<_, _> = records
-            .into_iter()
-            .map(|record| (record.id.clone(), Arc::new(Principal::Own(record))))
-            .collect();
+        let pairs = records.iter().filter(|record| record.is_key_pair());
+        let bound =
+            |record: &KeyRecord| Some((record.client.as_ref()?.to_string(), record.id.clone()));
+        let bound = pairs.filter_map(bound).collect();
+        let holder = |record: KeyRecord| (record.id.clone(), Arc::new(Principal::Own(record)));
+        let holders: HashMap<_, _> = records.into_iter().map(holder).collect();
+        let is_there = |id: &String| holders.contains_key(id);
         let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        uses.retain(|id, _| HashMap::<_, _>::contains_key(&created, id));
+        uses.retain(|id, _| is_there(id));
         drop(uses);
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.retain(|id, _| is_there(id));
+        drop(answered);
+        let created = Created { holders, bound, join_tokens };
         *self.created.write().unwrap_or_else(PoisonError::into_inner) = created;
+    }
+
+    /// Whether who shows a join token may join with it, as far as can be told without the disk: `member` is the id and
+    /// the public key of a device.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn may_join(
+        &self,
+        token: &SecretString,
+        role: Role,
+        member: Option<(&ClientId, &str)>,
+    ) -> Result<(), JoinRefused> {
+        let created = self.created();
+        let token = JoinToken::find(&created.join_tokens, token).ok_or(JoinRefused::Unknown)?;
+        let bound = member.and_then(|(device, public_key)| {
+            let id = created.bound.get(device.as_str())?;
+            Some((&**created.holders.get(id)?, public_key))
+        });
+        match bound {
+            Some((Principal::Own(record), public_key)) if record.is_of(token, public_key) => Ok(()),
+            _ => token.may_be_used(role, Timestamp::now()),
+        }
+    }
+
+    /// Whether the holder of a key may have this id, as far as it is bound to a key pair: then nobody else may, whatever
+    /// its key opens otherwise.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_bound(
+        &self,
+        holder: &Principal,
+        role: ClientType,
+        id: &ClientId,
+    ) -> Result<(), String> {
+        let created = self.created();
+        let Some(bound) = created.bound.get(id.as_str()) else { return Ok(()) };
+        if holder.key_id() == Some(bound) && role == ClientType::Device {
+            return Ok(());
+        }
+        Err(format!(
+            "'{id}' is bound to the key pair of a device that has joined, and opens for that alone; \
+             `flightdeck key revoke {bound}` unbinds it"
+        ))
     }
 
     /// The holder of the valid key that a request shows, if it shows one.
@@ -266,13 +335,14 @@ impl Keyring {
         found.inspect(|holder| self.note_use(holder))
     }
 
-    /// The device whose key pair has signed what a request shows, if it has seen one of these public keys of ours. Its
-    /// challenge is for who calls to take.
+    /// The device whose key pair has signed what a request shows, if it has seen one of these public keys of ours.
+    /// `challenge` is the number of what it answers, which it does once.
     pub(crate) fn prove(
         &self,
         shown: &Shown,
+        challenge: u64,
         store: &str,
-        own: [Option<Pin>; 2],
+        own: [Option<Pin>; 3],
     ) -> Result<Arc<Principal>, NotProved> {
         let unknown = || NotProved::UnknownKey(shown.key_id.clone());
         let holder = self.by_id(Some(&shown.key_id)).ok_or_else(unknown)?;
@@ -291,6 +361,13 @@ impl Keyring {
         if !record.has_signed(shown, store) {
             return Err(NotProved::WrongSignature);
         }
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = answered.entry(record.id.clone()).or_default();
+        if challenge <= *newest {
+            return Err(NotProved::Challenge);
+        }
+        *newest = challenge;
+        drop(answered);
         self.note_use(&holder);
         Ok(holder)
     }
@@ -314,7 +391,7 @@ impl Keyring {
     /// Whether a request shows a created key, by its form, that is not known: it may be a new one.
     pub(crate) fn shows_unknown(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let is_unknown =
-            |shown: &[u8]| id_of(shown).is_some_and(|id| !self.created().contains_key(id));
+            |shown: &[u8]| id_of(shown).is_some_and(|id| !self.created().holders.contains_key(id));
         shown_keys(headers, uri, is_unknown)
     }
 
@@ -324,7 +401,11 @@ impl Keyring {
             Principal::Shared { .. } => true,
             Principal::Own(record) => {
                 !record.is_expired(Timestamp::now())
-                    && self.created().get(&record.id).is_some_and(|known| **known == *principal)
+                    && self
+                        .created()
+                        .holders
+                        .get(&record.id)
+                        .is_some_and(|known| **known == *principal)
             }
         }
     }
@@ -338,7 +419,7 @@ impl Keyring {
         if bool::from(self.shared.expose_secret().as_bytes().ct_eq(shown)) {
             return Some(self.holder_of_shared.clone());
         }
-        let holder = self.created().get(id_of(shown)?)?.clone();
+        let holder = self.created().holders.get(id_of(shown)?)?.clone();
         let opens = match &*holder {
             Principal::Own(record) => record.is(shown) && !holder.is_expired(Timestamp::now()),
             Principal::Shared { .. } => false,
@@ -346,7 +427,7 @@ impl Keyring {
         opens.then_some(holder)
     }
 
-    fn created(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Principal>>> {
+    fn created(&self) -> RwLockReadGuard<'_, Created> {
         self.created.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -360,7 +441,7 @@ mod tests {
 
     fn ring(created: Vec<KeyRecord>) -> Keyring {
         let shared = SecretString::from("s&crét".to_owned());
-        Keyring::new(Keys { shared, is_legacy: true, created })
+        Keyring::new(Keys { shared, is_legacy: true, created, join_tokens: Vec::new() })
     }
 
     fn shows(ring: &Keyring, uri: &str, headers: &[(&'static str, &[u8])]) -> Option<String> {
@@ -417,13 +498,13 @@ mod tests {
         assert!(!unknown(&ring, key.expose_secret()));
         let holder = ring.holder(key.expose_secret().as_bytes()).unwrap();
         assert!(ring.is_valid(&holder));
-        ring.replace(Vec::new());
+        ring.replace(KeyBook::default());
         assert!(!opens(&ring) && !ring.is_valid(&holder));
 
         let past = Timestamp::now() - SignedDuration::from_secs(1);
         let mut expired = record;
         expired.expires_at = Some(past);
-        ring.replace(vec![expired]);
+        ring.replace(KeyBook { keys: vec![expired], ..KeyBook::default() });
         assert!(!opens(&ring) && !ring.is_valid(&holder));
     }
 

@@ -5,7 +5,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+
+use super::KeyBook;
+use crate::server::Server;
 
 /// Longest wait for such a look.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -19,10 +22,29 @@ pub(crate) struct Looks {
     done: watch::Sender<u64>,
 }
 
-/// A look that has begun. Dropped when it is over.
-pub struct KeyLook<'a> {
+/// A look that has begun: who waits for it goes on when it is dropped.
+pub(crate) struct Look<'a> {
     looks: &'a Looks,
     number: u64,
+}
+
+/// A look for new keys; nobody else changes them meanwhile.
+pub struct KeyLook<'a> {
+    server: &'a Server,
+    _look: Look<'a>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl<'a> KeyLook<'a> {
+    pub(crate) const fn new(server: &'a Server, look: Look<'a>, turn: OwnedMutexGuard<()>) -> Self {
+        Self { server, _look: look, _turn: turn }
+    }
+
+    /// Puts what was found into force. Of keys that are gone, changed or expired the connections are closed at once, and
+    /// the tasks end; so are those of clients whose id was bound to another's key pair.
+    pub fn set(&self, book: KeyBook) {
+        self.server.set_book(book);
+    }
 }
 
 impl Looks {
@@ -53,12 +75,12 @@ impl Looks {
         self.wanted.notified().await;
     }
 
-    pub(crate) fn begin(&self) -> KeyLook<'_> {
-        KeyLook { looks: self, number: self.begun.fetch_add(1, Ordering::SeqCst) + 1 }
+    pub(crate) fn begin(&self) -> Look<'_> {
+        Look { looks: self, number: self.begun.fetch_add(1, Ordering::SeqCst) + 1 }
     }
 }
 
-impl Drop for KeyLook<'_> {
+impl Drop for Look<'_> {
     fn drop(&mut self) {
         self.looks.done.send_replace(self.number);
     }

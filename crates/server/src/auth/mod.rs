@@ -24,16 +24,16 @@ pub use record::{KeyRecord, NewKey, Role, generate_key};
 
 /// Where the keys are kept, for a server that makes some itself: when somebody joins.
 pub trait KeyStore: Send + Sync {
-    /// Has `change` change what is kept, which nobody else does meanwhile. It is kept if `change` returns the keys, which
-    /// are returned then. Waits for the disk.
+    /// Has `change` change what is kept, which nobody else does meanwhile, and returns it as it is kept then; nothing if
+    /// `change` says that it did not. Waits for the disk.
     ///
     /// # Errors
     /// When the keys cannot be read or kept.
-    fn change(&self, change: BookChange<'_>) -> io::Result<Option<Vec<KeyRecord>>>;
+    fn change(&self, change: BookChange<'_>) -> io::Result<Option<KeyBook>>;
 }
 
-/// Changes a book, and returns all of its keys if it did.
-pub type BookChange<'a> = &'a mut dyn FnMut(&mut KeyBook) -> Option<Vec<KeyRecord>>;
+/// Changes a book, and says whether it did.
+pub type BookChange<'a> = &'a mut dyn FnMut(&mut KeyBook) -> bool;
 
 /// The scheme of a key in an `Authorization` header.
 const BEARER: &[u8] = b"Bearer ";

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use super::Pattern;
 use super::keyring::SHARED_NAMES;
+use super::{JoinToken, Pattern};
 
 /// What created keys begin with, so that secret scanners know one when they see it.
 const PREFIX: &str = "fd_";
@@ -85,7 +85,7 @@ pub struct KeyRecord {
     ed25519: Option<String>,
     /// The id of the join token that the key pair was bound with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) joined_with: Option<String>,
+    joined_with: Option<String>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it stops to open.
@@ -154,9 +154,10 @@ impl KeyRecord {
         self.is_key_pair() && self.client.as_ref().is_some_and(|client| client.matches(device))
     }
 
-    /// Whether it is the key pair with this public key.
-    pub(super) fn is_public_key(&self, public_key: &str) -> bool {
-        self.ed25519.as_deref() == Some(public_key)
+    /// Whether it is the key pair with this public key, bound with this token: then its device asks again, since the answer
+    /// was lost.
+    pub(super) fn is_of(&self, token: &JoinToken, public_key: &str) -> bool {
+        self.ed25519.as_deref() == Some(public_key) && self.joined_with.as_ref() == Some(&token.id)
     }
 
     /// Whether its device has signed this for this store.

@@ -61,7 +61,7 @@ pub(super) fn wrong_key(
     }
     let address_shown = address.map(tracing::field::display);
     tracing::info!(address = address_shown, path, why, "a wrong key or none was refused");
-    server.audit().record(Entry { address, ..Entry::new(Event::KeyRefused) });
+    server.audit().record(Entry { address, reason: why, ..Entry::new(Event::KeyRefused) });
     Denied::WrongKey
 }
 

@@ -210,12 +210,14 @@ fn describe(server: &Server, device: &Handle, holder: &Holder, with_facts: bool)
     let facts = server.hub().facts(device.id());
     let features: Features =
         facts.as_ref().and_then(|facts| facts.parse().ok()).unwrap_or_default();
+    // One that told no facts still has what the server's settings say of it.
+    let configured = facts::configured(device.id(), server.config());
     let tasks = server.hub().busy(device.id());
     Device {
         id: device.id().to_string(),
         platform: device.platform.clone(),
         features: features.supported_features,
-        tags: facts.as_ref().map(facts::tags).unwrap_or_default(),
+        tags: facts::tags(facts.as_ref().unwrap_or(&configured)),
         extension: device.peer.features.list(),
         connected: true,
         connected_since: Some(device.connected_at),

@@ -1,7 +1,7 @@
 //! How machines join: a challenge for each upgrade of a device that has a key pair, and what join tokens open.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aip::ClientId;
 use axum::Extension;
@@ -14,6 +14,7 @@ use link::proof::{Challenge, NONCE_HEADER, STORE_HEADER, is_public_key};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::access::{self, Denied, Holder};
 use super::answer::Id;
@@ -31,7 +32,10 @@ const MAX_BODY_BYTES: usize = 16 * 1024;
 const REJOIN_TIME: SignedDuration = SignedDuration::from_hours(1);
 
 /// The longest part of a device's id in the name of its token, in characters.
-const MAX_ID_IN_NAME: usize = 48;
+const MAX_ID_IN_NAME: usize = 40;
+
+/// Longest wait for the file of the keys, which a command may hold.
+const LONGEST_CHANGE: Duration = Duration::from_secs(10);
 
 /// A device that wants to join.
 #[derive(Deserialize, ToSchema)]
@@ -114,7 +118,7 @@ pub(super) async fn challenge(State(server): State<Server>) -> Result<Response<B
     let none = |why: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_challenge", why);
     let nonce = server.challenges().issue(Instant::now());
     let nonce = nonce.ok_or_else(|| none("The server has no random bytes"))?;
-    let challenge = Challenge { nonce, store: server.hub().store_id().to_owned() };
+    let challenge = Challenge { nonce, store: server.store_id().to_owned() };
     let value = |text: &str| HeaderValue::from_str(text).map_err(|error| none(&error.to_string()));
     let (nonce, store) = (value(&challenge.nonce_text())?, value(&challenge.store)?);
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -156,9 +160,13 @@ pub(super) async fn join(
         let text = "The body is not valid: public_key: 32 bytes as base64 with - and _ and no =";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "body_invalid", text).into());
     }
-    let is_present = server.hub().is_known(&id);
+    let member = Some((&id, public_key.as_str()));
+    let opens = may_join(&server, &token, Role::Device, member).await;
+    settle(&server, caller.as_ref(), Some(&id), opens)?;
     let (device, address) = (id.clone(), caller.as_ref().map(|caller| caller.address.ip()));
+    let own = server.clone();
     let joined = change_book(&server, move |book| {
+        let is_present = own.hub().is_known(&device);
         let joining = Joining {
             token: &token,
             device: &device,
@@ -168,9 +176,10 @@ pub(super) async fn join(
         };
         book.bind(&joining, Timestamp::now())
     });
-    let record = settle(&server, caller.as_ref(), Some(&id), joined.await)?;
+    let joined = joined.await?;
+    let record = settle(&server, caller.as_ref(), Some(&id), joined)?;
     record_join(&server, caller.as_ref(), Some(&id), &record);
-    let store = server.hub().store_id().to_owned();
+    let store = server.store_id().to_owned();
     Ok((StatusCode::CREATED, Json(Member { key: record.id, name: record.name, store })))
 }
 
@@ -195,10 +204,12 @@ pub(super) async fn login(
 ) -> Result<(StatusCode, Json<NewOperator>), NotJoined> {
     let caller = caller.map(|Extension(caller)| caller);
     let token = bearer(&headers).ok_or_else(|| unknown(&server, caller.as_ref()))?;
+    let opens = may_join(&server, &token, Role::Operator, None).await;
+    settle(&server, caller.as_ref(), None, opens)?;
     let address = caller.as_ref().map(|caller| caller.address.ip());
     let admitted =
         change_book(&server, move |book| book.admit_operator(&token, address, Timestamp::now()));
-    let (record, key) = settle(&server, caller.as_ref(), None, admitted.await)?;
+    let (record, key) = settle(&server, caller.as_ref(), None, admitted.await?)?;
     record_join(&server, caller.as_ref(), None, &record);
     let key = key.expose_secret().to_owned();
     Ok((StatusCode::CREATED, Json(NewOperator { key, name: record.name })))
@@ -214,6 +225,7 @@ pub(super) async fn login(
     responses(
         (status = CREATED, body = Rejoin, description = "The token"),
         (status = BAD_REQUEST, body = Problem, description = "`bad_id`"),
+        (status = CONFLICT, body = Problem, description = "`too_many_join_tokens`: revoke some"),
         (status = SERVICE_UNAVAILABLE, body = Problem, description = "`keys_not_kept`")
     )
 )]
@@ -226,11 +238,16 @@ pub(super) async fn rejoin(
     let bad = |text: String| Problem::new(StatusCode::BAD_REQUEST, "bad_id", text);
     let device = ClientId::new(&id).map_err(|error| bad(error.to_string()))?;
     let client: Pattern = id.parse().map_err(bad)?;
+    if !holder.may_reach(&device) {
+        return Err(Problem::not_allowed());
+    }
     if !client.is_exact() {
         return Err(bad("An id with * in it cannot be bound to a key pair".to_owned()));
     }
     let expires_at = Timestamp::now() + REJOIN_TIME;
-    let name: String = format!("rejoin-{id}").chars().take(MAX_ID_IN_NAME).collect();
+    let start: String = id.chars().take(MAX_ID_IN_NAME).collect();
+    let number = Uuid::new_v4().as_fields().0;
+    let name = format!("rejoin-{start}-{number:08x}");
     let new = NewJoinToken {
         name: name.clone(),
         role: Role::Device,
@@ -240,11 +257,12 @@ pub(super) async fn rejoin(
         replaces: true,
     };
     let made = change_book(&server, move |book| {
-        // The last one that was made counts.
-        book.remove_token(&new.name);
+        // The last one that was made for it counts.
+        book.join_tokens.retain(|token| !(token.replaces && token.client == new.client));
         book.add_token(new)
     });
-    let token: SecretString = made.await.map_err(|error| not_kept(&error))?.map_err(bad)?;
+    let full = |text| Problem::new(StatusCode::CONFLICT, "too_many_join_tokens", text);
+    let token: SecretString = made.await?.map_err(full)?;
     let caller = caller.map(|Extension(caller)| caller);
     server.audit().record(Entry {
         key: Some(holder.name()),
@@ -280,43 +298,64 @@ pub(super) fn prove(server: &Server, request: &Request) -> Option<Result<Holder,
     })
 }
 
+/// Whether a join token opens, before the disk is asked: a look for new ones is taken if it is not known.
+async fn may_join(
+    server: &Server,
+    token: &SecretString,
+    role: Role,
+    member: Option<(&ClientId, &str)>,
+) -> Result<(), JoinRefused> {
+    match server.keyring().may_join(token, role, member) {
+        Err(JoinRefused::Unknown) => {
+            server.look_for_keys().await;
+            server.keyring().may_join(token, role, member)
+        }
+        known => known,
+    }
+}
+
 /// Has the book changed, and puts its keys into force. A change that is refused is not kept.
 async fn change_book<T: Send + 'static, E: Send + 'static>(
     server: &Server,
     change: impl FnOnce(&mut KeyBook) -> Result<T, E> + Send + 'static,
-) -> io::Result<Result<T, E>> {
-    // Whoever is next must not put older keys into force.
-    let _turn = server.book_turn().await;
-    let Some(store) = server.key_store().cloned() else {
-        return Err(io::Error::other("this server keeps no keys"));
+) -> Result<Result<T, E>, Problem> {
+    let kept = async {
+        // Whoever is next must not put older keys into force. It is given back by who changes them, so that no more than
+        // one waits for a disk that hangs, or for a command that holds the file.
+        let turn = server.book_turn().await;
+        let own = server.clone();
+        let changing = tokio::task::spawn_blocking(move || {
+            let (_turn, mut change, mut outcome) = (turn, Some(change), None);
+            let Some(store) = own.key_store() else {
+                return Err(io::Error::other("this server keeps no keys"));
+            };
+            let book = store.change(&mut |book| {
+                outcome = change.take().map(|change| change(book));
+                matches!(outcome, Some(Ok(_)))
+            });
+            book?.into_iter().for_each(|book| own.set_book(book));
+            outcome.ok_or_else(|| io::Error::other("the keys were not read"))
+        });
+        changing.await.map_err(io::Error::other)?
     };
-    let changing = tokio::task::spawn_blocking(move || {
-        let (mut change, mut outcome) = (Some(change), None);
-        store
-            .change(&mut |book| {
-                let change = change.take()?;
-                let changed = change(book);
-                let is_changed = changed.is_ok();
-                outcome = Some(changed);
-                is_changed.then(|| book.keys.clone())
-            })
-            .map(|keys| (outcome, keys))
-    });
-    let (outcome, keys) = changing.await.map_err(io::Error::other)??;
-    if let Some(keys) = keys {
-        server.set_keys(keys);
-    }
-    outcome.ok_or_else(|| io::Error::other("the keys were not read"))
+    let kept = tokio::time::timeout(LONGEST_CHANGE, kept).await;
+    let kept = kept.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    kept.map_err(|error| {
+        // Whoever is out there need not know where they are kept.
+        tracing::error!(%error, "the keys could not be changed");
+        let text = "The server cannot keep the key now; its log says why";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "keys_not_kept", text)
+    })
 }
 
-/// What became of a try to join; what is refused is written down.
+/// What became of a try to join; what is refused is written down, and what opens no more counts as a wrong key does.
 fn settle<T>(
     server: &Server,
     caller: Option<&Caller>,
     device: Option<&ClientId>,
-    joined: io::Result<Result<T, JoinRefused>>,
+    joined: Result<T, JoinRefused>,
 ) -> Result<T, NotJoined> {
-    let refused = match joined.map_err(|error| not_kept(&error))? {
+    let refused = match joined {
         Ok(joined) => {
             if let Some(caller) = caller {
                 caller.has_valid_key();
@@ -324,22 +363,29 @@ fn settle<T>(
             return Ok(joined);
         }
         Err(JoinRefused::Unknown) => return Err(unknown(server, caller)),
-        Err(refused) => refused.to_string(),
+        Err(refused) => refused,
     };
     let address = caller.map(|caller| caller.address);
+    let text = refused.to_string();
+    if matches!(refused, JoinRefused::Used(..) | JoinRefused::Expired(..))
+        && let denied @ Denied::TooMany { .. } =
+            access::wrong_key(server, caller, None, Some(&text))
+    {
+        return Err(NotJoined::Denied(denied));
+    }
     tracing::info!(
         address = address.map(tracing::field::display),
         device = device.map(tracing::field::display),
-        refused,
+        refused = text,
         "nobody joined"
     );
     server.audit().record(Entry {
         client: device.map(ClientId::as_str),
         address,
-        reason: Some(&refused),
+        reason: Some(&text),
         ..Entry::new(Event::Refused)
     });
-    Err(Problem::new(StatusCode::FORBIDDEN, "join_refused", refused).into())
+    Err(Problem::new(StatusCode::FORBIDDEN, "join_refused", text).into())
 }
 
 /// Counts as a wrong key does.
@@ -351,12 +397,6 @@ fn unknown(server: &Server, caller: Option<&Caller>) -> NotJoined {
         }
         denied => NotJoined::Denied(denied),
     }
-}
-
-fn not_kept(error: &io::Error) -> Problem {
-    tracing::error!(%error, "the keys could not be changed");
-    let text = format!("The server cannot keep the key: {error}");
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "keys_not_kept", text)
 }
 
 fn record_join(

@@ -9,6 +9,7 @@ mod devices;
 mod join;
 mod openapi;
 mod ops;
+mod output;
 mod problem;
 mod submit;
 mod task_view;
@@ -81,6 +82,7 @@ fn our_routes(server: &Server) -> OpenApiRouter<Server> {
         .routes(routes!(tasks::show).map(ours))
         .routes(routes!(tasks::wait).map(ours))
         .routes(routes!(tasks::cancel).map(ours))
+        .routes(routes!(output::output).map(ours))
         .route_layer(from_fn_with_state(server.clone(), access::orchestrators))
         .merge(operators)
         // Who joins has no key yet.

@@ -391,12 +391,17 @@ fn over(task: &Task) -> Result<Response<Body>, Problem> {
 }
 
 /// A task that is known, and what happened to it.
-struct Journal {
-    summary: Summary,
-    records: Vec<Record>,
+pub(super) struct Journal {
+    pub(super) summary: Summary,
+    pub(super) records: Vec<Record>,
 }
 
-async fn journal(server: &Server, holder: &Holder, id: &str) -> Result<Journal, Problem> {
+/// The task of this id, if the holder may see it.
+pub(super) async fn journal(
+    server: &Server,
+    holder: &Holder,
+    id: &str,
+) -> Result<Journal, Problem> {
     let id: TaskId = id.parse().map_err(|_| Problem::no_such_task())?;
     let found = server.store().journal(id).await.map_err(|error| Problem::unreadable(&error))?;
     let records = found.ok_or_else(Problem::no_such_task)?;

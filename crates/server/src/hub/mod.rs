@@ -21,6 +21,7 @@ mod requests;
 mod resuming;
 mod returning;
 mod session;
+mod spool;
 mod steps;
 mod storing;
 mod streams;
@@ -48,6 +49,7 @@ pub(crate) use recovery::Found;
 pub(crate) use replies::Results;
 pub(crate) use returning::{Entered, Newcomer};
 pub(crate) use session::{Goodbyes, Prepared, Session};
+pub(crate) use spool::{CannotAsk, SpoolPlace};
 pub(crate) use steps::{Advice, Next};
 pub(crate) use streams::{Pass, PassDown};
 pub(crate) use tasks::{CannotBegin, From, Submission, SubmitError, Submitted};
@@ -97,6 +99,7 @@ pub(crate) struct Hub {
     sessions: HashMap<TaskId, Box<Session>, BuildHasherDefault<LowHalf>>,
     open_ids: HashMap<SessionId, TaskId>,
     timers: Timers,
+    questions: spool::Questions,
     budget: Budget,
     /// The results of tasks that are not over or ending, in bytes.
     result_bytes: usize,
@@ -122,6 +125,7 @@ impl Hub {
             sessions: HashMap::default(),
             open_ids: HashMap::new(),
             timers: Timers::default(),
+            questions: spool::Questions::default(),
             budget,
             result_bytes: 0,
             effects: Vec::new(),

@@ -203,9 +203,10 @@ impl Hub {
     ) {
         let Some(session) = self.sessions.get(&task) else { return };
         let Phase::Running(sent) = &session.phase else { return };
-        let (streams, at) = (self.streams_of(&session.task, &sent.calls), moment.text());
+        let (note, at) = (self.note_of(&session.task, &sent.calls), moment.text());
         // It has a journal, so it is one of ours.
-        let frame = encode_command(&session.task, &sent.calls, response_id, true, streams, at);
+        let (own, calls) = (&session.task, &sent.calls);
+        let frame = encode_command(own, calls, response_id, true, note.as_ref(), at);
         let place = self.parties.handle(device).and_then(|handle| handle.outbox.push(frame).ok());
         // A connection that takes nothing more is gone at once, and comes back for it.
         let place = place.map_or(Place::Known(Reach::Sent), Place::Queued);
@@ -229,8 +230,8 @@ impl Hub {
         }
         let Some(session) = self.sessions.get(&task) else { return };
         let (own, at) = (&session.task, moment.text());
-        let (streams, knows) = (self.streams_of(own, &calls), self.knows_namespaces(&own.device));
-        let frame = encode_command(own, &calls, &response_id, knows, streams, at);
+        let (note, is_ours) = (self.note_of(own, &calls), self.may_be_ours(&own.device));
+        let frame = encode_command(own, &calls, &response_id, is_ours, note.as_ref(), at);
         let Some(session) = self.sessions.get_mut(&task) else { return };
         session.journal.push(Record::Readdressed {
             response_id: response_id.clone(),

@@ -367,7 +367,7 @@ impl Hub {
         let taken = handle.outbox.abort(CloseCode::NORMAL, "closed");
         let id = via.identity;
         let is_idle = self.parties.seat(id).is_none_or(|seat| seat.is_empty());
-        if handle.has(Feature::Resume) && !(is_goodbye && is_idle) {
+        if handle.has(Feature::Resume) && !(is_goodbye && is_idle) && !handle.is_forbidden() {
             self.park_commands(moment, id, &handle, taken);
             self.expect_back(moment, id);
         } else {

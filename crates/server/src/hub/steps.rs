@@ -168,8 +168,6 @@ impl Hub {
         session.phase = Phase::Running(sent.clone());
         let (device, timeout) = (session.device, session.task.command_timeout);
         let n = session.step_number();
-        let stepped = Effect::Stepped(session.task.clone(), n, sent.calls.clone());
-        self.effects.push(stepped);
         self.show(id, |task| {
             let shown = |call| step_runs(&task.session_id, n, call, moment.text());
             sent.calls.iter().map(shown).collect()
@@ -188,6 +186,7 @@ impl Hub {
         let due = || Due::Command(device, sent.response_id.clone());
         let timer = is_queued.then(|| self.timers.set(moment.now + timeout, due()));
         let Some(session) = self.sessions.get(&id) else { return };
+        self.effects.push(Effect::Stepped(session.task.clone(), n, sent.calls.clone()));
         let command = OpenCommand {
             task: id,
             session_id: session.task.session_id.clone(),

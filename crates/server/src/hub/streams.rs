@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aip::message::{
-    Chunk, Downstream, Feature, Input, MAX_CHUNK_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES,
-    OutputTaken, Streams, Upstream,
+    Chunk, CommandNote, Downstream, Feature, Input, MAX_CHUNK_BYTES, MAX_WINDOW_BYTES,
+    MIN_WINDOW_BYTES, OutputTaken, Streams, Upstream,
 };
 use aip::{CloseCode, ResponseId, SessionId};
 
@@ -92,7 +92,7 @@ impl Position {
 impl Relay {
     /// The relay of a command, if its task has streams.
     pub(super) fn of(task: &Task, calls: &[Call], step: u32) -> Option<Box<Self>> {
-        let streams = task.terms.streams.filter(|_| calls.len() == 1)?;
+        let streams = task.terms.streams.filter(|own| own.is_live() && calls.len() == 1)?;
         Some(Box::new(Self {
             step,
             window: streams.window().into(),
@@ -149,9 +149,11 @@ impl Hub {
             let id = device.map(|device| device.client_id.clone());
             return Err(id.map_or(SubmitError::NotADevice, SubmitError::NoInput));
         }
-        let output = asked.output && can(Feature::Output);
-        let window = Some(asked.window().min(self.window_of(via.identity)));
-        Ok(Some(Streams { output, input: asked.input, window }).filter(Streams::is_any))
+        let [output, spool] =
+            [asked.output, asked.spool].map(|is_asked| is_asked && can(Feature::Output));
+        let streams = Streams { output, spool, ..asked };
+        let window = streams.is_live().then(|| asked.window().min(self.window_of(via.identity)));
+        Ok(Some(Streams { window, ..streams }).filter(Streams::is_any))
     }
 
     /// The window of one more task of a requester: all of them together shall fit into half of its outgoing queue.
@@ -160,7 +162,7 @@ impl Hub {
         let tasks = self.parties.get(requester).map(|own| &own.requested);
         for task in tasks.into_iter().flatten() {
             let terms = self.sessions.get(task).map(|session| &session.task.terms);
-            let streams = terms.and_then(|terms| terms.streams);
+            let streams = terms.and_then(|terms| terms.streams).filter(Streams::is_live);
             room = room.saturating_sub(streams.map_or(0, |own| u64::from(own.window()) * 2));
             if room < u64::from(MIN_WINDOW_BYTES) {
                 break;
@@ -170,13 +172,19 @@ impl Hub {
         window.clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)
     }
 
-    /// What a COMMAND says of its streams: a device that cannot give them is not told.
-    pub(crate) fn streams_of(&self, task: &Task, calls: &[Call]) -> Option<Streams> {
-        let streams = task.terms.streams.filter(|_| calls.len() == 1)?;
+    /// What a COMMAND says beside its actions: of its streams, where its device can give them, and to one that knows what
+    /// `env` is, which came with that, who wants it.
+    pub(crate) fn note_of(&self, task: &Task, calls: &[Call]) -> Option<CommandNote> {
         let session = self.sessions.get(&task.id);
         let device = session.map_or(task.terms.device, |session| session.device);
         let connection = self.parties.get(device)?.connection()?;
-        connection.has(Feature::Output).then_some(streams)
+        let is_one = calls.len() == 1 && connection.has(Feature::Output);
+        let streams = task.terms.streams.filter(|_| is_one);
+        if !connection.has(Feature::Env) {
+            return streams.map(|own| CommandNote { streams: Some(own), ..CommandNote::default() });
+        }
+        let (requester, key) = (task.requester.to_string(), task.key.name.to_string());
+        Some(CommandNote { streams, requester: Some(requester), key: Some(key) })
     }
 
     /// A device says something of a command's streams. Returns to whom it is to be passed on.

@@ -85,8 +85,8 @@ impl Hub {
         self.client(id).map(|(_, handle)| handle).filter(|handle| handle.is_device())
     }
 
-    /// Whether a device knows the namespaces of its tools, as all do but UFO's. One that is not there may be ours.
-    pub(crate) fn knows_namespaces(&self, id: &ClientId) -> bool {
+    /// Whether a device has the extension, as ours do. One that is not there may be ours.
+    pub(crate) fn may_be_ours(&self, id: &ClientId) -> bool {
         self.device(id).is_none_or(|device| device.is_flightdeck)
     }
 

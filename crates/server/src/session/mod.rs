@@ -9,7 +9,7 @@ mod task;
 use std::sync::Arc;
 
 use aip::codec::Wire;
-use aip::message::Streams;
+use aip::message::CommandNote;
 use aip::{CallId, ResponseId, ServerMessage, ServerMessageType, SessionId, Status, TaskName};
 use bytes::Bytes;
 use link::Ambient;
@@ -18,7 +18,9 @@ use uuid::Uuid;
 pub(crate) use history::steps;
 pub use identity::{IdentityRecord, Incarnation, KeyHash};
 pub(crate) use outcome::{Outcome, Stamp, write_whole_result};
-pub(crate) use progress::{forward_output, step_ended, step_runs, to_device, to_requester, waits};
+pub(crate) use progress::{
+    ask_device, forward_output, step_ended, step_runs, to_device, to_requester, waits,
+};
 pub(crate) use task::LowHalf;
 pub use task::{
     Call, CallResult, CallStatus, Finish, KeyName, RequestHash, Requester, Step, Task, TaskId,
@@ -64,22 +66,22 @@ pub(crate) fn next_command_id(ambient: &Ambient) -> ResponseId {
     fresh(|| ambient.uuid_v7(), ResponseId::new)
 }
 
-/// A COMMAND as one frame, for a device that knows namespaces of tools or not.
+/// A COMMAND as one frame, for a device of ours, which knows namespaces of tools, or another's.
 pub(crate) fn encode_command(
     task: &Task,
     calls: &[Call],
     response_id: &ResponseId,
-    knows_namespaces: bool,
-    streams: Option<Streams>,
+    is_ours: bool,
+    note: Option<&CommandNote>,
     at: String,
 ) -> Bytes {
     let message = ServerMessage {
-        result: streams.as_ref().and_then(Streams::to_result),
+        result: note.and_then(CommandNote::to_result),
         agent_name: Some(task.agent_name.clone()),
         // As the Python server sends them: its devices choose a section by them.
         process_name: Some(String::new()),
         root_name: Some(String::new()),
-        actions: Some(calls.iter().map(|call| call.to_command(knows_namespaces)).collect()),
+        actions: Some(calls.iter().map(|call| call.to_command(is_ours)).collect()),
         session_id: Some(task.session_id.clone()),
         task_name: Some(task.task_name.to_string()),
         timestamp: Some(at),

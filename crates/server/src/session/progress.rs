@@ -2,7 +2,7 @@
 //! first to be dropped when a queue is full.
 
 use aip::codec::Wire;
-use aip::message::{Downstream, Passed, Step as ProgressStep, StepStatus};
+use aip::message::{Downstream, Passed, ReadSpool, Step as ProgressStep, StepStatus};
 use aip::{Payload, ResponseId, ServerMessage, ServerMessageType, SessionId, Status};
 use bytes::Bytes;
 
@@ -117,6 +117,21 @@ fn message(
     at: String,
 ) -> Bytes {
     ServerMessage { messages: Some(lines), result, ..about(session_id, at) }.encode()
+}
+
+/// Asks a device for what it has kept of a command's output.
+pub(crate) fn ask_device(
+    session_id: &SessionId,
+    response_id: &ResponseId,
+    asked: &ReadSpool,
+    at: String,
+) -> Bytes {
+    let message = ServerMessage {
+        response_id: Some(response_id.clone()),
+        result: Some(asked.to_result()),
+        ..about(session_id, at)
+    };
+    message.encode()
 }
 
 /// A message about a task that runs.

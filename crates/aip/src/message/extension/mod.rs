@@ -15,8 +15,9 @@ pub use resume::{
     Held, HeldState, Instruction, JournalId, Mismatch, Resume, ResumeRefused, Resumed,
 };
 pub use streams::{
-    Channel, Chunk, Data, Downstream, Input, InputTaken, MAX_CHUNK_BYTES, MAX_WINDOW_BYTES,
-    MIN_WINDOW_BYTES, OutputTaken, Passed, Streams, Upstream, whole_characters,
+    Channel, Chunk, CommandNote, Data, Downstream, Input, InputTaken, MAX_CHUNK_BYTES,
+    MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, OutputTaken, Passed, ReadSpool, Spooled, Streams, Upstream,
+    whole_characters,
 };
 pub use task::{
     Accepted, Cancel, CancelAfter, OnDisconnect, Refused, ResultAck, Taken, TaskRefused,
@@ -186,6 +187,10 @@ pub struct Confirmed {
     /// The server's id of this connection.
     #[serde(default)]
     pub connection: String,
+    /// The hash of the public key that the server's TLS certificate will have next (SHA-256 of the SPKI, base64url
+    /// without `=`): who knows the server by its key takes that one too from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<String>,
     /// What an `ack` client is told of its identity.
     #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Resumed>,

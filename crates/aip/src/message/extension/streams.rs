@@ -4,11 +4,12 @@
 //! Upstream is what a device says of a COMMAND: output, and how much of the input it took. Downstream is what the
 //! requester says: how much of the output it took, and input. The server passes both on.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::de::{self, Deserializer};
+mod data;
+
+use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
+pub use self::data::{Data, whole_characters};
 use super::Keyed;
 use crate::codec;
 use crate::id::CallId;
@@ -36,6 +37,9 @@ pub struct Streams {
     /// The requester sends standard input.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub input: bool,
+    /// The device keeps what the command writes, for whoever asks later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spool: bool,
     /// The most bytes of each stream that are on their way and not taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
@@ -51,27 +55,41 @@ impl Streams {
     /// Whether it is about any stream.
     #[must_use]
     pub const fn is_any(&self) -> bool {
+        self.is_live() || self.spool
+    }
+
+    /// Whether anything passes between the command and its requester while it runs.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
         self.output || self.input
     }
 }
 
-/// What a COMMAND says of its streams, as its `result`.
-#[derive(Serialize, Deserialize)]
-struct WithStreams {
-    streams: Streams,
+/// What a COMMAND says to a device of ours, as its `result`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandNote {
+    /// The streams that its requester gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Streams>,
+    /// Who wants it: a client's id, or who uses the HTTP API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requester: Option<String>,
+    /// The name of the key that the requester has shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
-impl Streams {
+impl CommandNote {
     /// The `result` of a COMMAND.
     #[must_use]
     pub fn to_result(&self) -> Option<Payload> {
-        Payload::from_value(&Keyed { flightdeck: WithStreams { streams: *self } }).ok()
+        Payload::from_value(&Keyed { flightdeck: self }).ok()
     }
 
-    /// What a COMMAND says of its streams; nothing, usually.
+    /// What a COMMAND says; nothing, if it is a Python server's.
     #[must_use]
     pub fn of(result: Option<&Payload>) -> Option<Self> {
-        result?.parse::<Keyed<WithStreams>>().ok().map(|keyed| keyed.flightdeck.streams)
+        result?.parse::<Keyed<Self>>().ok().map(|keyed| keyed.flightdeck)
     }
 }
 
@@ -96,133 +114,6 @@ impl Channel {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
         }
-    }
-}
-
-/// Some bytes of a stream, as JSON has them: whoever passes them on does not look into them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Data {
-    /// A JSON string: the text itself.
-    Text(Payload),
-    /// A JSON string: base64 of bytes that are no text.
-    Base64(Payload),
-}
-
-/// Of which size an escape is that JSON needs for a control character without a short one.
-const LONG_ESCAPE: usize = 6;
-
-impl Data {
-    /// These bytes: as text where they are UTF-8, unless that would need more room than base64.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        let is_long = |byte: &&u8| {
-            **byte < b' ' && !matches!(**byte, b'\n' | b'\r' | b'\t' | b'\x08' | b'\x0c')
-        };
-        let text = std::str::from_utf8(bytes).ok().filter(|_| {
-            let long = bytes.iter().filter(is_long).count();
-            long * LONG_ESCAPE <= bytes.len() / 3
-        });
-        match text {
-            Some(text) => Self::Text(Payload::string(text)),
-            None => {
-                let mut json = String::with_capacity(bytes.len().div_ceil(3) * 4 + 2);
-                json.push('"');
-                STANDARD.encode_string(bytes, &mut json);
-                json.push('"');
-                Self::Base64(Payload::trusted(json.into_bytes()))
-            }
-        }
-    }
-
-    /// How many bytes they are; `None` if they cannot be read.
-    #[must_use]
-    pub fn len(&self) -> Option<u64> {
-        let length = match self {
-            Self::Text(text) => text_length(inner(text)?)?,
-            Self::Base64(coded) => {
-                let coded = inner(coded)?;
-                let padding = coded.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
-                (coded.len() % 4 == 0).then_some(coded.len() / 4 * 3 - padding.min(coded.len()))?
-            }
-        };
-        u64::try_from(length).ok()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == Some(0)
-    }
-
-    /// The bytes; `None` if they cannot be read.
-    #[must_use]
-    pub fn to_bytes(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Text(text) => text.parse::<String>().ok().map(String::into_bytes),
-            Self::Base64(coded) => STANDARD.decode(inner(coded)?).ok(),
-        }
-    }
-
-    const fn key(&self) -> &'static str {
-        match self {
-            Self::Text(_) => "text",
-            Self::Base64(_) => "base64",
-        }
-    }
-
-    const fn payload(&self) -> &Payload {
-        match self {
-            Self::Text(payload) | Self::Base64(payload) => payload,
-        }
-    }
-
-    fn read<E: de::Error>(text: Option<Payload>, base64: Option<Payload>) -> Result<Self, E> {
-        let is_string = |payload: &Payload| payload.as_bytes().first() == Some(&b'"');
-        let data = match (text, base64) {
-            (Some(text), None) => Self::Text(text),
-            (None, Some(coded)) => Self::Base64(coded),
-            (None, None) => Self::Text(Payload::string("")),
-            (Some(_), Some(_)) => return Err(E::custom("a chunk has either text or base64")),
-        };
-        match is_string(data.payload()) {
-            true => Ok(data),
-            false => Err(E::custom("the bytes of a chunk are a string")),
-        }
-    }
-}
-
-/// What stands between the quotes of a JSON string.
-fn inner(payload: &Payload) -> Option<&[u8]> {
-    payload.as_bytes().strip_prefix(b"\"")?.strip_suffix(b"\"")
-}
-
-/// How many bytes of UTF-8 a JSON string is, from between its quotes; `None` of one that is no Unicode.
-fn text_length(mut rest: &[u8]) -> Option<usize> {
-    let mut length = 0;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        length += at;
-        let (count, escape) = escaped(rest.get(at + 1..)?)?;
-        length += count;
-        rest = rest.get(at + 1 + escape..)?;
-    }
-    Some(length + rest.len())
-}
-
-/// Of an escape behind its backslash: how many bytes it stands for, and how many it takes.
-fn escaped(rest: &[u8]) -> Option<(usize, usize)> {
-    if *rest.first()? != b'u' {
-        return Some((1, 1));
-    }
-    let unit = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-    match unit(rest.get(1..5)?)? {
-        0..0x80 => Some((1, 5)),
-        0x80..0x800 => Some((2, 5)),
-        0xD800..0xDC00 => {
-            let low = rest.get(5..)?.strip_prefix(b"\\u")?;
-            (0xDC00..0xE000).contains(&unit(low.get(..4)?)?).then_some((4, 11))
-        }
-        0xDC00..0xE000 => None,
-        _ => Some((3, 5)),
     }
 }
 
@@ -381,6 +272,28 @@ pub enum Upstream {
     Taken(InputTaken),
 }
 
+/// A server asks for what a device has kept of a stream, as `result.flightdeck.spool` of a HEARTBEAT `continue` about the
+/// COMMAND.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadSpool {
+    /// The number of the question.
+    pub id: u64,
+    /// Which stream.
+    pub stream: Channel,
+    /// From which offset on.
+    pub from: u64,
+}
+
+/// The answer, as `metadata.flightdeck.spooled` of a HEARTBEAT `continue`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spooled {
+    /// The number of the question.
+    pub id: u64,
+    /// What there is from that offset on, or from the lowest one that it has: an empty one where nothing more is there
+    /// yet, none where it keeps nothing of this COMMAND.
+    pub chunks: Vec<Chunk>,
+}
+
 /// What a requester says of a task's streams, as `metadata.flightdeck` of its HEARTBEAT `continue`; to the device the
 /// server passes it as `result.flightdeck`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -421,6 +334,25 @@ impl UpParts {
     }
 }
 
+impl ReadSpool {
+    /// What a server's HEARTBEAT asks for; `None` of one that asks for nothing.
+    #[must_use]
+    pub fn of(result: Option<&Payload>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Parts {
+            spool: ReadSpool,
+        }
+
+        Some(result?.parse_carried::<Keyed<Parts>>().ok()?.flightdeck.spool)
+    }
+
+    /// The `result` of the HEARTBEAT.
+    #[must_use]
+    pub fn to_result(&self) -> Payload {
+        keyed(0, |object| object.value("spool", self))
+    }
+}
+
 impl Upstream {
     /// What a device's HEARTBEAT says of streams; `None` of one that says nothing of them.
     #[must_use]
@@ -435,13 +367,8 @@ impl Upstream {
     }
 
     fn room(&self) -> usize {
-        /// What a chunk takes beside its bytes, about.
-        const CHUNK_ROOM: usize = 160;
-
         match self {
-            Self::Chunks(chunks) => {
-                chunks.iter().map(|chunk| CHUNK_ROOM + chunk.data.payload().len()).sum()
-            }
+            Self::Chunks(chunks) => room_of(chunks),
             Self::Taken(_) => CHUNK_ROOM,
         }
     }
@@ -454,6 +381,46 @@ impl Upstream {
             Self::Taken(taken) => object.value("taken", taken),
         }
     }
+}
+
+impl Spooled {
+    /// What a device's HEARTBEAT has of it; `None` of one that has nothing.
+    #[must_use]
+    pub fn of(metadata: Option<&Payload>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Parts {
+            spooled: Shape,
+        }
+
+        #[derive(Deserialize)]
+        struct Shape {
+            id: u64,
+            chunks: Vec<Chunk>,
+        }
+
+        let Keyed { flightdeck: Parts { spooled } } = metadata?.parse_carried().ok()?;
+        let Shape { id, chunks } = spooled;
+        (chunks.len() <= MAX_CHUNKS).then_some(Self { id, chunks })
+    }
+
+    /// The `metadata` of the HEARTBEAT.
+    #[must_use]
+    pub fn to_metadata(&self) -> Payload {
+        keyed(room_of(&self.chunks), |object| {
+            let mut spooled = codec::Object::open(object.key("spooled"));
+            spooled.number("id", self.id);
+            codec::write_list(spooled.key("chunks"), &self.chunks, |out, chunk| chunk.write(out));
+            spooled.close();
+        })
+    }
+}
+
+/// What a chunk takes beside its bytes, about.
+const CHUNK_ROOM: usize = 160;
+
+/// What chunks take, about.
+fn room_of(chunks: &[Chunk]) -> usize {
+    chunks.iter().map(|chunk| CHUNK_ROOM + chunk.data.payload().len()).sum()
 }
 
 impl Passed {
@@ -538,16 +505,6 @@ fn keyed(room: usize, write: impl FnOnce(&mut codec::Object<'_>)) -> Payload {
     object.close();
     outer.close();
     Payload::trusted(out)
-}
-
-/// Cuts bytes so that no character is in two parts: the first part, which may be all of them.
-#[must_use]
-pub fn whole_characters(bytes: &[u8]) -> &[u8] {
-    let cut = match std::str::from_utf8(bytes) {
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        _ => bytes.len(),
-    };
-    bytes.get(..cut).unwrap_or(bytes)
 }
 
 #[cfg(test)]

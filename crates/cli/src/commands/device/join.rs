@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aip::ClientId;
 use anyhow::{Context, bail};
-use link::{DeviceKey, KeyPair, Pin, ServerUrl};
+use link::{DeviceKey, KeyPair, Pin, Pins, ServerUrl};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +14,12 @@ use super::status_file::file_word;
 use crate::Failure;
 use crate::api::Api;
 use crate::args::Global;
-use crate::connect::Target;
+use crate::connect::{Target, is_on_command_line};
 use crate::invitation::Invitation;
 use crate::logins::{expose, hide};
 use crate::output::{GREEN, safe_line};
 use crate::settings::{ApiKey, ClientKeys, ClientValues};
-use crate::state::{StateFolder, check_is_file, replace_private_file};
+use crate::state::{StateFolder, check_is_file, check_private_keys, replace_private_file};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -28,7 +28,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 const MAX_FILES: usize = 1024;
 
 /// What is kept of a server that a device has joined, or is joining.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
     /// The device.
@@ -37,6 +37,9 @@ struct Kept {
     /// What tells the server's public key from others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pin: Option<String>,
+    /// The same of the key that it will have, as it has announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_pin: Option<String>,
     /// The public id of the join token.
     token: String,
     #[serde(serialize_with = "expose", deserialize_with = "hide")]
@@ -74,10 +77,18 @@ pub(super) async fn find(asked: &Asked<'_>, global: &Global) -> Result<Option<Jo
     if let Some(typed) = asked.join.and_then(ApiKey::secret) {
         let invitation = Invitation::typed(typed)?;
         invitation.check_way(asked.is_insecure)?;
-        return join(asked, &invitation, &folder).await.map(Some);
+        // A service is started with the same line again and again; meanwhile an operator may have let it join anew.
+        let known = match is_on_command_line("--join") {
+            true => None,
+            false => kept(asked.id, &folder)?.filter(|kept| kept.is_at(&invitation.server)),
+        };
+        return match known {
+            Some(known) => Ok(Some(known.joined(asked.values.clone(), &folder)?)),
+            None => join(asked, &invitation, &folder).await.map(Some),
+        };
     }
-    let shows_key = asked.values.token.secret().is_some() || !asked.values.token_file.is_empty();
-    if shows_key {
+    // A key in a variable or file may be for something else; one that was typed is meant.
+    if ["--token", "--token-file"].into_iter().any(is_on_command_line) {
         return Ok(None);
     }
     let Some(kept) = kept(asked.id, &folder)? else { return Ok(None) };
@@ -91,7 +102,7 @@ pub(super) async fn find(asked: &Asked<'_>, global: &Global) -> Result<Option<Jo
     if is_given(asked) && is_other(asked.values.server.exposed()) {
         return Ok(None);
     }
-    kept.joined(asked.values.clone()).map(Some).map_err(Failure::from)
+    kept.joined(asked.values.clone(), &folder).map(Some).map_err(Failure::from)
 }
 
 /// Whether it was said where the server is.
@@ -109,7 +120,7 @@ async fn join(
     let values = asked.values.clone();
     // The same line again, as in a service's settings.
     if let Some(kept) = read(&path(folder, "joined", &id))?.filter(|kept| kept.is_of(invitation)) {
-        return Ok(kept.joined(values)?);
+        return Ok(kept.joined(values, folder)?);
     }
     folder.create()?;
     let draft = path(folder, "joining", &id);
@@ -119,7 +130,8 @@ async fn join(
         None => Kept::new(id.clone(), invitation)?,
     };
     kept.write(&draft)?;
-    let target = Target::joined(invitation.server.clone(), invitation.pin, None, values.clone())?;
+    let pins = invitation.pin.map(Pins::fixed);
+    let target = Target::joined(invitation.server.clone(), pins, None, values.clone())?;
     let public_key = KeyPair::read(&kept.private_key).context("the new key pair")?.public();
     let api = Api::new(&target)?;
     let member = api.join(&invitation.token, id.as_str(), &public_key).await?;
@@ -129,7 +141,7 @@ async fn join(
     // It is of no use any more.
     let _removed = fs::remove_file(&draft);
     say!("{GREEN}joined{GREEN:#} {} as '{}'", invitation.server, safe_line(id.as_str()));
-    Ok(kept.joined(values)?)
+    Ok(kept.joined(values, folder)?)
 }
 
 impl Kept {
@@ -139,6 +151,7 @@ impl Kept {
             id,
             server: invitation.server.to_string(),
             pin: invitation.pin.map(|pin| pin.to_string()),
+            next_pin: None,
             token: invitation.token_id().to_owned(),
             private_key: pair.private(),
             key: None,
@@ -148,7 +161,11 @@ impl Kept {
 
     /// Whether it was made for this invitation.
     fn is_of(&self, invitation: &Invitation) -> bool {
-        self.token == invitation.token_id() && self.server == invitation.server.to_string()
+        self.token == invitation.token_id() && self.is_at(&invitation.server)
+    }
+
+    fn is_at(&self, server: &ServerUrl) -> bool {
+        self.server == server.to_string()
     }
 
     fn write(&self, path: &Path) -> anyhow::Result<()> {
@@ -157,14 +174,32 @@ impl Kept {
             .with_context(|| format!("cannot keep the key pair in {}", path.display()))
     }
 
-    fn joined(self, values: ClientValues) -> anyhow::Result<Joined> {
+    fn joined(self, values: ClientValues, folder: &StateFolder) -> anyhow::Result<Joined> {
         let pair = KeyPair::read(&self.private_key).context("the device's key pair")?;
-        let pin: Option<Pin> = self.pin.map(|pin| pin.parse()).transpose()?;
+        let pins = self.pins(path(folder, "joined", &self.id))?;
         let server = self.server.parse().context("the server that was joined")?;
         let key_id = self.key.context("the device has not joined")?;
         let key = DeviceKey { pair, device: self.id.clone(), key_id };
-        let target = Target::joined(server, pin, Some(key), values)?;
+        let target = Target::joined(server, pins, Some(key), values)?;
         Ok(Joined { id: self.id, target })
+    }
+
+    /// What the server is known by; what it announces is kept in this file.
+    fn pins(&self, path: PathBuf) -> anyhow::Result<Option<Pins>> {
+        let read = |pin: &Option<String>| pin.as_deref().map(str::parse).transpose();
+        let Some(present) = read(&self.pin)? else { return Ok(None) };
+        let kept = self.clone();
+        let keep = move |present: Pin, next: Pin| {
+            let [pin, next_pin] = [present, next].map(|pin| Some(pin.to_string()));
+            match (Self { pin, next_pin, ..kept.clone() }).write(&path) {
+                Ok(()) => tracing::info!("the server has announced its next public key"),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "the server's next public key cannot be kept");
+                }
+            }
+        };
+        Ok(Some(Pins::new(present, read(&self.next_pin)?, keep)))
     }
 }
 
@@ -209,6 +244,7 @@ fn read(path: &Path) -> anyhow::Result<Option<Kept>> {
         found => found.with_context(cannot)?,
     };
     check_is_file(path, &found).with_context(cannot)?;
+    check_private_keys(path)?;
     anyhow::ensure!(found.len() <= MAX_BYTES, "{}: it is larger than {MAX_BYTES} bytes", cannot());
     let text = fs::read(path).with_context(cannot)?;
     // The library's own words may repeat what is secret.

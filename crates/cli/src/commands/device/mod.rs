@@ -25,6 +25,7 @@ use device::tools::mcp::{ServerEvent, ServerState};
 use device::watchdog::Watchdog;
 use device::{
     Capacity, Device, DeviceError, DeviceEvent, DeviceSettings, Exec, Features, JournalSettings,
+    SpoolSettings,
 };
 use link::connection::Watch;
 use link::{ClientSettings, Exit, Retention, ServerUrl};
@@ -112,7 +113,10 @@ async fn run_device(args: Args, global: Global) -> Ended {
         say!("warning: {}", safe_line(&warning));
     }
     settings.client = target.apply(settings.client);
-    settings.client.token_source = Some(key_anew(&keys, &target.server, &global));
+    // Who has joined shows no key.
+    if settings.client.device_key.is_none() {
+        settings.client.token_source = Some(key_anew(&keys, &target.server, &global));
+    }
     let nudge = Arc::new(Notify::new());
     settings.client.nudge = Some(nudge.clone());
     settings.request = args.request;
@@ -180,6 +184,7 @@ async fn run_device(args: Args, global: Global) -> Ended {
 /// which is said.
 fn journal_folder(global: &Global, id: &str) -> Option<PathBuf> {
     let made = StateFolder::new(global.state_dir.clone()).and_then(|state| {
+        state.note_elsewhere();
         state.create()?;
         let folder = state.path().join(format!("journal-{}", file_word(id)));
         create_private_folder(&folder)
@@ -289,6 +294,11 @@ pub(crate) fn settings(
             ..ToolSettings::default()
         },
         commands: Capacity { commands: values.max_commands, bytes: values.max_commands_bytes },
+        spool: SpoolSettings {
+            bytes: values.spool_bytes as u64,
+            commands: values.spool_commands,
+            time: values.spool_time.0,
+        },
         journal: JournalSettings {
             folder: None,
             commands: values.journal_commands,
@@ -399,7 +409,7 @@ fn show(event: &DeviceEvent, id: &str, exec: Exec, server: &ServerUrl) {
         // The reason comes with the exit.
         DeviceEvent::Disconnected { retry: None, .. } => {}
         DeviceEvent::TaskAccepted(session) => {
-            say!("{DIM}task accepted: {session}{DIM:#}");
+            say!("{DIM}task accepted: {}{DIM:#}", safe_line(session.as_str()));
         }
         DeviceEvent::TaskEnded(end) => show_outcome(end),
         DeviceEvent::McpServer(event) => show_server(event),

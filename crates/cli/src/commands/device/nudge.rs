@@ -74,6 +74,6 @@ impl Hangups {
         }
         #[cfg(not(unix))]
         let _none = this;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

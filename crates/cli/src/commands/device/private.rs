@@ -29,6 +29,7 @@ pub(super) fn files(
         .flat_map(|config| [config.clone(), config.with_file_name(crate::policy::FILE_NAME)]);
     let folders = [global.state_dir.clone(), None].map(StateFolder::new);
     let states = folders.into_iter().flatten().map(|folder| folder.path().to_owned());
+    let states = states.chain(StateFolder::elsewhere());
     let all = named.chain(device.mcp.0.iter().cloned()).chain(usual).chain(settings).chain(states);
     let mut all: Vec<_> = all
         .chain([SYSTEM_FOLDER.into()])

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aip::visible::escape_json;
 use anyhow::Context;
 use device::{CallState, Called, OnCall};
 use jiff::Timestamp;
@@ -41,6 +42,12 @@ pub(super) struct Entry {
     /// The task, by its session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) task: Option<String>,
+    /// Who wanted it, as the server says: a client's id, or who uses the HTTP API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) requester: Option<String>,
+    /// The name of the key that the requester has shown there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<String>,
     /// The agent for whom it ran, as the server names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) agent: Option<String>,
@@ -93,10 +100,6 @@ pub(super) fn keeper(values: &DeviceValues, folder: Option<&Path>) -> OnCall {
 impl Entry {
     /// The entry for a call in the process that started at `run`.
     fn of(called: &Called<'_>, run: i64, mode: RecordMode) -> Self {
-        let tool = match called.namespace {
-            Some(namespace) => format!("{namespace}.{}", called.tool_name),
-            None => called.tool_name.to_owned(),
-        };
         let (outcome, exit_code, error, took) = match &called.state {
             CallState::Started => (STARTED, None, None, None),
             CallState::Succeeded { exit_code, took } => ("success", *exit_code, None, Some(*took)),
@@ -112,8 +115,10 @@ impl Entry {
             at: Timestamp::now(),
             call: format!("{run:x}-{}", called.number),
             task: called.task.map(ToString::to_string),
+            requester: called.requester.map(str::to_owned),
+            key: called.key.map(str::to_owned),
             agent: called.agent_name.map(str::to_owned),
-            tool,
+            tool: tool(called),
             command: head.map(str::to_owned),
             cut: cut.filter(|cut| *cut > 0),
             sha256,
@@ -136,10 +141,30 @@ impl Entry {
             (outcome, ..) => outcome.to_owned(),
         };
         let took = self.ms.map(|ms| format!(" in {}", human(Duration::from_millis(ms))));
-        let task = self.task.as_ref().map(|task| format!(" (task {task})")).unwrap_or_default();
+        let of =
+            |what: &str, name: &Option<String>| name.as_ref().map(|name| format!("{what} {name}"));
+        let whose =
+            [of("for", &self.requester), of("with the key", &self.key), of("task", &self.task)];
+        let whose: Vec<_> = whose.into_iter().flatten().collect();
+        let whose =
+            if whose.is_empty() { String::new() } else { format!(" ({})", whose.join(", ")) };
         let time = self.at.strftime("%Y-%m-%d %H:%M:%SZ");
         let took = took.unwrap_or_default();
-        safe_line(&format!("{time} {}{what}: {how}{took}{task}", self.tool))
+        safe_line(&format!("{time} {}{what}: {how}{took}{whose}", self.tool))
+    }
+}
+
+/// The tool that is called, once: its name may have its type and namespace in front already.
+fn tool(called: &Called<'_>) -> String {
+    let name = called.tool_name;
+    let name = ["action::", "data_collection::"].iter().find_map(|kind| name.strip_prefix(kind));
+    let name = name.unwrap_or(called.tool_name);
+    match called.namespace {
+        Some(namespace) => {
+            let own = name.strip_prefix(namespace).and_then(|rest| rest.strip_prefix("::"));
+            format!("{namespace}.{}", own.unwrap_or(name))
+        }
+        None => name.to_owned(),
     }
 }
 
@@ -202,7 +227,7 @@ impl Log {
     }
 
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
+        let mut line = escape_json(&serde_json::to_string(entry)?).into_owned().into_bytes();
         line.push(b'\n');
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes {
             self.put_aside()?;
@@ -263,6 +288,8 @@ mod tests {
         let called = Called {
             number: 7,
             task: None,
+            requester: Some("galaxy"),
+            key: Some("me"),
             agent_name: None,
             tool_name: "execute_command",
             namespace: Some("BashExecutor"),
@@ -283,6 +310,7 @@ mod tests {
             line.contains(r"BashExecutor.execute_command df -h\u{1b}[2J: exit 3 in "),
             "{line}"
         );
+        assert!(line.ends_with(" (for galaxy, with the key me)"), "{line}");
         let digest = entry(r#"{"command":"df -h"}"#, ended(), RecordMode::Digest);
         let known = "798339512a506f29d1c0b37e9e8cbaec68357873a3b840c9b10379d6632cbae2";
         assert_eq!((digest.command, digest.sha256.as_deref()), (None, Some(known)));

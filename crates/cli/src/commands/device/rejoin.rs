@@ -20,14 +20,13 @@ pub(super) async fn run(args: DeviceRejoin, global: Global) -> Ended {
         true => Serving::read(&StateFolder::new(global.state_dir)?).ok(),
         false => None,
     };
-    let (server, pin) = match serving {
-        Some(serving) => (serving.server()?, serving.pin()?),
-        None => (target.server, pin),
-    };
+    // A tunnel to another server ends on this machine too: that one has another key.
+    let own = serving.filter(|serving| serving.pin().is_ok_and(|own| own == pin));
+    let server = own.map_or(Ok(target.server), |own| own.server())?;
     print_line(&device_line(&server, &allowed.token.into(), pin))?;
     let id = safe_line(&args.id);
     say!(
-        "Type it on the machine of '{id}', with --id {id}, until {}; it replaces what opened for this id.",
+        "Type it on the machine of '{id}', with --id {id}, until {}; it replaces the key pair that opened for this id.",
         allowed.expires_at
     );
     Ok(Code::COMPLETED)

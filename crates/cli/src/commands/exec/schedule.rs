@@ -14,6 +14,9 @@ use super::{Asked, Show, Submit, Teller, one, print_id, say_not_submitted, waiti
 use crate::output::Spinner;
 use crate::{Code, Failure};
 
+/// Why it was not started on a device after Ctrl-C.
+pub(super) const CANCELLED_BEFORE: &str = "not started, since it was cancelled before";
+
 /// What is to be run on each device, and in which order.
 pub(super) struct Schedule<'a> {
     pub(super) submit: Submit<'a>,
@@ -42,6 +45,7 @@ impl Schedule<'_> {
                 let Some(device) = queue.pop_front() else { break };
                 match self.submitted(&device, self.asked.input, recap)? {
                     Ok(task) => {
+                        recap.begun(&device);
                         let teller = Teller::new(device, &screen, &notices, self.show, self.stop);
                         running.push(one(teller, task, self.stop, self.asked, self.submit));
                     }
@@ -58,11 +62,14 @@ impl Schedule<'_> {
             } else {
                 screen.spinner().clear();
             }
-            let code = teller.show_outcome(&followed).await?;
-            recap.ended(&teller.device, &followed, code);
+            let (code, own) = teller.show_outcome(&followed).await?;
+            recap.ended(&teller.device, code, own);
             worst = worst.max(code);
         }
         screen.spinner().clear();
+        if self.stop.is_cancelled() && !queue.is_empty() {
+            worst = worst.max(Code::EXEC_CANCELLED);
+        }
         for device in queue {
             self.not_started(&device, recap)?;
         }
@@ -79,7 +86,10 @@ impl Schedule<'_> {
         let (mut submitted, mut worst) = (Vec::new(), Code::COMPLETED);
         for device in devices {
             match self.submitted(&device, false, recap)? {
-                Ok(task) => submitted.push((device, task)),
+                Ok(task) => {
+                    recap.begun(&device);
+                    submitted.push((device, task));
+                }
                 Err(code) => worst = worst.max(code),
             }
         }
@@ -93,8 +103,8 @@ impl Schedule<'_> {
                 Err(followed) => {
                     let screen = Screen::new(Spinner::new(""), self.show.escapes);
                     let mut teller = Teller::new(device, &screen, &notices, self.show, self.stop);
-                    let code = teller.show_outcome(&followed).await?;
-                    recap.ended(&teller.device, &followed, code);
+                    let (code, own) = teller.show_outcome(&followed).await?;
+                    recap.ended(&teller.device, code, own);
                     worst = worst.max(code);
                 }
             }
@@ -125,12 +135,11 @@ impl Schedule<'_> {
 
     fn not_started(&self, device: &ClientId, recap: &mut Recap) -> anyhow::Result<()> {
         let why = match self.stop.is_cancelled() {
-            true => "not started, since it was cancelled before".to_owned(),
+            true => CANCELLED_BEFORE.to_owned(),
             false => format!("not started, since it failed on {} before", recap.failures()),
         };
         recap.not_started(device);
-        let failure = Failure { code: Code::EXEC_NEVER_SENT, error: anyhow::Error::msg(why) };
         // The recap names it; a line for each would hide the others.
-        super::show_not_submitted(device, &failure, self.show)
+        super::show_not_started(device, why, self.show)
     }
 }

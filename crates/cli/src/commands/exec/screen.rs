@@ -1,6 +1,8 @@
 //! Where the output of commands goes: byte for byte, unless somebody looks at it. On a terminal what would drive it is
 //! escaped, colour and style excepted; of several devices whole lines are shown, with their labels.
 
+#[cfg(target_os = "linux")]
+use std::io::IoSlice;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
@@ -11,12 +13,12 @@ use tokio::sync::Mutex;
 use crate::output::{CYAN, Spinner, is_unsafe};
 
 /// The longest line that is held back until its end is there, and the longest sequence that may be a style.
-const MAX_LINE: usize = 64 * 1024;
+const MAX_LINE: usize = 1024 * 1024;
 const MAX_STYLE: usize = 64;
 
 /// Standard output and standard error, for all devices.
 #[derive(Clone)]
-pub(super) struct Screen(Arc<Shared>);
+pub(in crate::commands) struct Screen(Arc<Shared>);
 
 struct Shared {
     spinner: Spinner,
@@ -27,7 +29,7 @@ struct Shared {
 
 impl Screen {
     /// With `escapes` what is shown is escaped or not, whatever it is shown on.
-    pub(super) fn new(spinner: Spinner, escapes: Option<bool>) -> Self {
+    pub(in crate::commands) fn new(spinner: Spinner, escapes: Option<bool>) -> Self {
         let terminals = [io::stdout().is_terminal(), io::stderr().is_terminal()];
         let is_coloured = |choice| choice != anstream::ColorChoice::Never;
         let styles = [
@@ -45,12 +47,12 @@ impl Screen {
         }))
     }
 
-    pub(super) fn spinner(&self) -> &Spinner {
+    pub(in crate::commands) fn spinner(&self) -> &Spinner {
         &self.0.spinner
     }
 
     /// The way to it of one stream of a device, labelled if there are several.
-    pub(super) fn view(&self, channel: Channel, label: Option<&str>) -> View {
+    pub(in crate::commands) fn view(&self, channel: Channel, label: Option<&str>) -> View {
         let style = if self.0.styles[channel as usize] { CYAN } else { anstyle::Style::new() };
         View {
             screen: self.clone(),
@@ -67,13 +69,44 @@ impl Screen {
         }
         self.0.spinner.clear();
         let mut end = self.0.ends[channel as usize].lock().await;
-        end.write_all(bytes).await?;
+        let taken = write_at_once(channel, bytes)?;
+        let rest = bytes.get(taken..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        end.write_all(rest).await?;
         end.flush().await
     }
 }
 
+/// Writes as much as an end takes without waiting, and returns how much that was. Mostly it is all, and a thread to wait in
+/// would cost more than to write it.
+#[cfg(target_os = "linux")]
+fn write_at_once(channel: Channel, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+
+    /// Where the end stands, rather than an offset.
+    const HERE: u64 = u64::MAX;
+
+    let end = match channel {
+        Channel::Stdout => rustix::stdio::stdout(),
+        Channel::Stderr => rustix::stdio::stderr(),
+    };
+    match pwritev2(end, &[IoSlice::new(bytes)], HERE, ReadWriteFlags::NOWAIT) {
+        Ok(count) => Ok(count),
+        // It is full, or terminals and older systems know no such thing.
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_at_once(_channel: Channel, _bytes: &[u8]) -> io::Result<usize> {
+    Ok(0)
+}
+
 /// One stream of one device, on its way to the screen.
-pub(super) struct View {
+pub(in crate::commands) struct View {
     screen: Screen,
     channel: Channel,
     label: Option<String>,
@@ -84,40 +117,44 @@ pub(super) struct View {
 
 impl View {
     /// Shows what was written.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(in crate::commands) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let escaped = self.escape.as_mut().map(|escape| escape.push(bytes));
         let bytes = escaped.as_ref().map_or(bytes, |escaped| escaped.as_bytes());
         match &self.label {
             None => self.screen.write(self.channel, bytes).await,
             Some(label) => {
-                let lines = labelled(label, &mut self.line, bytes);
+                let lines = labelled(label, &mut self.line, bytes, self.escape.is_some());
                 self.screen.write(self.channel, &lines).await
             }
         }
     }
 
     /// Shows what is left at the end.
-    pub(super) async fn finish(&mut self) -> io::Result<()> {
+    pub(in crate::commands) async fn finish(&mut self) -> io::Result<()> {
         let rest = self.escape.as_mut().map(Escape::finish).unwrap_or_default();
         let Some(label) = &self.label else {
             return self.screen.write(self.channel, rest.as_bytes()).await;
         };
-        let mut lines = labelled(label, &mut self.line, rest.as_bytes());
+        let is_escaped = self.escape.is_some();
+        let mut lines = labelled(label, &mut self.line, rest.as_bytes(), is_escaped);
         if !self.line.is_empty() {
-            lines.extend(labelled(label, &mut self.line, b"\n"));
+            lines.extend(labelled(label, &mut self.line, b"\n", is_escaped));
         }
         self.screen.write(self.channel, &lines).await
     }
 }
 
-/// The lines that are whole now, each behind its label.
-fn labelled(label: &str, line: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
+/// The lines that are whole now, each behind its label. Where output is escaped, what would go back over the label is too.
+fn labelled(label: &str, line: &mut Vec<u8>, bytes: &[u8], is_escaped: bool) -> Vec<u8> {
     let mut lines = Vec::new();
     for part in bytes.split_inclusive(|byte| *byte == b'\n') {
         line.extend_from_slice(part);
         let is_long = line.len() > MAX_LINE;
         if line.ends_with(b"\n") || is_long {
             lines.extend_from_slice(label.as_bytes());
+            if is_escaped && line.contains(&b'\r') {
+                *line = without_returns(line);
+            }
             lines.append(line);
             if is_long && !lines.ends_with(b"\n") {
                 lines.push(b'\n');
@@ -125,6 +162,14 @@ fn labelled(label: &str, line: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
         }
     }
     lines
+}
+
+/// A line with all carriage returns escaped but one at its end.
+fn without_returns(line: &[u8]) -> Vec<u8> {
+    let end = if line.ends_with(b"\r\n") { line.len() - 2 } else { line.len() };
+    let (text, end) = line.split_at(end);
+    let escaped: Vec<_> = text.split(|byte| *byte == b'\r').collect();
+    [&escaped.join(&b"\\r"[..]), end].concat()
 }
 
 /// Escapes what would drive a terminal, in pieces.
@@ -249,6 +294,13 @@ mod tests {
     }
 
     #[test]
+    fn a_line_cannot_go_back_over_its_label() {
+        let lines = |escaped| labelled("[a] ", &mut Vec::new(), b"\r[b] forged\r\nx\r\n", escaped);
+        assert_eq!(lines(true), b"[a] \\r[b] forged\r\n[a] x\r\n");
+        assert_eq!(lines(false), b"[a] \r[b] forged\r\n[a] x\r\n");
+    }
+
+    #[test]
     fn a_terminal_sees_colours_and_nothing_else_that_drives_it() {
         assert_eq!(escaped(b"a\x1b[1;31mred\x1b[0m\tb\r\n"), "a\x1b[1;31mred\x1b[0m\tb\r\n");
         assert_eq!(escaped(b"\x1b[2J\x1b]0;t\x07\x08"), r"\u{1b}[2J\u{1b}]0;t\u{7}\u{8}");
@@ -262,11 +314,11 @@ mod tests {
     fn lines_of_several_devices_are_whole() {
         let (mut line, mut out) = (Vec::new(), Vec::new());
         for piece in ["one\ntw", "o", "\n\n", "three"] {
-            out.extend(labelled("[a] ", &mut line, piece.as_bytes()));
+            out.extend(labelled("[a] ", &mut line, piece.as_bytes(), false));
         }
         assert_eq!(String::from_utf8(out).unwrap(), "[a] one\n[a] two\n[a] \n");
         assert_eq!(line, b"three");
-        let long = labelled("", &mut Vec::new(), &[b'x'; MAX_LINE + 1]);
+        let long = labelled("", &mut Vec::new(), &vec![b'x'; MAX_LINE + 1], false);
         assert_eq!(long.len(), MAX_LINE + 2, "in bounded memory");
     }
 }

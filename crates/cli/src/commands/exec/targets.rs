@@ -20,6 +20,9 @@ pub(crate) const TAG: &str = "tag:";
 /// What makes a pattern of an id.
 const PATTERN: [char; 4] = ['*', '?', '[', '{'];
 
+/// The longest pattern, in bytes.
+const MAX_PATTERN: usize = 200;
+
 /// The most devices or tags that are named where a pattern fits none.
 const MAX_NAMED: usize = 30;
 
@@ -122,6 +125,11 @@ impl Wanted {
             None => (false, text),
         };
         anyhow::ensure!(!pattern.is_empty(), "--on {text:?}: which tag?");
+        // What is made of a longer one could be too large to be searched for.
+        anyhow::ensure!(
+            pattern.len() <= MAX_PATTERN,
+            "--on: a pattern has {MAX_PATTERN} bytes at most"
+        );
         let glob = GlobBuilder::new(pattern).build();
         let glob = glob.map_err(|error| anyhow!("--on {text:?}: {}", error.kind()))?;
         let (text, glob) = (pattern.to_owned(), glob.compile_matcher());
@@ -235,7 +243,9 @@ mod tests {
             assert!(error.starts_with(expected), "{error}");
             assert_eq!(failure.code, Code::EXEC_UNREACHABLE);
         }
-        for bad in ["web-[", "tag:", "{a"] {
+        let (deep, long) = ("{".repeat(MAX_PATTERN + 1), "*".repeat(MAX_PATTERN + 1));
+        assert!(Wanted::read(&"*".repeat(MAX_PATTERN), &known).is_ok());
+        for bad in ["web-[", "tag:", "{a", &deep, &long] {
             assert!(Wanted::read(bad, &known).is_err(), "{bad}");
         }
     }

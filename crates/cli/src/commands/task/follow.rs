@@ -9,27 +9,36 @@ use constellation::{Step, StepStatus};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::super::exec::screen::Screen;
 use super::super::follow::show_step;
 use super::super::tasks::between;
+use super::output::{Kept, Outputs};
 use crate::api::{Api, Listed, Step as TaskStep, Task, TaskId};
-use crate::output::Spinner;
+use crate::output::{Spinner, safe_line};
 use crate::{Code, Failure};
 
 /// How often it is looked for a new step.
-const PACE: Duration = Duration::from_secs(1);
+pub(super) const PACE: Duration = Duration::from_secs(1);
 
 /// The longest wait for the end in one request.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// How long a server may be away meanwhile.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The most of what a step returned that a line for programs repeats, in characters; the rest comes with the end.
 const HEAD_CHARS: usize = 400;
 
-/// Shows the steps until the task is over.
-pub(super) async fn until_over(api: &Api<'_>, id: TaskId, as_json: bool) -> Result<Task, Failure> {
+/// Shows the steps until the task is over; with `output` also all that their commands write. Whether some of that is there
+/// no more.
+pub(super) async fn until_over(
+    api: &Api<'_>,
+    id: TaskId,
+    as_json: bool,
+    output: bool,
+) -> Result<(Task, bool), Failure> {
     let mut shown = Shown::new(as_json);
+    let outputs = output.then(|| Outputs::new(api, id, shown.screen.clone()));
     let mut away_since: Option<Instant> = None;
     let mut looked = api.task(id).await;
     loop {
@@ -49,9 +58,17 @@ pub(super) async fn until_over(api: &Api<'_>, id: TaskId, as_json: bool) -> Resu
         if away_since.take().is_some() {
             shown.back();
         }
+        if let Some(outputs) = &outputs
+            && shown.tell_output(outputs, &task).await?
+            && !task.is_over()
+        {
+            // It took a while.
+            looked = api.task(id).await;
+            continue;
+        }
         shown.tell(&task);
         if task.is_over() {
-            return Ok(task);
+            return Ok((task, shown.is_cut));
         }
         looked = tokio::select! {
             over = api.wait(id, WAIT) => over,
@@ -76,7 +93,11 @@ async fn until_changed(api: &Api<'_>, known: &Task) -> Result<(), Failure> {
 
 /// What was told already.
 struct Shown {
-    spinner: Option<Spinner>,
+    screen: Option<Screen>,
+    /// Of how many steps the output was shown.
+    written: usize,
+    /// Whether some of it was there no more.
+    is_cut: bool,
     begun: usize,
     ended: usize,
     is_away: bool,
@@ -84,12 +105,33 @@ struct Shown {
 
 impl Shown {
     fn new(as_json: bool) -> Self {
-        let spinner = (!as_json).then(|| Spinner::new("looking"));
-        Self { spinner, begun: 0, ended: 0, is_away: false }
+        let screen = (!as_json).then(|| Screen::new(Spinner::new("looking"), None));
+        Self { screen, written: 0, is_cut: false, begun: 0, ended: 0, is_away: false }
+    }
+
+    fn spinner(&self) -> Option<&Spinner> {
+        self.screen.as_ref().map(Screen::spinner)
+    }
+
+    /// Shows what the commands of steps have written of which that was not shown yet. Whether there were any.
+    async fn tell_output(&mut self, outputs: &Outputs<'_>, task: &Task) -> Result<bool, Failure> {
+        let before = self.written;
+        for step in task.steps.iter().skip(before) {
+            let mut kept = outputs.show(step).await?;
+            if kept == Kept::None {
+                if step.settled_at.is_none() {
+                    break;
+                }
+                kept = outputs.show_results(step).await?;
+            }
+            self.is_cut |= kept != Kept::All;
+            self.written += 1;
+        }
+        Ok(self.written > before)
     }
 
     fn tell(&mut self, task: &Task) {
-        if let Some(spinner) = &self.spinner {
+        if let Some(spinner) = self.spinner() {
             spinner.say(&super::super::tasks::state(task));
         }
         for (at, step) in task.steps.iter().enumerate() {
@@ -104,7 +146,7 @@ impl Shown {
     }
 
     fn tell_step(&self, step: &Step) {
-        match &self.spinner {
+        match self.spinner() {
             Some(spinner) => show_step(spinner, step),
             None => say_json(&serde_json::json!({"event": "progress", "step": step})),
         }
@@ -122,14 +164,14 @@ impl Shown {
     }
 
     fn line(&self, event: &str, text: &str) {
-        match &self.spinner {
-            Some(spinner) => spinner.line(&crate::output::safe(text)),
+        match self.spinner() {
+            Some(spinner) => spinner.line(&safe_line(text)),
             None => say_json(&serde_json::json!({"event": event, "text": text})),
         }
     }
 }
 
-fn say_json(said: &serde_json::Value) {
+pub(super) fn say_json(said: &serde_json::Value) {
     say!("{}", escape_json(&said.to_string()));
 }
 

@@ -1,6 +1,7 @@
 //! `flightdeck task`: one task, which is named by the beginning of its id.
 
 mod follow;
+mod output;
 mod show;
 
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use super::follow::{ended_line, print_ending};
 use crate::api::{Api, Listed, Task};
-use crate::args::{Global, OneTask, TaskCommand};
+use crate::args::{FollowTask, Global, OneTask, TaskCommand};
 use crate::connect::Target;
 use crate::ending::{Ending, results};
 use crate::output::{RED, print_json};
@@ -21,7 +22,7 @@ const CANCEL_WAIT: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(command: TaskCommand, global: Global) -> Ended {
     let (TaskCommand::Show(args)
-    | TaskCommand::Follow(args)
+    | TaskCommand::Follow(FollowTask { task: args, .. })
     | TaskCommand::Cancel(args)
     | TaskCommand::Result(args)) = &command;
     let target = Target::new(args.client.clone(), &global)?;
@@ -29,9 +30,20 @@ pub(crate) async fn run(command: TaskCommand, global: Global) -> Ended {
     let task = api.find(&args.id).await?;
     match &command {
         TaskCommand::Show(args) => show::run(&api, task.id, args.json).await,
-        TaskCommand::Follow(args) => {
-            let task = follow::until_over(&api, task.id, args.json).await?;
+        TaskCommand::Follow(FollowTask { from: None, .. }) => {
+            let (task, _) = follow::until_over(&api, task.id, args.json, false).await?;
             print_end(&task, args.json)
+        }
+        TaskCommand::Follow(FollowTask { from: Some(_), .. }) => {
+            let (task, is_cut) = follow::until_over(&api, task.id, args.json, true).await?;
+            let cut = |code| if is_cut && code == Code::COMPLETED { Code::FAILED } else { code };
+            if args.json {
+                return print_end(&task, true).map(cut);
+            }
+            // Standard output is the commands' own.
+            let ending = ending(&task);
+            print_ending(&ending, None)?;
+            Ok(cut(code_of(&task, ending.code())))
         }
         TaskCommand::Cancel(args) => cancel(&api, &task, args).await,
         TaskCommand::Result(args) => {

@@ -175,6 +175,7 @@ impl Bench {
             },
             commands: self.commands,
             journal: self.journal.clone(),
+            spool: crate::SpoolSettings::default(),
             finish_time: Duration::from_secs(2),
             request: None,
             task_name: None,
@@ -284,6 +285,7 @@ impl Wire {
             features: features.to_vec(),
             server: "test".to_owned(),
             connection: "c".to_owned(),
+            next_key: None,
             resumed: features.contains(&Feature::Ack).then_some(resumed),
         };
         self.send(&confirm(ResponseId::new("r").unwrap(), "t".to_owned(), Some(&granted)));

@@ -222,7 +222,7 @@ impl Given {
         let hiding = walk.filter(|_| hides).map_or(&[][..], |walk| walk.hides);
         let added = [walk.map_or(&[][..], |walk| walk.adds), hiding].concat();
         let mut added = added.into_iter().map(str::to_owned).collect::<Vec<_>>();
-        let paths = self.or_here(paths, absent)?;
+        let paths = self.or_here(paths, absent, place.has_input)?;
         let resolved =
             paths.iter().map(|path| entry(self.command, path, accept, walk.is_some(), place));
         let resolved = resolved.collect::<Result<Vec<_>, _>>()?;
@@ -243,9 +243,15 @@ impl Given {
         walk.filter(|walk| walk.options.is_empty() || self.one_of(walk.options).is_some())
     }
 
-    fn or_here(&self, paths: &[String], absent: Absent) -> Result<Vec<String>, Refusal> {
+    fn or_here(
+        &self,
+        paths: &[String],
+        absent: Absent,
+        has_input: bool,
+    ) -> Result<Vec<String>, Refusal> {
         match absent {
             _ if !paths.is_empty() => Ok(paths.to_vec()),
+            Absent::Input if has_input => Ok(vec![]),
             Absent::Input => Err(Refusal::NoInput { command: self.command.name }),
             Absent::Here => Ok(vec![".".to_owned()]),
             Absent::Nothing => Ok(vec![]),
@@ -282,6 +288,9 @@ pub(super) fn entry(
     place: &Place<'_>,
 ) -> Result<String, Refusal> {
     let name = command.name;
+    if path == "-" && place.has_input {
+        return Ok(path.to_owned());
+    }
     if path == "-" {
         return Err(Refusal::NoInput { command: name });
     }

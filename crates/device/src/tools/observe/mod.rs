@@ -7,7 +7,7 @@
 //! It must not know how programs are run, who asks, or how answers travel. It relies on its
 //! caller for three things:
 //! - The program gets a scrubbed environment (`LC_ALL=C.UTF-8` or `C`, no `POSIXLY_CORRECT`, `TZ`,
-//!   `PS_*`, `LS_*` or `LD_*`), an empty standard input, and limits on time, memory and output.
+//!   `PS_*`, `LS_*` or `LD_*`), a standard input that is empty or its requester's, and limits on time, memory and output.
 //! - The program runs in the folder that `check` was given.
 //! - A small race remains: paths are resolved here and opened later, so someone who can already
 //!   change folders below a root could swap one for a symbolic link in between. None of the
@@ -84,12 +84,13 @@ impl Observe {
     }
 
     /// Splits `command` into words as a POSIX shell would, but expands nothing, and checks them.
-    /// Relative paths start from `cwd`, which `check_cwd` or `default_cwd` gave.
-    pub fn check(&self, command: &str, cwd: &Path) -> Result<Program, Refusal> {
+    /// Relative paths start from `cwd`, which `check_cwd` or `default_cwd` gave. `has_input` says whether the caller
+    /// sends standard input: a command that names no file reads that then.
+    pub fn check(&self, command: &str, cwd: &Path, has_input: bool) -> Result<Program, Refusal> {
         let words = words::split(command)?;
         let (name, rest) = words.split_first().ok_or(Refusal::Empty)?;
         let command = known(name)?;
-        let place = Place::new(&self.bounds, cwd);
+        let place = Place::new(&self.bounds, cwd, has_input);
         let args = arguments::checked(command, rest, &place)?;
         let path = installed(command.name)?;
         let (named, reads_below) = place.taken();

@@ -62,7 +62,7 @@ impl Tree {
 
     /// Gives the arguments, one per line.
     fn args(&self, observe: &Observe, line: &str) -> Result<String, Refusal> {
-        observe.check(&self.fill(line), &self.home).map(|program| program.args.join("\n"))
+        observe.check(&self.fill(line), &self.home, false).map(|program| program.args.join("\n"))
     }
 
     fn accepts(&self, observe: &Observe, line: &str, args: &[&str]) {
@@ -81,7 +81,7 @@ impl Tree {
     }
 
     fn run(&self, observe: &Observe, line: &str) -> String {
-        let program = observe.check(&self.fill(line), &self.home);
+        let program = observe.check(&self.fill(line), &self.home, false);
         let program = program.unwrap_or_else(|refusal| panic!("{line}: {refusal}"));
         let mut command = Command::new(&program.path);
         command.args(&program.args).current_dir(&self.home).env_clear().env("LC_ALL", "C.UTF-8");
@@ -459,6 +459,26 @@ fn options_that_are_not_listed_are_refused() {
 }
 
 #[test]
+fn input_that_the_caller_sends_is_read_where_no_file_is_named() {
+    let tree = Tree::new();
+    let observe = tree.by_default();
+    let args = |line: &str| {
+        let program = observe.check(&tree.fill(line), &tree.home, true);
+        program.map(|program| program.args)
+    };
+    for (line, expected) in [
+        ("cat", &[][..]),
+        ("wc -l", &["-l"]),
+        ("cat -", &["--", "-"]),
+        ("grep x", &["--", "x"]),
+        ("head -n 3", &["-n", "3"]),
+    ] {
+        assert_eq!(args(line).unwrap(), expected, "{line}");
+    }
+    assert!(args("cat /etc/shadow").is_err() && args("cat - /etc/shadow").is_err());
+}
+
+#[test]
 fn missing_words_are_told() {
     let tree = Tree::new();
     for (line, reason) in [
@@ -562,7 +582,7 @@ fn facts_may_be_read_from_anywhere() {
     let observe = Observe::new(&[], None);
     let root = observe.default_cwd();
     assert_eq!(root, Path::new("/"));
-    let args = |line| observe.check(line, &root).map(|program| program.args);
+    let args = |line| observe.check(line, &root, false).map(|program| program.args);
     assert_eq!(args("cat /proc/meminfo").unwrap(), ["--", "/proc/meminfo"]);
     assert!(args("cat /etc/os-release etc/os-release").is_ok());
     assert!(args("df -h /").is_ok());
@@ -589,7 +609,7 @@ fn what_could_block_is_refused() {
 #[test]
 fn the_whole_system_is_not_walked() {
     let observe = Observe::new(&[PathBuf::from("/")], None);
-    let check = |line| observe.check(line, Path::new("/"));
+    let check = |line| observe.check(line, Path::new("/"), false);
     for line in ["find", "find / -maxdepth 1", "du /", "grep -r x .", "ls -R /etc/.."] {
         assert!(matches!(check(line), Err(Refusal::WholeSystem { .. })), "{line}");
     }
@@ -615,21 +635,21 @@ fn folders_to_run_in_are_checked() {
         let refusal = observe.check_cwd(Path::new(path)).unwrap_err();
         assert_shown(&refusal, path, "is not among what may be read");
     }
-    assert!(observe.check("ls", Path::new("/etc")).is_err());
-    assert!(observe.check("cat passwd", Path::new("/etc")).is_err());
+    assert!(observe.check("ls", Path::new("/etc"), false).is_err());
+    assert!(observe.check("cat passwd", Path::new("/etc"), false).is_err());
 }
 
 #[test]
 fn roots_need_to_be_named_in_earnest() {
     let of_root = Observe::new(&[], Some(PathBuf::from("/")));
-    assert!(of_root.check("cat /etc/passwd", Path::new("/")).is_err());
+    assert!(of_root.check("cat /etc/passwd", Path::new("/"), false).is_err());
     let of_none =
         Observe::new(&[PathBuf::from("absent"), PathBuf::new()], Some(PathBuf::from("/tmp")));
     assert_eq!(of_none.default_cwd(), Path::new("/"));
-    assert!(of_none.check("ls /tmp", Path::new("/")).is_err());
+    assert!(of_none.check("ls /tmp", Path::new("/"), false).is_err());
     let later = Observe::new(&[PathBuf::from("/absent-root"), std::env::temp_dir()], None);
     assert_eq!(later.default_cwd(), std::env::temp_dir().canonicalize().unwrap());
-    assert!(later.check("cat /absent-root/x", Path::new("/")).is_ok());
+    assert!(later.check("cat /absent-root/x", Path::new("/"), false).is_ok());
 }
 
 #[test]

@@ -24,13 +24,15 @@ const MAX_DIGITS: usize = 18;
 pub(super) struct Place<'a> {
     pub(super) bounds: &'a Bounds,
     pub(super) cwd: &'a Path,
+    /// Whether there is standard input to read.
+    pub(super) has_input: bool,
     named: RefCell<Vec<Named>>,
     reads_below: Cell<bool>,
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn new(bounds: &'a Bounds, cwd: &'a Path) -> Self {
-        Self { bounds, cwd, named: RefCell::default(), reads_below: Cell::default() }
+    pub(super) fn new(bounds: &'a Bounds, cwd: &'a Path, has_input: bool) -> Self {
+        Self { bounds, cwd, has_input, named: RefCell::default(), reads_below: Cell::default() }
     }
 
     /// Notes that the command reads all files below the folders that it names.

@@ -40,6 +40,20 @@ fn the_bytes_of_a_text_are_counted_whatever_its_escapes() {
     }
 }
 
+#[test]
+fn a_question_for_what_was_kept_is_read_as_it_was_written() {
+    let asked = ReadSpool { id: 1 << 40, stream: Channel::Stdout, from: 1 << 41 };
+    let result = asked.to_result();
+    assert_eq!(ReadSpool::of(Some(&result)), Some(asked));
+    assert_eq!(Downstream::of(Some(&result)), None, "no requester asks so");
+    for chunks in [vec![chunk(), Chunk { data: Data::of(b"\xff"), ..chunk() }], Vec::new()] {
+        let spooled = Spooled { id: 1 << 40, chunks };
+        let metadata = spooled.to_metadata();
+        assert_eq!(Spooled::of(Some(&metadata)), Some(spooled));
+        assert_eq!(Upstream::of(Some(&metadata)), None, "no requester gets it");
+    }
+}
+
 fn chunk() -> Chunk {
     Chunk {
         call_id: CallId::new("c1").ok(),

@@ -454,6 +454,7 @@ async fn the_sections_of_an_mcp_yaml_say_who_is_offered_what() {
             agent_name: agent.map(str::to_owned),
             root_name: root.map(str::to_owned),
             session_id: None,
+            ..Caller::default()
         };
         host.namespaces(&caller).collect::<Vec<_>>().join(" ")
     };
