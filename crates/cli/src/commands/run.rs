@@ -4,7 +4,7 @@ use std::io::Read;
 
 use aip::visible::escape_json;
 use anyhow::{Context, bail};
-use constellation::{ClientId, Constellation, NewTask, Task, TaskEvent};
+use constellation::{ClientId, Constellation, NewTask, Streams, Task, TaskEvent};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +66,8 @@ async fn submit(
         task_name: args.task_name.clone(),
         command_timeout: args.command_timeout.map(|timeout| timeout.0),
         on_disconnect: on_disconnect(&constellation, target, args.detach)?,
+        // Who leaves can read later what its commands write.
+        streams: Streams { spool: args.detach && constellation.may_stream(), ..Streams::default() },
         ..NewTask::new(on, text)
     };
     let task = constellation.submit(task).map_err(Failure::unreachable)?;

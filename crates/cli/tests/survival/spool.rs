@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::common::{Process, Server, http_client, within};
+use crate::common::{Process, Server, http_client, plan_of, within};
 
 /// What the API answers about a task's output.
 struct Answer {
@@ -107,6 +107,17 @@ async fn it_outlives_server_and_device() {
     let server = server.start_again().await;
     let _device = server.device("box", &["--exec", "shell"]).await;
     assert!(bytes_of(from_start(&server, &task)).await.stdout == noise);
+}
+
+#[tokio::test]
+async fn each_command_of_a_detached_plan_has_its_own() {
+    let server = Server::start().await;
+    let _device = server.device("box", &["--exec", "shell"]).await;
+    let plan = plan_of(&["echo one", "seq 1 200000 | tail -c 20; echo two >&2"]);
+    let task = server.run(&["run", "--detach", "--on", "box", &plan]).await.stdout;
+    let followed = bytes_of(from_start(&server, task.trim())).await;
+    assert_eq!(followed.stdout, b"one\n99998\n199999\n200000\n");
+    assert!(String::from_utf8_lossy(&followed.stderr).contains("two\n"));
 }
 
 #[tokio::test]
