@@ -335,6 +335,7 @@ impl Executor {
                         ..self.about(&run.job)
                     };
                     outbox.push_in_turn(message.encode(), || {}).await;
+                    flow.gather().await;
                 }
                 None => flow.news().await,
             }

@@ -19,6 +19,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How long it is waited for more output behind some that was said, and how much of it is enough.
+const GATHER_TIME: Duration = Duration::from_millis(1);
+const GATHER_BYTES: usize = MAX_CHUNK_BYTES / 2;
+
 /// Least time between two repeats that were asked for.
 const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -290,6 +294,30 @@ impl Flow {
     /// Waits until there may be a connection to say something on.
     pub(crate) async fn another_connection(&self) {
         self.0.news.notified().await;
+    }
+
+    /// Behind something that was said: waits a moment for more, since many programs write little at a time, and each
+    /// message costs three processes something. Not while there is much to say, or something that is waited for.
+    pub(crate) async fn gather(&self) {
+        let much = async {
+            loop {
+                let news = self.0.news.notified();
+                if self.has_much() {
+                    return;
+                }
+                news.await;
+            }
+        };
+        let _in_time = tokio::time::timeout(GATHER_TIME, much).await;
+    }
+
+    fn has_much(&self) -> bool {
+        let much = GATHER_BYTES.min(self.0.streams.window() as usize / 2);
+        let state = self.lock();
+        let unsaid = || state.sides.iter().flat_map(|side| side.kept.iter().skip(side.said));
+        state.input.is_news
+            || unsaid().any(|piece| piece.is_end)
+            || unsaid().map(|piece| piece.bytes.len()).sum::<usize>() >= much
     }
 
     /// Waits until there may be something to say.

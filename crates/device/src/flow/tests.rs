@@ -102,6 +102,28 @@ async fn many_small_writes_are_one_piece_until_it_was_said() {
     assert_eq!(flow.next_input().await, Some(vec![b'y'; 100]));
 }
 
+#[tokio::test(start_paused = true)]
+async fn behind_some_output_more_is_gathered_but_much_and_the_end_go_at_once() {
+    let flow = flow(true, true);
+    let waits = async || {
+        let begun = Instant::now();
+        flow.gather().await;
+        begun.elapsed()
+    };
+    assert_eq!(told(&flow), Some((0, false)));
+    assert_eq!(waits().await, GATHER_TIME, "nothing comes");
+    flow.push(Channel::Stdout, b"little");
+    assert_eq!(waits().await, GATHER_TIME);
+    flow.push(Channel::Stderr, &[b'x'; WINDOW as usize / 2]);
+    assert_eq!(waits().await, Duration::ZERO);
+    assert_eq!(said(&flow).len(), 2);
+    input(&flow, 0, b"in", false);
+    assert_eq!(waits().await, Duration::ZERO, "who sends is told");
+    assert_eq!(told(&flow), Some((0, false)));
+    flow.push(Channel::Stdout, &[]);
+    assert_eq!(waits().await, Duration::ZERO);
+}
+
 /// Says what there is for ever, to somebody who takes it all.
 async fn pump(flow: &Flow, takes: bool) -> Infallible {
     loop {
