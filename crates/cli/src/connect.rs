@@ -74,7 +74,11 @@ impl Target {
             false => StateFolder::new(global.state_dir.clone())?.key()?,
         };
         let source = key_source(&values, &server, global);
-        Ok(Self { key, source, ..Self::joined(server, pin.map(Pins::fixed), None, values)? })
+        // Its certificate may be replaced while it runs.
+        let again = serving.clone();
+        let again = move || again.local().ok().and_then(|(_, pin)| pin);
+        let pins = pin.map(|pin| Pins::looked_up(pin, again));
+        Ok(Self { key, source, ..Self::joined(server, pins, None, values)? })
     }
 
     /// The same for who shows a key, whatever this user has logged in to.

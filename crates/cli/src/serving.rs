@@ -18,7 +18,7 @@ const NAME: &str = "serving.json";
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// The file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Serving {
     /// Where other machines reach the server.

@@ -107,13 +107,22 @@ async fn devices_and_orchestrators_work_over_tls_with_a_certificate_they_were_gi
 
 #[tokio::test]
 async fn the_greeting_of_a_server_behind_tls_is_what_works() {
-    let server = TlsServer::start().await;
+    let mut server = TlsServer::start().await;
     let greeting = server.process.stderr();
     let device = greeting.lines().find(|line| line.contains("flightdeck device")).unwrap();
     let words: Vec<_> = device.split_whitespace().skip(1).collect();
     let mut command = server.home.command(&words);
     let mut device = Process::start(command.env("FLIGHTDECK_STATE_DIR", "state"));
     device.says("connected to wss://127.0.0.1").await;
+    // Also with another key pair.
+    let (certificate, key) = pair_of_this_machine();
+    put(&server.home, &certificate, &key);
+    server.process.says("the TLS certificate was replaced").await;
+    server.process.kill().await;
+    let port = server.port.to_string();
+    let again = ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--state-dir", "state"];
+    let _again = server.home.start(&[&["serve", "--port", &port][..], &again].concat());
+    device.says_times("connected to wss://127.0.0.1", 2).await;
 }
 
 #[tokio::test]
