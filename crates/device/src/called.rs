@@ -7,13 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use aip::message::exit_code;
 use aip::{Command, Payload, SessionId};
-use serde::Deserialize;
 
 use crate::tools::{Caller, Returned};
-
-/// The largest result in which an exit code is looked for, in bytes.
-const MAX_LOOKED_AT: usize = 256 * 1024;
 
 /// A call of a tool, at one moment. All of it is a stranger's text.
 #[derive(Debug, Clone)]
@@ -121,14 +118,4 @@ impl Begun<'_> {
         };
         (self.tell)(&Called { namespace, state, ..self.called });
     }
-}
-
-/// The exit code in the result of a command.
-fn exit_code(result: &Payload) -> Option<i64> {
-    #[derive(Deserialize)]
-    struct Ran {
-        exit_code: i64,
-    }
-    let is_object = result.len() <= MAX_LOOKED_AT && result.as_str().starts_with('{');
-    is_object.then(|| result.parse::<Ran>().ok())?.map(|ran| ran.exit_code)
 }

@@ -19,7 +19,7 @@ pub(crate) struct Login {
     /// The address that was printed; - reads it from standard input
     #[arg(value_name = "URL", env = "FLIGHTDECK_LOGIN", hide_env_values = true)]
     pub(crate) join: Option<ApiKey>,
-    /// What to call the server here, for --server NAME [default: its host]
+    /// What to call the server here, for --server NAME [default: its host; with its port if another has that name]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Log in without TLS over a network that is trusted
