@@ -169,4 +169,5 @@ def main():
                 way.end()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::about::About;
 use crate::id::{CallId, SessionId};
+use crate::json_string;
 use crate::message::{
     ActionResult, ClientMessage, Command, ResultStatus, ServerMessage, ServerMessageType,
 };
@@ -101,9 +102,9 @@ fn decode<M: DeserializeOwned>(frame: &Bytes, limits: Limits) -> Result<M, Decod
     check_depth(frame, limits.depth)?;
     check_object(frame)?;
     // Checked once for the whole, the strings need not be checked one by one.
-    let text = std::str::from_utf8(frame)
+    let text = payload::text(frame)
         .map_err(|error| DecodeError::Invalid(format!("not UTF-8: {error}")))?;
-    payload::within(frame, || serde_json::from_str(text))
+    payload::carried(frame, text, |text| serde_json::from_str(text))
         .map_err(|error| explain::<M>(text, &error))
 }
 
@@ -168,10 +169,6 @@ pub fn check_depth(text: &[u8], limit: usize) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Strings up to this length are looked through for what needs an escape before they are written:
-/// ids and timestamps never have any.
-const SHORT_STRING_BYTES: usize = 64;
-
 /// What a frame says it is, off its first bytes, when [`encode_server`] wrote it; `None` for any other
 /// text. For those who count frames that others have encoded.
 #[must_use]
@@ -181,80 +178,6 @@ pub fn kind_of_server(frame: &[u8]) -> Option<ServerMessageType> {
         word.strip_prefix(kind.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b"\""))
     };
     ServerMessageType::ALL.iter().copied().find(is)
-}
-
-/// Writes one JSON string.
-pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
-    let is_plain = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
-    if text.len() <= SHORT_STRING_BYTES && text.as_bytes().iter().all(is_plain) {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-        return;
-    }
-    out.push(b'"');
-    let _long = write_escaped(out, text);
-    out.push(b'"');
-}
-
-/// Of which size an escape is that JSON needs for a control character without a short one.
-pub(crate) const LONG_ESCAPE: usize = 6;
-
-/// Writes a text with what JSON needs escaped in it, and returns how many of these escapes are [`LONG_ESCAPE`].
-pub(crate) fn write_escaped(out: &mut Vec<u8>, text: &str) -> usize {
-    let (mut rest, mut long) = (text.as_bytes(), 0);
-    while let Some(at) = position_to_escape(rest) {
-        let (plain, behind) = rest.split_at(at);
-        out.extend_from_slice(plain);
-        let Some((byte, behind)) = behind.split_first() else { break };
-        let short = match byte {
-            b'"' | b'\\' => *byte,
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            0x08 => b'b',
-            0x0c => b'f',
-            _ => {
-                let digit =
-                    |nibble: u8| char::from_digit(nibble.into(), 16).map_or(b'0', |c| c as u8);
-                out.extend_from_slice(&[
-                    b'\\',
-                    b'u',
-                    b'0',
-                    b'0',
-                    digit(byte >> 4),
-                    digit(byte & 15),
-                ]);
-                long += 1;
-                rest = behind;
-                continue;
-            }
-        };
-        out.extend_from_slice(&[b'\\', short]);
-        rest = behind;
-    }
-    out.extend_from_slice(rest);
-    long
-}
-
-/// Where the first byte is that cannot stand in a JSON string as it is. Looks at eight bytes at a time.
-fn position_to_escape(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    let is_bad = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (n, word) in words.iter().enumerate() {
-        let all = u64::from_le_bytes(*word);
-        // The high bit of each byte says whether it is zero; one behind such a byte may say so wrongly.
-        let zero = |all: u64| all.wrapping_sub(ONES) & !all & HIGH;
-        let control = all.wrapping_sub(ONES * 0x20) & !all & HIGH;
-        if control | zero(all ^ (ONES * 0x22)) | zero(all ^ (ONES * 0x5C)) != 0
-            && let Some(at) = word.iter().position(is_bad)
-        {
-            return Some(n * 8 + at);
-        }
-    }
-    rest.iter().position(is_bad).map(|at| words.len() * 8 + at)
 }
 
 /// Writes the members of one JSON object, the unset ones left out.
@@ -283,7 +206,7 @@ impl<'a> Object<'a> {
     }
 
     pub(crate) fn string(&mut self, key: &str, text: &str) {
-        write_string(self.key(key), text);
+        json_string::write(self.key(key), text);
     }
 
     pub(crate) fn number(&mut self, key: &str, number: u64) {
@@ -314,6 +237,17 @@ impl<'a> Object<'a> {
         if let Some(payload) = payload.filter(|payload| !payload.is_null()) {
             self.key(key).extend_from_slice(payload.as_bytes());
         }
+    }
+
+    /// The last member, left out if nothing is written for it.
+    fn last(mut self, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.out.len();
+        let start = self.key(key).len();
+        write(self.out);
+        if self.out.len() == start {
+            self.out.truncate(before);
+        }
+        self.close();
     }
 
     fn list<T>(&mut self, key: &str, items: Option<&Vec<T>>, write: impl Fn(&mut Vec<u8>, &T)) {
@@ -403,29 +337,9 @@ impl Wire for ClientMessage {
     const LIMITS: Limits = Limits::CLIENT_MESSAGE;
 
     fn encode(&self) -> Bytes {
-        let results = self.action_results.iter().flatten().map(ActionResult::bytes).sum::<usize>();
-        let request = self.request.as_ref().map_or(0, String::len);
-        let metadata = self.metadata.as_ref().map_or(0, Payload::len);
-        let mut out = Vec::with_capacity(ENVELOPE_BYTES + results + request + metadata);
-        let mut object = Object::open(&mut out);
-        object.string("type", self.kind.as_str());
-        object.word("status", self.status.as_str());
-        object.word("client_type", self.client_type.as_str());
-        object.maybe("session_id", self.session_id.as_ref().map(SessionId::as_str));
-        object.maybe("task_name", self.task_name.as_deref());
-        object.maybe("client_id", self.client_id.as_ref().map(|id| id.as_str()));
-        object.maybe("target_id", self.target_id.as_ref().map(|id| id.as_str()));
-        object.maybe("request", self.request.as_deref());
-        object.list("action_results", self.action_results.as_ref(), |out, result| {
-            write_result(out, result.into());
-        });
-        object.maybe("timestamp", self.timestamp.as_deref());
-        object.maybe("request_id", self.request_id.as_ref().map(|id| id.as_str()));
-        object.maybe("prev_response_id", self.prev_response_id.as_ref().map(|id| id.as_str()));
-        object.maybe("error", self.error.as_deref());
-        object.payload("metadata", self.metadata.as_ref());
-        object.close();
-        out.into()
+        encode_client(self, self.metadata.as_ref().map_or(0, Payload::len), |out| {
+            write_payload(out, self.metadata.as_ref());
+        })
     }
 }
 
@@ -434,11 +348,46 @@ impl Wire for ServerMessage {
 
     fn encode(&self) -> Bytes {
         encode_server(self, self.result.as_ref().map_or(0, Payload::len), |out| {
-            if let Some(result) = self.result.as_ref().filter(|result| !result.is_null()) {
-                out.extend_from_slice(result.as_bytes());
-            }
+            write_payload(out, self.result.as_ref());
         })
     }
+}
+
+/// A `null` is an unset field.
+fn write_payload(out: &mut Vec<u8>, payload: Option<&Payload>) {
+    if let Some(payload) = payload.filter(|payload| !payload.is_null()) {
+        out.extend_from_slice(payload.as_bytes());
+    }
+}
+
+/// Writes a client message whose `metadata` is written by `metadata` straight into the frame; otherwise as
+/// [`encode_server`].
+pub(crate) fn encode_client(
+    message: &ClientMessage,
+    metadata_bytes: usize,
+    metadata: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    let results = message.action_results.iter().flatten().map(ActionResult::bytes).sum::<usize>();
+    let request = message.request.as_ref().map_or(0, String::len);
+    let mut out = Vec::with_capacity(ENVELOPE_BYTES + results + request + metadata_bytes);
+    let mut object = Object::open(&mut out);
+    object.string("type", message.kind.as_str());
+    object.word("status", message.status.as_str());
+    object.word("client_type", message.client_type.as_str());
+    object.maybe("session_id", message.session_id.as_ref().map(SessionId::as_str));
+    object.maybe("task_name", message.task_name.as_deref());
+    object.maybe("client_id", message.client_id.as_ref().map(|id| id.as_str()));
+    object.maybe("target_id", message.target_id.as_ref().map(|id| id.as_str()));
+    object.maybe("request", message.request.as_deref());
+    object.list("action_results", message.action_results.as_ref(), |out, result| {
+        write_result(out, result.into());
+    });
+    object.maybe("timestamp", message.timestamp.as_deref());
+    object.maybe("request_id", message.request_id.as_ref().map(|id| id.as_str()));
+    object.maybe("prev_response_id", message.prev_response_id.as_ref().map(|id| id.as_str()));
+    object.maybe("error", message.error.as_deref());
+    object.last("metadata", metadata);
+    out.into()
 }
 
 /// Writes a server message whose `result` is written by `result` straight into the frame, so that a
@@ -460,19 +409,13 @@ pub fn encode_server(
     object.maybe("process_name", message.process_name.as_deref());
     object.maybe("root_name", message.root_name.as_deref());
     object.list("actions", message.actions.as_ref(), write_command);
-    object.list("messages", message.messages.as_ref(), |out, line| write_string(out, line));
+    object.list("messages", message.messages.as_ref(), |out, line| json_string::write(out, line));
     object.maybe("error", message.error.as_deref());
     object.maybe("session_id", message.session_id.as_ref().map(SessionId::as_str));
     object.maybe("task_name", message.task_name.as_deref());
     object.maybe("timestamp", message.timestamp.as_deref());
     object.maybe("response_id", message.response_id.as_ref().map(|id| id.as_str()));
-    let before = object.out.len();
-    let start = object.key("result").len();
-    result(object.out);
-    if object.out.len() == start {
-        object.out.truncate(before);
-    }
-    object.close();
+    object.last("result", result);
     out.into()
 }
 
@@ -491,27 +434,6 @@ mod tests {
 
     fn why(text: &str) -> String {
         client(text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_string_is_written_as_the_library_writes_it() {
-        let every: Vec<char> = ('\0'..='\u{2ff}').chain(['€', '🙂']).collect();
-        for plain in ["", "x", "1234567", "12345678", "é€🙂é€🙂", &"long line ".repeat(40)]
-        {
-            for c in &every {
-                let text = format!("{plain}{c}{plain}{c}{c}{plain}");
-                let mut written = Vec::new();
-                write_string(&mut written, &text);
-                assert_eq!(written, serde_json::to_vec(&text).unwrap(), "{text:?}");
-            }
-        }
-        let whole: String = every.iter().collect();
-        let mut written = Vec::new();
-        assert_eq!(
-            write_escaped(&mut written, &whole),
-            27,
-            "of 32 control characters five are short"
-        );
     }
 
     #[test]

@@ -13,6 +13,7 @@
 pub mod close;
 pub mod codec;
 pub mod id;
+mod json_string;
 pub mod machine;
 pub mod message;
 pub mod payload;

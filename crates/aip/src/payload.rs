@@ -3,15 +3,21 @@
 //! A value that is large, and a good part of its frame, is a slice of the frame's own memory: reading it copies
 //! nothing. Any other is copied, since as a slice it would keep much more alive than is counted.
 
+mod hollow;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::str::Utf8Error;
 
 use bytes::Bytes;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer, ser};
 use serde_json::value::RawValue;
+
+use self::hollow::Hollow;
+use crate::json_string;
 
 /// Payloads below this size are copied out of their frame: sharing would keep the connection's read
 /// buffer alive for a few bytes.
@@ -23,8 +29,14 @@ const SHARE_FROM_PART: usize = 4;
 
 thread_local! {
     /// The frame that is being decoded on this thread, so that a large payload can be a slice of it
-    /// instead of a copy. Set by [`within`] only.
-    static FRAME: RefCell<Option<Bytes>> = const { RefCell::new(None) };
+    /// instead of a copy. Set by [`Within`] only.
+    static FRAME: RefCell<Option<Frame>> = const { RefCell::new(None) };
+}
+
+struct Frame {
+    bytes: Bytes,
+    /// What of it is read instead.
+    hollow: Option<Hollow>,
 }
 
 /// One JSON value as its text, byte for byte as its sender wrote it (big integers, key order). Cheap
@@ -61,7 +73,7 @@ impl Payload {
     #[must_use]
     pub fn string(text: &str) -> Self {
         let mut out = Vec::with_capacity(text.len() + 2);
-        crate::codec::write_string(&mut out, text);
+        json_string::write(&mut out, text);
         Self(out.into())
     }
 
@@ -69,7 +81,7 @@ impl Payload {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // Every way to make a payload has checked it; a fault here must still not take the server down.
-        std::str::from_utf8(&self.0).unwrap_or("null")
+        text(&self.0).unwrap_or("null")
     }
 
     /// Whether it is `null`, which the wire does not tell from a missing field.
@@ -107,9 +119,7 @@ impl Payload {
     /// # Errors
     /// When it does not have the type's shape.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_str(self.as_str());
-        deserializer.disable_recursion_limit();
-        T::deserialize(&mut deserializer)
+        parse(self.as_str())
     }
 
     /// Reads the JSON as a type that carries payloads itself; large ones share this one's memory.
@@ -117,39 +127,88 @@ impl Payload {
     /// # Errors
     /// When it does not have the type's shape.
     pub fn parse_carried<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        within(&self.0, || self.parse())
+        carried(&self.0, self.as_str(), parse)
     }
 
     /// Takes the text out of the frame that is being decoded: shares large ones, copies small ones.
     fn capture(raw: &str) -> Self {
-        if raw.len() < SHARE_FROM_BYTES {
-            return Self(Bytes::copy_from_slice(raw.as_bytes()));
-        }
-        FRAME.with_borrow(|frame| match frame {
-            Some(frame)
-                if raw.len() >= frame.len() / SHARE_FROM_PART
-                    && frame.as_ptr_range().contains(&raw.as_ptr()) =>
-            {
-                Self(frame.slice_ref(raw.as_bytes()))
+        let shared = FRAME.with_borrow_mut(|frame| frame.as_mut()?.share(raw));
+        Self(shared.unwrap_or_else(|| Bytes::copy_from_slice(raw.as_bytes())))
+    }
+}
+
+impl Frame {
+    /// A value's own text; `None` if it stands somewhere else, or is too small a part to be shared.
+    fn share(&mut self, raw: &str) -> Option<Bytes> {
+        let range = match &mut self.hollow {
+            Some(hollow) => hollow.carry(raw)?,
+            None => {
+                let start = raw.as_ptr().addr().checked_sub(self.bytes.as_ptr().addr())?;
+                start..start.checked_add(raw.len()).filter(|end| *end <= self.bytes.len())?
             }
-            _ => Self(Bytes::copy_from_slice(raw.as_bytes())),
+        };
+        let least = SHARE_FROM_BYTES.max(self.bytes.len() / SHARE_FROM_PART);
+        match range.len() >= least {
+            true => Some(self.bytes.slice(range)),
+            false => self.bytes.get(range).map(Bytes::copy_from_slice),
+        }
+    }
+}
+
+/// Bytes as text: as [`std::str::from_utf8`], faster.
+///
+/// # Errors
+/// When they are no UTF-8.
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, Utf8Error> {
+    simdutf8::basic::from_utf8(bytes).or_else(|_| std::str::from_utf8(bytes))
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    deserializer.disable_recursion_limit();
+    T::deserialize(&mut deserializer)
+}
+
+/// Has `read` read a frame, whose text it is, with the frame as the memory that large payloads may share. It is read
+/// without what stands in its long strings where all these are only carried, as nearly all are.
+pub(crate) fn carried<T, E>(
+    frame: &Bytes,
+    text: &str,
+    read: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, E> {
+    if let Some(hollow) = Hollow::of(text) {
+        let left = hollow.text();
+        let within = Within::new(Frame { bytes: frame.clone(), hollow: Some(hollow) });
+        let read = read(&left);
+        if read.is_ok() && within.is_all_carried() {
+            return read;
+        }
+    }
+    let _within = Within::new(Frame { bytes: frame.clone(), hollow: None });
+    read(text)
+}
+
+/// While it is there, a frame is decoded on this thread. Behind it, what was there before is, also when decoding panics.
+struct Within(Option<Frame>);
+
+impl Within {
+    fn new(frame: Frame) -> Self {
+        Self(FRAME.replace(Some(frame)))
+    }
+
+    /// Whether nothing of the frame was looked at that is missing in what is read.
+    fn is_all_carried(&self) -> bool {
+        FRAME.with_borrow(|frame| {
+            let hollow = frame.as_ref().and_then(|frame| frame.hollow.as_ref());
+            hollow.is_none_or(Hollow::is_all_carried)
         })
     }
 }
 
-/// Runs `decode` with `frame` as the memory that large payloads may share.
-pub(crate) fn within<T>(frame: &Bytes, decode: impl FnOnce() -> T) -> T {
-    /// Puts back what was there, also when decoding panics.
-    struct Before(Option<Bytes>);
-
-    impl Drop for Before {
-        fn drop(&mut self) {
-            FRAME.set(self.0.take());
-        }
+impl Drop for Within {
+    fn drop(&mut self) {
+        FRAME.set(self.0.take());
     }
-
-    let _before = Before(FRAME.replace(Some(frame.clone())));
-    decode()
 }
 
 impl<'de> Deserialize<'de> for Payload {
@@ -251,10 +310,46 @@ mod tests {
     fn a_large_payload_shares_its_frame_and_a_small_one_does_not() {
         for (len, shared) in [(10, false), (SHARE_FROM_BYTES * 2, true)] {
             let frame = Bytes::from(format!("[\"{}\"]", "x".repeat(len)));
-            let read = || serde_json::from_slice::<Vec<Payload>>(&frame);
-            let payloads = within(&frame, read).unwrap();
+            let text = str::from_utf8(&frame).unwrap();
+            let payloads: Vec<Payload> = carried(&frame, text, parse).unwrap();
             let inside = frame.as_ptr_range().contains(&payloads[0].as_bytes().as_ptr());
             assert_eq!(inside, shared, "{len}");
+        }
+    }
+
+    #[test]
+    fn what_is_carried_is_read_the_same_without_what_stands_in_its_long_strings() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Shape {
+            carried: Vec<Payload>,
+            #[serde(default)]
+            read: String,
+        }
+
+        let long = |text: &str| format!("\"{}\"", text.repeat(1500));
+        let texts = [
+            long("x"),
+            long("é🙂"),
+            long(r"\n\u001b\ud83d\ude42"),
+            "1".to_owned(),
+            "\"\"".to_owned(),
+        ];
+        let mut inputs = Vec::new();
+        for a in &texts {
+            for b in &texts {
+                inputs.push(format!(r#"{{"carried":[{a}, {{ {b} :[{a},{b}]}},{b}]}}"#));
+                inputs.push(format!(r#"{{"read":{a},"carried":[{b},{a}]}}"#));
+                inputs.push(format!(r#"{{"carried":[{b}],{a}:{b}}}"#));
+                inputs.push(format!(r#"{{"carried":[{a},{b}"#));
+                inputs.push(format!(r#"{{"carried":[{a} {b}]}}"#));
+            }
+        }
+        for input in inputs {
+            let frame = Bytes::from(input.clone());
+            let told =
+                |read: Result<Shape, serde_json::Error>| read.map_err(|error| error.to_string());
+            let read = told(carried(&frame, &input, parse));
+            assert_eq!(read, told(parse(&input)), "{} bytes", input.len());
         }
     }
 

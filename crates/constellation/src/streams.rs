@@ -8,6 +8,7 @@ use aip::message::{
     Channel, Chunk, Data, Downstream, Input, InputTaken, MAX_CHUNK_BYTES, MAX_WINDOW_BYTES,
     OutputTaken, Streams,
 };
+use bytes::Bytes;
 
 /// Chunks after which the device is told that they were dealt with, however small they are: it keeps each until then.
 const TOLD_AFTER: u32 = 64;
@@ -25,7 +26,7 @@ pub struct Output {
     /// How many bytes in front of these nobody has any more.
     pub lost: u64,
     /// The bytes; none at the end of a stream.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Up to which offset they go.
     end: u64,
     is_end: bool,
@@ -34,7 +35,7 @@ pub struct Output {
 impl Output {
     /// Where it stands, without its bytes.
     pub(crate) const fn position(&self) -> Self {
-        Self { bytes: Vec::new(), ..*self }
+        Self { bytes: Bytes::new(), ..*self }
     }
 
     /// Joins what follows at once, if it does.
@@ -43,7 +44,9 @@ impl Output {
         if !follows || self.bytes.len() + next.bytes.len() > MAX_CHUNK_BYTES {
             return Some(next);
         }
-        self.bytes.extend(next.bytes);
+        let mut joined = Vec::from(std::mem::take(&mut self.bytes));
+        joined.extend_from_slice(&next.bytes);
+        self.bytes = joined.into();
         (self.end, self.is_end) = (next.end, next.is_end);
         None
     }
@@ -122,7 +125,8 @@ impl Reading {
         side.done = side.done.max(output.end);
         side.untold += 1;
         let again = side.has_asked;
-        let is_much = side.done - side.told >= self.window / 2 || side.untold >= TOLD_AFTER;
+        // At least each half window; sooner, so that the device does not run dry meanwhile.
+        let is_much = side.done - side.told >= self.window / 4 || side.untold >= TOLD_AFTER;
         (is_much || output.is_end || again).then(|| self.told(again))
     }
 
@@ -248,10 +252,10 @@ mod tests {
 
     #[test]
     fn output_is_taken_in_order_once_and_acknowledged_once_it_is_dealt_with() {
-        let mut reading = Reading::new(streams(8192));
+        let mut reading = Reading::new(streams(16_384));
         let (first, nothing) = reading.take(1, &chunk(0, 0, &[b'x'; 4000], false), true);
         assert_eq!(nothing, None);
-        // Not half a window yet.
+        // Not a quarter of a window yet.
         assert_eq!(reading.done(&first.unwrap()), None);
         let (none, again) = reading.take(1, &chunk(0, 0, &[b'x'; 4000], false), true);
         assert_eq!((none, again), (None, said(4000, false)), "a repeat is acknowledged again");
@@ -284,7 +288,7 @@ mod tests {
         assert_eq!(reading.take(1, &chunk(950, 900, b"later", false), true).0, None);
         let (output, _) = reading.take(1, &chunk(900, 900, b"late", false), true);
         let output = output.unwrap();
-        assert_eq!((output.lost, output.bytes.as_slice()), (900, b"late".as_slice()));
+        assert_eq!((output.lost, &*output.bytes), (900, b"late".as_slice()));
         assert_eq!(reading.again(), said(0, true));
         reading.done(&output);
         assert_eq!(reading.again(), said(904, true));

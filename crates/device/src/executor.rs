@@ -330,11 +330,8 @@ impl Executor {
             };
             match flow.next() {
                 Some(upstream) => {
-                    let message = ClientMessage {
-                        metadata: Some(upstream.to_metadata()),
-                        ..self.about(&run.job)
-                    };
-                    outbox.push_in_turn(message.encode(), || {}).await;
+                    let frame = upstream.encode(&self.about(&run.job));
+                    outbox.push_in_turn(frame, || {}).await;
                     flow.gather().await;
                 }
                 None => flow.news().await,

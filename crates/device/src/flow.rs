@@ -23,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 const GATHER_TIME: Duration = Duration::from_millis(1);
 const GATHER_BYTES: usize = MAX_CHUNK_BYTES / 2;
 
+/// How many bytes of output one message has at most: behind a program that writes much each message costs three processes
+/// something.
+const MESSAGE_BYTES: usize = 2 * MAX_CHUNK_BYTES;
+
 /// Least time between two repeats that were asked for.
 const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -234,9 +238,9 @@ impl Flow {
         } else if let Some(last) =
             own.waiting.back_mut().filter(|last| last.len() + bytes.len() <= MAX_CHUNK_BYTES)
         {
-            last.extend(bytes);
+            last.extend_from_slice(&bytes);
         } else if !bytes.is_empty() {
-            own.waiting.push_back(bytes);
+            own.waiting.push_back(bytes.into());
         }
     }
 
@@ -270,7 +274,7 @@ impl Flow {
             let side = &mut state.sides[channel as usize];
             while let Some(piece) = side.kept.get_mut(side.said) {
                 bytes += piece.bytes.len();
-                if bytes > MAX_CHUNK_BYTES && !chunks.is_empty() {
+                if bytes > MESSAGE_BYTES && !chunks.is_empty() {
                     break;
                 }
                 piece.is_known = true;

@@ -53,7 +53,11 @@ fn of_several(command: clap::Command) -> clap::Command {
 impl Cli {
     /// Reads the command line. The help of each setting names its default.
     pub(crate) fn read() -> Self {
-        let matches = Self::command().try_get_matches().unwrap_or_else(|error| {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(std::env::args_os());
+        // To take it apart takes as long as to put it together, and the program ends soon.
+        std::mem::forget(command);
+        let matches = matches.unwrap_or_else(|error| {
             // Only help says what the defaults are, and to find them out takes as long as all the rest.
             if error.kind() == ErrorKind::DisplayVersion {
                 error.exit()

@@ -1,5 +1,6 @@
 //! `flightdeck exec`: runs a command on one device or several.
 
+mod end;
 mod input;
 mod recap;
 mod schedule;

@@ -14,7 +14,7 @@ fn said(flow: &Flow) -> Vec<(Channel, u64, Vec<u8>, bool)> {
     match flow.next() {
         Some(Upstream::Chunks(chunks)) => chunks
             .into_iter()
-            .map(|own| (own.stream, own.offset, own.data.to_bytes().unwrap(), own.end))
+            .map(|own| (own.stream, own.offset, own.data.to_bytes().unwrap().to_vec(), own.end))
             .collect(),
         other => panic!("{other:?}"),
     }

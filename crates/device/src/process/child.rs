@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, Interest};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +22,22 @@ use crate::mark::Mark;
 pub(super) type ChildStdin = Sender;
 pub(super) type ChildStdout = Receiver;
 pub(super) type ChildStderr = Receiver;
+
+/// How much a pipe holds, once it was full. The system's own 64 KiB are a few pages in front of a program that writes
+/// much: it and the device then wait for each other at each of them.
+const WIDE_PIPE_BYTES: usize = 1024 * 1024;
+
+/// A pipe that a child writes to.
+pub(super) trait Output: AsyncRead + Unpin {
+    /// Has it hold more, where the system lets it.
+    fn widen(&self);
+}
+
+impl Output for Receiver {
+    fn widen(&self) {
+        let _as_it_was = fcntl_setpipe_size(self, WIDE_PIPE_BYTES);
+    }
+}
 
 /// A process of ours. Dropping it kills it; it is reaped all the same.
 pub(super) struct Child {

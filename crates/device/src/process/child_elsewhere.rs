@@ -3,12 +3,21 @@
 use std::io;
 use std::process::Stdio;
 
+use tokio::io::AsyncRead;
 use tokio::process::Command;
 pub(super) use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
 use super::Spec;
 use crate::group::{Cgroup, Tie, enter, set_apart};
 use crate::mark::Mark;
+
+/// A pipe that a child writes to.
+pub(super) trait Output: AsyncRead + Unpin {
+    /// It holds what the system has it hold.
+    fn widen(&self) {}
+}
+
+impl<Pipe: AsyncRead + Unpin> Output for Pipe {}
 
 /// A process of ours. Dropping it kills it.
 pub(super) struct Child {

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use aip::message::{Channel, MAX_CHUNK_BYTES};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncReadExt;
 
+use super::child::Output;
 use super::telling::Telling;
 use crate::flow::Flow;
 
@@ -22,7 +23,7 @@ pub(super) struct Stream<Pipe> {
     kept: Kept,
 }
 
-impl<Pipe: AsyncRead + Unpin> Stream<Pipe> {
+impl<Pipe: Output> Stream<Pipe> {
     pub(super) fn new(channel: Channel, pipe: Option<Pipe>, max_output: usize) -> Self {
         Self { channel, pipe, kept: Kept::new(max_output) }
     }
@@ -31,6 +32,7 @@ impl<Pipe: AsyncRead + Unpin> Stream<Pipe> {
     /// without losing a byte.
     pub(super) async fn read_all(&mut self, telling: &Telling<'_>, flow: Option<&Flow>) {
         let mut buffer = vec![0; if flow.is_some() { MAX_CHUNK_BYTES } else { READ_SIZE }];
+        let mut is_wide = flow.is_none();
         while let Some(pipe) = &mut self.pipe {
             let most = match flow {
                 Some(flow) => flow.room(self.channel).await,
@@ -39,6 +41,9 @@ impl<Pipe: AsyncRead + Unpin> Stream<Pipe> {
             match pipe.read(&mut buffer[..most]).await {
                 Ok(0) | Err(_) => self.pipe = None,
                 Ok(count) => {
+                    if count == MAX_CHUNK_BYTES && !std::mem::replace(&mut is_wide, true) {
+                        pipe.widen();
+                    }
                     self.kept.push(&buffer[..count]);
                     telling.keep(self.channel, &buffer[..count]);
                     match flow {

@@ -175,7 +175,7 @@ impl Reader {
                 let own = chunk.data.to_bytes().ok_or_else(|| broken("it cannot be read"))?;
                 self.at += own.len() as u64;
                 self.is_over |= chunk.end;
-                bytes.extend(own);
+                bytes.extend_from_slice(&own);
             }
             if !bytes.is_empty() {
                 return Ok(Some(bytes.into()));

@@ -69,7 +69,7 @@ pub(crate) fn forward_output(session_id: &SessionId, lines: Vec<String>, at: Str
 
 /// Passes on what a device says of a command's streams.
 pub(crate) fn to_requester(session_id: &SessionId, passed: &Passed, at: String) -> Bytes {
-    ServerMessage { result: Some(passed.to_result()), ..about(session_id, at) }.encode()
+    passed.encode(&about(session_id, at))
 }
 
 /// Passes on what a requester says of a command's streams.

@@ -6,10 +6,12 @@
 
 mod data;
 
+use bytes::Bytes;
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
 pub use self::data::{Data, whole_characters};
+use super::super::{ClientMessage, ServerMessage};
 use super::Keyed;
 use crate::codec;
 use crate::id::CallId;
@@ -360,10 +362,12 @@ impl Upstream {
         metadata?.parse_carried::<Keyed<UpParts>>().ok()?.flightdeck.upstream()
     }
 
-    /// The `metadata` of a HEARTBEAT.
+    /// The frame of a HEARTBEAT, with this as its `metadata`.
     #[must_use]
-    pub fn to_metadata(&self) -> Payload {
-        keyed(self.room(), |object| self.write(object))
+    pub fn encode(&self, heartbeat: &ClientMessage) -> Bytes {
+        codec::encode_client(heartbeat, self.room(), |out| {
+            write_keyed(out, |object| self.write(object));
+        })
     }
 
     fn room(&self) -> usize {
@@ -424,13 +428,15 @@ fn room_of(chunks: &[Chunk]) -> usize {
 }
 
 impl Passed {
-    /// The `result` of a HEARTBEAT to the requester.
+    /// The frame of a HEARTBEAT to the requester, with this as its `result`.
     #[must_use]
-    pub fn to_result(&self) -> Payload {
-        keyed(self.upstream.room(), |object| {
-            object.string("task", &self.task);
-            object.number("step", self.step.into());
-            self.upstream.write(object);
+    pub fn encode(&self, heartbeat: &ServerMessage) -> Bytes {
+        codec::encode_server(heartbeat, self.upstream.room(), |out| {
+            write_keyed(out, |object| {
+                object.string("task", &self.task);
+                object.number("step", self.step.into());
+                self.upstream.write(object);
+            });
         })
     }
 
@@ -498,13 +504,17 @@ impl Downstream {
 
 /// An object under the extension's key.
 fn keyed(room: usize, write: impl FnOnce(&mut codec::Object<'_>)) -> Payload {
-    let mut out = Vec::with_capacity(room + 160);
-    let mut outer = codec::Object::open(&mut out);
+    let mut out = Vec::with_capacity(room + CHUNK_ROOM);
+    write_keyed(&mut out, write);
+    Payload::trusted(out)
+}
+
+fn write_keyed(out: &mut Vec<u8>, write: impl FnOnce(&mut codec::Object<'_>)) {
+    let mut outer = codec::Object::open(out);
     let mut object = codec::Object::open(outer.key("flightdeck"));
     write(&mut object);
     object.close();
     outer.close();
-    Payload::trusted(out)
 }
 
 #[cfg(test)]

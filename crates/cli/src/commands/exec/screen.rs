@@ -1,15 +1,14 @@
 //! Where the output of commands goes: byte for byte, unless somebody looks at it. On a terminal what would drive it is
 //! escaped, colour and style excepted; of several devices whole lines are shown, with their labels.
 
-#[cfg(target_os = "linux")]
-use std::io::IoSlice;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use constellation::Channel;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
 
+use super::end::End;
 use crate::output::{CYAN, Spinner, is_unsafe};
 
 /// The longest line that is held back until its end is there, and the longest sequence that may be a style.
@@ -22,7 +21,7 @@ pub(in crate::commands) struct Screen(Arc<Shared>);
 
 struct Shared {
     spinner: Spinner,
-    ends: [Mutex<Box<dyn AsyncWrite + Unpin + Send>>; 2],
+    ends: [Mutex<End>; 2],
     escapes: [bool; 2],
     styles: [bool; 2],
 }
@@ -38,10 +37,7 @@ impl Screen {
         ];
         Self(Arc::new(Shared {
             spinner,
-            ends: [
-                Mutex::new(Box::new(tokio::io::stdout())),
-                Mutex::new(Box::new(tokio::io::stderr())),
-            ],
+            ends: Channel::ALL.map(|channel| Mutex::new(End::new(channel))),
             escapes: terminals.map(|is_terminal| escapes.unwrap_or(is_terminal)),
             styles,
         }))
@@ -63,46 +59,13 @@ impl Screen {
         }
     }
 
-    async fn write(&self, channel: Channel, bytes: &[u8]) -> io::Result<()> {
+    async fn write(&self, channel: Channel, bytes: Bytes) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         self.0.spinner.clear();
-        let mut end = self.0.ends[channel as usize].lock().await;
-        let taken = write_at_once(channel, bytes)?;
-        let rest = bytes.get(taken..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(());
-        }
-        end.write_all(rest).await?;
-        end.flush().await
+        self.0.ends[channel as usize].lock().await.write(bytes).await
     }
-}
-
-/// Writes as much as an end takes without waiting, and returns how much that was. Mostly it is all, and a thread to wait in
-/// would cost more than to write it.
-#[cfg(target_os = "linux")]
-fn write_at_once(channel: Channel, bytes: &[u8]) -> io::Result<usize> {
-    use rustix::io::{Errno, ReadWriteFlags, pwritev2};
-
-    /// Where the end stands, rather than an offset.
-    const HERE: u64 = u64::MAX;
-
-    let end = match channel {
-        Channel::Stdout => rustix::stdio::stdout(),
-        Channel::Stderr => rustix::stdio::stderr(),
-    };
-    match pwritev2(end, &[IoSlice::new(bytes)], HERE, ReadWriteFlags::NOWAIT) {
-        Ok(count) => Ok(count),
-        // It is full, or terminals and older systems know no such thing.
-        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::INTR) => Ok(0),
-        Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn write_at_once(_channel: Channel, _bytes: &[u8]) -> io::Result<usize> {
-    Ok(0)
 }
 
 /// One stream of one device, on its way to the screen.
@@ -117,30 +80,30 @@ pub(in crate::commands) struct View {
 
 impl View {
     /// Shows what was written.
-    pub(in crate::commands) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let escaped = self.escape.as_mut().map(|escape| escape.push(bytes));
-        let bytes = escaped.as_ref().map_or(bytes, |escaped| escaped.as_bytes());
-        match &self.label {
-            None => self.screen.write(self.channel, bytes).await,
-            Some(label) => {
-                let lines = labelled(label, &mut self.line, bytes, self.escape.is_some());
-                self.screen.write(self.channel, &lines).await
-            }
-        }
+    pub(in crate::commands) async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        let bytes = match &mut self.escape {
+            Some(escape) => escape.push(&bytes).into(),
+            None => bytes,
+        };
+        let shown = match &self.label {
+            Some(label) => labelled(label, &mut self.line, &bytes, self.escape.is_some()).into(),
+            None => bytes,
+        };
+        self.screen.write(self.channel, shown).await
     }
 
     /// Shows what is left at the end.
     pub(in crate::commands) async fn finish(&mut self) -> io::Result<()> {
         let rest = self.escape.as_mut().map(Escape::finish).unwrap_or_default();
         let Some(label) = &self.label else {
-            return self.screen.write(self.channel, rest.as_bytes()).await;
+            return self.screen.write(self.channel, rest.into()).await;
         };
         let is_escaped = self.escape.is_some();
         let mut lines = labelled(label, &mut self.line, rest.as_bytes(), is_escaped);
         if !self.line.is_empty() {
             lines.extend(labelled(label, &mut self.line, b"\n", is_escaped));
         }
-        self.screen.write(self.channel, &lines).await
+        self.screen.write(self.channel, lines.into()).await
     }
 }
 

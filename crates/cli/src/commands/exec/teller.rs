@@ -90,8 +90,8 @@ impl Teller {
             print_json(&self.as_json(followed, output.as_ref()).to_string())?;
         } else {
             if let Some(output) = output.as_ref().filter(|_| !self.is_streamed) {
-                self.show_text(Channel::Stdout, &output.stdout).await;
-                self.show_text(Channel::Stderr, &output.stderr).await;
+                self.show_text(Channel::Stdout, output.stdout.clone()).await;
+                self.show_text(Channel::Stderr, output.stderr.clone()).await;
             }
             for view in &mut self.views {
                 let finished = view.finish().await;
@@ -127,8 +127,8 @@ impl Teller {
         Ok((code, None))
     }
 
-    async fn show_text(&mut self, channel: Channel, text: &str) {
-        let shown = self.views[channel as usize].write(text.as_bytes()).await;
+    async fn show_text(&mut self, channel: Channel, text: String) {
+        let shown = self.views[channel as usize].write(text.into()).await;
         self.broken = self.broken.take().or(shown.err());
     }
 
@@ -207,7 +207,7 @@ impl Watcher for Teller {
             let room = MAX_KEPT - self.kept[at].len();
             self.kept[at].extend(output.bytes.iter().take(room));
         } else if self.broken.is_none()
-            && let Err(error) = self.views[at].write(&output.bytes).await
+            && let Err(error) = self.views[at].write(output.bytes.clone()).await
         {
             // Nobody reads it any more: then nobody wants it to go on.
             self.broken = Some(error);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aip::message::Channel;
+use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -55,9 +56,9 @@ impl<'a> Outputs<'a> {
         let output =
             step.actions.first().and_then(|action| CommandOutput::read(action.result.as_ref()));
         let Some(output) = output.filter(|_| is_command(step)) else { return Ok(Kept::All) };
-        for (channel, text) in Channel::ALL.into_iter().zip([&output.stdout, &output.stderr]) {
+        for (channel, text) in Channel::ALL.into_iter().zip([output.stdout, output.stderr]) {
             let mut view = self.view(step.n, channel);
-            view.write(0, text.as_bytes()).await?;
+            view.write(0, text.into()).await?;
             view.finish().await?;
         }
         if output.truncated {
@@ -86,8 +87,9 @@ impl<'a> Outputs<'a> {
                     loop {
                         match tokio::time::timeout(SILENCE, body.chunk()).await {
                             Ok(Ok(Some(bytes))) => {
-                                view.write(at, &bytes).await?;
-                                at += bytes.len() as u64;
+                                let end = at + bytes.len() as u64;
+                                view.write(at, bytes).await?;
+                                at = end;
                                 since = Instant::now();
                             }
                             Ok(Ok(None)) => {
@@ -141,7 +143,7 @@ enum To {
 }
 
 impl To {
-    async fn write(&mut self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
+    async fn write(&mut self, offset: u64, bytes: Bytes) -> anyhow::Result<()> {
         match self {
             Self::Screen(view) => view.write(bytes).await?,
             Self::Events(..) if bytes.is_empty() => {}
@@ -150,7 +152,7 @@ impl To {
                 "step": step,
                 "stream": channel.as_str(),
                 "offset": offset,
-                "text": String::from_utf8_lossy(bytes),
+                "text": String::from_utf8_lossy(&bytes),
             })),
         }
         Ok(())

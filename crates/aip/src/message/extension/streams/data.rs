@@ -1,12 +1,12 @@
 //! Some bytes of a stream, as JSON has them.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use memchr::{memchr_iter, memmem};
+use base64_simd::STANDARD;
+use bytes::Bytes;
+use memchr::{memchr, memchr_iter, memmem};
 use serde::de;
 
-use crate::codec;
-use crate::payload::Payload;
+use crate::json_string;
+use crate::payload::{self, Payload};
 
 /// Some bytes of a stream, as JSON has them: whoever passes them on does not look into them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,19 +21,18 @@ impl Data {
     /// These bytes: as text where they are UTF-8, unless that would need more room than base64.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        let text = std::str::from_utf8(bytes).ok().and_then(|text| {
-            let mut json = Vec::with_capacity(text.len() + text.len() / 8 + 2);
-            json.push(b'"');
-            let long = codec::write_escaped(&mut json, text);
-            json.push(b'"');
-            (long * codec::LONG_ESCAPE <= bytes.len() / 3).then(|| Payload::trusted(json))
-        });
-        match text {
-            Some(text) => Self::Text(text),
+        let coded = STANDARD.encoded_length(bytes.len());
+        let text = payload::text(bytes).ok().map(|text| (text, json_string::written_length(text)));
+        match text.filter(|(_, written)| *written <= coded) {
+            Some((text, written)) => {
+                let mut json = Vec::with_capacity(written + 2);
+                json_string::write(&mut json, text);
+                Self::Text(Payload::trusted(json))
+            }
             None => {
-                let mut json = String::with_capacity(bytes.len().div_ceil(3) * 4 + 2);
+                let mut json = String::with_capacity(coded + 2);
                 json.push('"');
-                STANDARD.encode_string(bytes, &mut json);
+                STANDARD.encode_append(bytes, &mut json);
                 json.push('"');
                 Self::Base64(Payload::trusted(json.into_bytes()))
             }
@@ -60,12 +59,18 @@ impl Data {
         self.len() == Some(0)
     }
 
-    /// The bytes; `None` if they cannot be read.
+    /// The bytes, as a part of what they came in where it has them as they are; `None` if they cannot be read.
     #[must_use]
-    pub fn to_bytes(&self) -> Option<Vec<u8>> {
+    pub fn to_bytes(&self) -> Option<Bytes> {
         match self {
-            Self::Text(text) => text.parse::<String>().ok().map(String::into_bytes),
-            Self::Base64(coded) => STANDARD.decode(inner(coded)?).ok(),
+            Self::Text(text) => {
+                let inner = inner(text)?;
+                match memchr(b'\\', inner) {
+                    Some(_) => json_string::read(inner).map(Bytes::from),
+                    None => Some(text.to_bytes().slice_ref(inner)),
+                }
+            }
+            Self::Base64(coded) => STANDARD.decode_to_vec(inner(coded)?).ok().map(Bytes::from),
         }
     }
 
@@ -112,37 +117,18 @@ fn text_length(mut rest: &[u8]) -> Option<usize> {
         return Some(rest.len() - memchr_iter(b'\\', rest).count());
     }
     let mut length = 0;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        length += at;
-        let (count, escape) = escaped(rest.get(at + 1..)?)?;
-        length += count;
+    while let Some(at) = memchr(b'\\', rest) {
+        let (c, escape) = json_string::escape(rest.get(at + 1..)?)?;
+        length += at + c.len_utf8();
         rest = rest.get(at + 1 + escape..)?;
     }
     Some(length + rest.len())
 }
 
-/// Of an escape behind its backslash: how many bytes it stands for, and how many it takes.
-fn escaped(rest: &[u8]) -> Option<(usize, usize)> {
-    if *rest.first()? != b'u' {
-        return Some((1, 1));
-    }
-    let unit = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-    match unit(rest.get(1..5)?)? {
-        0..0x80 => Some((1, 5)),
-        0x80..0x800 => Some((2, 5)),
-        0xD800..0xDC00 => {
-            let low = rest.get(5..)?.strip_prefix(b"\\u")?;
-            (0xDC00..0xE000).contains(&unit(low.get(..4)?)?).then_some((4, 11))
-        }
-        0xDC00..0xE000 => None,
-        _ => Some((3, 5)),
-    }
-}
-
 /// Cuts bytes so that no character is in two parts: the first part, which may be all of them.
 #[must_use]
 pub fn whole_characters(bytes: &[u8]) -> &[u8] {
-    let cut = match std::str::from_utf8(bytes) {
+    let cut = match payload::text(bytes) {
         Err(error) if error.error_len().is_none() => error.valid_up_to(),
         _ => bytes.len(),
     };

@@ -1,4 +1,6 @@
 use super::*;
+use crate::codec::Wire;
+use crate::message::{ClientMessageType, ClientType, ServerMessageType, Status};
 
 fn data(text: &'static str) -> Data {
     Data::Text(Payload::from_text(text).unwrap())
@@ -54,6 +56,13 @@ fn a_question_for_what_was_kept_is_read_as_it_was_written() {
     }
 }
 
+/// What it is in the frame of a HEARTBEAT.
+fn metadata_of(upstream: &Upstream) -> Payload {
+    let heartbeat = ClientMessage::new(ClientMessageType::Heartbeat, ClientType::Device);
+    let read = ClientMessage::decode(&upstream.encode(&heartbeat)).unwrap();
+    read.metadata.unwrap()
+}
+
 fn chunk() -> Chunk {
     Chunk {
         call_id: CallId::new("c1").ok(),
@@ -72,11 +81,13 @@ fn what_is_said_of_streams_is_read_as_it_was_written() {
         Upstream::Chunks(vec![chunk(), Chunk { data: Data::of(b"\xff"), end: false, ..chunk() }]),
         Upstream::Taken(InputTaken { call_id: CallId::new("c1").ok(), stdin: 9, closed: true }),
     ] {
-        assert_eq!(Upstream::of(Some(&upstream.to_metadata())), Some(upstream.clone()));
+        assert_eq!(Upstream::of(Some(&metadata_of(&upstream))), Some(upstream.clone()));
         let passed = Passed { task: "T".to_owned(), step: 2, upstream };
-        assert_eq!(Passed::of(Some(&passed.to_result())), Some(passed.clone()));
+        let heartbeat = ServerMessage::new(ServerMessageType::Heartbeat, Status::Continue);
+        let read = ServerMessage::decode(&passed.encode(&heartbeat)).unwrap();
+        assert_eq!(Passed::of(read.result.as_ref()), Some(passed.clone()));
     }
-    let text = Upstream::Chunks(vec![chunk()]).to_metadata();
+    let text = metadata_of(&Upstream::Chunks(vec![chunk()]));
     assert_eq!(
         text.as_str(),
         r#"{"flightdeck":{"chunks":[{"call_id":"c1","stream":"stderr","n":3,"offset":1099511627776,"held":17,"text":"\"x\"\n","end":true}]}}"#
@@ -101,7 +112,7 @@ fn what_is_no_chunk_is_none() {
         assert_eq!(of(wrong), None, "{wrong}");
     }
     let many = vec![chunk(); MAX_CHUNKS + 1];
-    assert_eq!(Upstream::of(Some(&Upstream::Chunks(many).to_metadata())), None);
+    assert_eq!(Upstream::of(Some(&metadata_of(&Upstream::Chunks(many)))), None);
 }
 
 #[test]
