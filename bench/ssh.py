@@ -4,10 +4,12 @@
     bench/ssh.py [--rounds 20] [--gigabyte] target/release/flightdeck
 
 Needs sshd (Debian: openssh-server) and openssl. Starts a server, a device and an sshd of its own in a temporary folder, and
-ends them. Rounds are interleaved; what is printed are medians, and ratios of them. CPU is the client's own.
+ends them. Rounds are interleaved; what is printed are medians, and ratios of them. CPU is the client's own, but for the row
+that says it is the device's.
 """
 
 import argparse
+import concurrent.futures
 import os
 import pathlib
 import pwd
@@ -52,6 +54,11 @@ def until(happens, what, child, log):
     sys.exit(f"{what} did not start: {log.read_text()}")
 
 
+def kilobytes(child, file, row):
+    lines = pathlib.Path(f"/proc/{child.pid}/{file}").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(row)).split()[1])
+
+
 class Fleet:
     """A server with a device, plain or with TLS."""
 
@@ -87,9 +94,17 @@ class Fleet:
         self.exec = [binary, "exec", "--on", "box", "--"]
 
     def memory(self):
-        status = lambda child: pathlib.Path(f"/proc/{child.pid}/status").read_text()
-        peak = lambda child: next(line for line in status(child).splitlines() if line.startswith("VmHWM")).split()[1]
-        return f"server {int(peak(self.server)) / 1024:.0f} MB, device {int(peak(self.device)) / 1024:.0f} MB at most"
+        peak = lambda child: kilobytes(child, "status", "VmHWM") / 1024
+        return f"server {peak(self.server):.0f} MB, device {peak(self.device):.0f} MB at most"
+
+    def private(self):
+        """What the device has for itself alone, in MB."""
+        return sum(kilobytes(self.device, "smaps_rollup", row) for row in ["Private_Clean", "Private_Dirty"]) / 1024
+
+    def device_cpu(self):
+        """The CPU of the device and of what it has run, in seconds."""
+        fields = pathlib.Path(f"/proc/{self.device.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def end(self):
         self.device.terminate()
@@ -132,6 +147,46 @@ class Ssh:
         self.server.wait()
 
 
+def first_line(way):
+    """Times between a line's writing and its arrival, in seconds."""
+    says = f"import time\nfor _ in range(20): print(time.time(), flush=True); time.sleep(0.05)"
+    command = way.exec + [f"python3 -c '{says}'"]
+    child = subprocess.Popen(command, env=way.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    took = [time.time() - float(line) for line in child.stdout]
+    child.wait()
+    return took
+
+
+def at_once(way, count=400, most=50):
+    """How many commands a second there are, `most` at once."""
+    def run(_):
+        subprocess.run(way.exec + ["true"], env=way.env, stdin=subprocess.DEVNULL, check=True)
+
+    with concurrent.futures.ThreadPoolExecutor(most) as pool:
+        begun = time.perf_counter()
+        list(pool.map(run, range(count)))
+        return count / (time.perf_counter() - begun)
+
+
+def bare_cpu(command, count):
+    """The CPU of a shell that runs a command, in seconds."""
+    used = 0
+    for _ in range(count):
+        child = subprocess.Popen(["sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        _, _, usage = os.wait4(child.pid, 0)
+        child.returncode = 0
+        used += usage.ru_utime + usage.ru_stime
+    return used / count
+
+
+def device_cpu(fleet, command, count):
+    """The CPU that a command takes on its device, in seconds."""
+    before = fleet.device_cpu()
+    for _ in range(count):
+        subprocess.run(fleet.exec + [command], env=fleet.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    return (fleet.device_cpu() - before) / count
+
+
 def rows(rounds, gigabyte):
     yield "uname -r", "uname -r", len(os.uname().release) + 1, rounds
     yield "1 MB of output", "head -c 1000000 /dev/zero | tr '\\0' 'x'", 1_000_000, rounds
@@ -162,8 +217,19 @@ def main():
                 for end, (wall, cpu) in median.items():
                     base = median["ssh"]
                     print(f"{name:16}{end:7}{wall:10.1f}{wall / base[0]:7.2f}{cpu:10.2f}{cpu / base[1]:7.2f}")
-            for end in ["plain", "TLS"]:
-                print(f"{end}: {ends[end].memory()}")
+            ours = ["plain", "TLS"]
+            private = {end: ends[end].private() for end in ours}
+            bare = bare_cpu("uname -r", 300)
+            for end, way in ends.items():
+                line = statistics.median(first_line(way)) * 1000
+                print(f"{end}: a line arrives after {line:.1f} ms", end="")
+                if end in ours:
+                    cpu = device_cpu(way, "uname -r", 300)
+                    print(f", {at_once(way):.0f} commands a second 50 at once,"
+                          f" device CPU a command {cpu / bare:.2f} of `sh -c`", end="")
+                print()
+            for end in ours:
+                print(f"{end}: {ends[end].memory()}; device alone {private[end]:.1f} MB")
         finally:
             for way in ends.values():
                 way.end()

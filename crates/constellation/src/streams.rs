@@ -16,6 +16,10 @@ const TOLD_AFTER: u32 = 64;
 /// Least time between two repeats of the same input.
 const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
+/// After how long input that was not taken is said again unasked: a connection may have lost it of which only the server
+/// and the device know. Each time it is twice as long, since most commands that take nothing are merely slow.
+const UNTAKEN_PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(64)];
+
 /// Some output of a task's command, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -158,6 +162,9 @@ pub(crate) struct Feeding {
     has_end: bool,
     is_closed: bool,
     repeated_at: Option<Instant>,
+    /// When it is said again unasked, and how long was waited for that.
+    repeat_at: Option<Instant>,
+    pause: Duration,
 }
 
 impl Feeding {
@@ -173,6 +180,8 @@ impl Feeding {
             has_end: false,
             is_closed: false,
             repeated_at: None,
+            repeat_at: None,
+            pause: UNTAKEN_PAUSES[0],
         }
     }
 
@@ -189,13 +198,14 @@ impl Feeding {
     }
 
     /// Sends so many bytes as there is room for, or the end.
-    pub(crate) fn push(&mut self, bytes: &[u8], end: bool) -> Option<Downstream> {
+    pub(crate) fn push(&mut self, bytes: &[u8], end: bool, now: Instant) -> Option<Downstream> {
         let step = self.step.filter(|_| !self.is_closed && !self.has_end)?;
         let input = Input { step, n: self.n, offset: self.sent, data: Data::of(bytes), end };
         self.n += 1;
         self.sent += bytes.len() as u64;
         self.has_end = end;
         self.kept.push_back(input.clone());
+        self.repeat_at.get_or_insert(now + self.pause);
         Some(Downstream::Input(input))
     }
 
@@ -217,12 +227,32 @@ impl Feeding {
         if self.is_closed {
             self.kept.clear();
         }
+        if is_progress {
+            self.pause = UNTAKEN_PAUSES[0];
+            self.repeat_at = Some(now + self.pause);
+        }
+        self.repeat_at = self.repeat_at.filter(|_| !self.kept.is_empty());
         let is_soon = self.repeated_at.is_some_and(|at| now < at + REPEAT_PAUSE);
         if is_progress || self.kept.is_empty() || is_soon {
             self.repeated_at.get_or_insert(now);
             return Vec::new();
         }
         self.repeated_at = Some(now);
+        self.repeat()
+    }
+
+    /// When [`Self::repeat_due`] has something.
+    pub(crate) const fn repeat_at(&self) -> Option<Instant> {
+        self.repeat_at
+    }
+
+    /// What has not been taken for so long that it is said again.
+    pub(crate) fn repeat_due(&mut self, now: Instant) -> Vec<Downstream> {
+        if self.repeat_at.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        self.pause = (self.pause * 2).min(UNTAKEN_PAUSES[1]);
+        (self.repeat_at, self.repeated_at) = (Some(now + self.pause), Some(now));
         self.repeat()
     }
 
@@ -314,12 +344,16 @@ mod tests {
     #[test]
     fn input_goes_within_its_window_and_again_where_it_seems_lost() {
         let (mut feeding, now) = (Feeding::new(streams(4096)), Instant::now());
-        assert_eq!((feeding.room(), feeding.push(b"x", false)), (0, None), "nobody reads it yet");
+        assert_eq!(
+            (feeding.room(), feeding.push(b"x", false, now)),
+            (0, None),
+            "nobody reads it yet"
+        );
         let at = |stdin, closed| InputTaken { call_id: None, stdin, closed };
         assert_eq!(feeding.taken(1, &at(0, false), now), []);
         assert_eq!(feeding.room(), 4096);
-        let first = feeding.push(&[b'x'; 4000], false).unwrap();
-        let second = feeding.push(&[b'y'; 96], true).unwrap();
+        let first = feeding.push(&[b'x'; 4000], false, now).unwrap();
+        let second = feeding.push(&[b'y'; 96], true, now).unwrap();
         assert_eq!(feeding.room(), 0);
         assert_eq!(feeding.taken(1, &at(4000, false), now), [], "it comes on");
         assert_eq!(feeding.repeat(), std::slice::from_ref(&second));
@@ -329,5 +363,32 @@ mod tests {
         assert_ne!(first, feeding.repeat()[0]);
         feeding.taken(1, &at(4096, true), later);
         assert!(feeding.is_closed() && feeding.repeat().is_empty());
+    }
+
+    #[test]
+    fn input_that_is_not_taken_is_said_again_unasked_more_and_more_rarely() {
+        let (mut feeding, now) = (Feeding::new(streams(4096)), Instant::now());
+        let at = |stdin| InputTaken { call_id: None, stdin, closed: false };
+        assert_eq!(feeding.taken(1, &at(0), now), []);
+        assert_eq!(feeding.repeat_at(), None, "nothing was said");
+        feeding.push(b"one", false, now).unwrap();
+        let two = feeding.push(b"two", false, now).unwrap();
+        // The device comes back, and has taken a part that nobody had heard of; the rest was lost on the way.
+        let later = now + Duration::from_secs(1);
+        assert_eq!(feeding.taken(1, &at(3), later), []);
+        let mut due = feeding.repeat_at().unwrap();
+        assert_eq!((feeding.repeat_due(later), due - later), (Vec::new(), UNTAKEN_PAUSES[0]));
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            assert_eq!(feeding.repeat_due(due), std::slice::from_ref(&two));
+            let next = feeding.repeat_at().unwrap();
+            pauses.push((next - due).as_secs());
+            due = next;
+        }
+        assert_eq!(pauses, [4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(feeding.taken(1, &at(6), due), []);
+        assert_eq!(feeding.repeat_at(), None, "it was taken");
+        feeding.push(b"three", false, due).unwrap();
+        assert_eq!(feeding.repeat_at(), Some(due + UNTAKEN_PAUSES[0]));
     }
 }

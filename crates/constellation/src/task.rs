@@ -193,11 +193,14 @@ impl Task {
                 }
                 return event;
             }
-            let Some(deadline) = self.ack_deadline else {
+            let (said, repeat_at) = self.inbox.repeat_due();
+            said.iter().for_each(|said| self.shared.say(&self.request_id, said));
+            let Some(deadline) = repeat_at.into_iter().chain(self.ack_deadline).min() else {
                 self.inbox.filled.notified().await;
                 continue;
             };
-            if tokio::time::timeout_at(deadline, self.inbox.filled.notified()).await.is_err() {
+            let filled = tokio::time::timeout_at(deadline, self.inbox.filled.notified()).await;
+            if filled.is_err() && self.ack_deadline.is_some_and(|at| at <= deadline) {
                 self.ack_deadline = None;
                 return TaskEvent::Ended(Outcome::lost("the server did not acknowledge the task"));
             }
@@ -260,9 +263,11 @@ impl TaskInput {
     }
 
     fn push(&self, bytes: &[u8], end: bool) {
-        let said = self.inbox.lock().feeding.as_mut().and_then(|own| own.push(bytes, end));
+        let said = self.inbox.lock().feeding.as_mut().and_then(|own| own.push(bytes, end, now()));
         if let Some(said) = said {
             self.shared.say(&self.request_id, &said);
+            // Whoever waits for events is to say it again, should it be lost.
+            self.inbox.filled.notify_one();
         }
     }
 }
@@ -388,6 +393,14 @@ impl Inbox {
             }
         }
         answers
+    }
+
+    /// Input that is said again unasked, and when there may be some next.
+    fn repeat_due(&self) -> (Vec<Downstream>, Option<Instant>) {
+        let mut kept = self.lock();
+        let Some(feeding) = &mut kept.feeding else { return Default::default() };
+        let due = feeding.repeat_due(now());
+        (due, feeding.repeat_at().map(Instant::from_std))
     }
 
     /// What is said of streams after a loss.

@@ -320,21 +320,19 @@ impl Executor {
     /// Says for ever what a command's streams have to say, on whichever connection there is.
     async fn pump(&self, run: &Run, flow: &Flow) -> Infallible {
         loop {
+            let Some(upstream) = flow.next() else {
+                flow.news().await;
+                continue;
+            };
+            // Looked for after it was taken: a connection that comes in between has it said again.
             let outbox = match &run.way {
                 Way::Direct { outbox, .. } => Some(outbox.clone()),
                 Way::Journaled(ticket) => self.line_of(ticket.journal).map(|line| line.outbox),
             };
-            let Some(outbox) = outbox else {
-                flow.another_connection().await;
-                continue;
-            };
-            match flow.next() {
-                Some(upstream) => {
-                    let frame = upstream.encode(&self.about(&run.job));
-                    outbox.push_in_turn(frame, || {}).await;
-                    flow.gather().await;
-                }
-                None => flow.news().await,
+            if let Some(outbox) = outbox {
+                let frame = upstream.encode(&self.about(&run.job));
+                outbox.push_in_turn(frame, || {}).await;
+                flow.gather().await;
             }
         }
     }
