@@ -104,7 +104,7 @@ fn decode<M: DeserializeOwned>(frame: &Bytes, limits: Limits) -> Result<M, Decod
     // Checked once for the whole, the strings need not be checked one by one.
     let text = payload::text(frame)
         .map_err(|error| DecodeError::Invalid(format!("not UTF-8: {error}")))?;
-    payload::carried(frame, text, |text| serde_json::from_str(text))
+    payload::carried(frame, text, false, |text| serde_json::from_str(text))
         .map_err(|error| explain::<M>(text, &error))
 }
 

@@ -1,39 +1,39 @@
 //! JSON strings, many bytes at a time: most of what passes through is the text of somebody's output.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 /// Strings up to this length are looked through for what needs an escape before they are written:
 /// ids and timestamps never have any.
 const SHORT_BYTES: usize = 64;
-
-/// How many bytes can need five more each without a sum over 255.
-const MORE_AT_ONCE: usize = 32;
 
 /// Writes one JSON string.
 pub(crate) fn write(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     match text.len() <= SHORT_BYTES && !text.as_bytes().iter().any(is_special) {
         true => out.extend_from_slice(text.as_bytes()),
-        false => write_escaped(out, text),
+        false => {
+            let _whole = write_escaped(out, text, usize::MAX);
+        }
     }
     out.push(b'"');
 }
 
-/// How long a text is as a string, without its quotes.
-pub(crate) fn written_length(text: &str) -> usize {
-    let more = |byte: &u8| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
-        _ => u8::from(*byte < b' ') * 5,
-    };
-    let blocks = text.as_bytes().chunks(MORE_AT_ONCE);
-    let more_in = |block: &[u8]| usize::from(block.iter().map(more).sum::<u8>());
-    text.len() + blocks.map(more_in).sum::<usize>()
+/// One JSON string, unless it is longer than `most` bytes without its quotes.
+pub(crate) fn within(text: &str, most: usize) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(most.min(text.len() + text.len() / 8) + 2);
+    out.push(b'"');
+    let whole = write_escaped(&mut out, text, most);
+    out.push(b'"');
+    (whole && out.len() <= most.saturating_add(2)).then_some(out)
 }
 
-/// Writes a text with what JSON needs escaped in it.
-fn write_escaped(out: &mut Vec<u8>, text: &str) {
+/// Writes a text with what JSON needs escaped in it; `false` once there are more than `most` bytes.
+fn write_escaped(out: &mut Vec<u8>, text: &str, most: usize) -> bool {
     let mut rest = text.as_bytes();
     while let Some(at) = position_special(rest) {
+        if out.len() > most {
+            return false;
+        }
         let (plain, behind) = rest.split_at(at);
         out.extend_from_slice(plain);
         let Some((byte, behind)) = behind.split_first() else { break };
@@ -58,6 +58,7 @@ fn write_escaped(out: &mut Vec<u8>, text: &str) {
         rest = behind;
     }
     out.extend_from_slice(rest);
+    true
 }
 
 /// How long a string is between its quotes, of which `rest` begins behind the first. `None` if JSON has no such string;
@@ -71,6 +72,18 @@ pub(crate) fn length(rest: &[u8]) -> Option<usize> {
             b'\\' => 1 + escape_length(rest.get(at + 1..)?)?,
             _ => return None,
         };
+    }
+}
+
+/// The same of what is known to be JSON.
+pub(crate) fn length_of_valid(rest: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr2(b'"', b'\\', rest.get(at..)?)?;
+        match rest.get(at)? {
+            b'"' => return Some(at),
+            _ => at += 2,
+        }
     }
 }
 
@@ -131,43 +144,23 @@ const fn is_special(byte: &u8) -> bool {
     *byte < b' ' || *byte == b'"' || *byte == b'\\'
 }
 
-/// Where the first byte is that cannot stand in a JSON string as it is. One that is near is found eight bytes at a time,
-/// one that is far in blocks that the compiler can look at as wide as the processor does.
+/// Where the first byte is that cannot stand in a JSON string as it is. Looks at eight bytes at a time: a loop that the
+/// compiler would have to widen is slow in a program that is built to be small.
 fn position_special(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
     // The high bit of each byte says whether it is zero; only one behind such a byte may say so wrongly.
     let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    let first = |flags: u64| (flags != 0).then(|| flags.trailing_zeros() as usize / 8);
-    let mut at = 0;
-    if let Some(near) = bytes.first_chunk::<16>() {
-        for word in near.as_chunks::<8>().0 {
-            let word = u64::from_le_bytes(*word);
-            let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-            if let Some(n) =
-                first(control | zero(word ^ (ONES * 0x22)) | zero(word ^ (ONES * 0x5C)))
-            {
-                return Some(at + n);
-            }
-            at += 8;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let special = control | zero(word ^ (ONES * 0x22)) | zero(word ^ (ONES * 0x5C));
+        if special != 0 {
+            return Some(n * 8 + special.trailing_zeros() as usize / 8);
         }
     }
-    let (blocks, rest) = bytes.get(at..)?.as_chunks::<64>();
-    for block in blocks {
-        let mut special = [0; 64];
-        for (special, byte) in special.iter_mut().zip(block) {
-            *special = u8::from(is_special(byte));
-        }
-        let words = special.as_chunks::<8>().0;
-        if words.iter().fold(0, |all, word| all | u64::from_le_bytes(*word)) != 0 {
-            let found = words.iter().enumerate().find_map(|(n, word)| {
-                first(u64::from_le_bytes(*word)).map(|within| n * 8 + within)
-            });
-            return found.map(|n| at + n);
-        }
-        at += 64;
-    }
-    rest.iter().position(is_special).map(|n| at + n)
+    rest.iter().position(is_special).map(|at| words.len() * 8 + at)
 }
 
 #[cfg(test)]
@@ -188,7 +181,13 @@ mod tests {
             let mut written = Vec::new();
             write(&mut written, &text);
             assert_eq!(written, serde_json::to_vec(&text).unwrap(), "{text:?}");
-            assert_eq!(written_length(&text) + 2, written.len(), "{text:?}");
+            let length = written.len() - 2;
+            assert_eq!(within(&text, length), Some(written), "{text:?}");
+            assert_eq!(
+                length.checked_sub(1).and_then(|most| within(&text, most)),
+                None,
+                "{text:?}"
+            );
         }
     }
 
@@ -202,6 +201,7 @@ mod tests {
             let (inner, behind) =
                 (&json.as_bytes()[1..json.len() - 1], format!("{}: 1", &json[1..]));
             assert_eq!(length(behind.as_bytes()), Some(inner.len()), "{json}");
+            assert_eq!(length_of_valid(behind.as_bytes()), Some(inner.len()), "{json}");
             let text: String = serde_json::from_str(&json).unwrap();
             assert_eq!(read(inner).unwrap(), text.as_bytes(), "{json}");
         }

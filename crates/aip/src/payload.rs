@@ -127,7 +127,7 @@ impl Payload {
     /// # Errors
     /// When it does not have the type's shape.
     pub fn parse_carried<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        carried(&self.0, self.as_str(), parse)
+        carried(&self.0, self.as_str(), true, parse)
     }
 
     /// Takes the text out of the frame that is being decoded: shares large ones, copies small ones.
@@ -170,13 +170,15 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
 }
 
 /// Has `read` read a frame, whose text it is, with the frame as the memory that large payloads may share. It is read
-/// without what stands in its long strings where all these are only carried, as nearly all are.
+/// without what stands in its long strings where all these are only carried, as nearly all are. `is_json` says that it is
+/// known to be some.
 pub(crate) fn carried<T, E>(
     frame: &Bytes,
     text: &str,
+    is_json: bool,
     read: impl Fn(&str) -> Result<T, E>,
 ) -> Result<T, E> {
-    if let Some(hollow) = Hollow::of(text) {
+    if let Some(hollow) = Hollow::of(text, is_json) {
         let left = hollow.text();
         let within = Within::new(Frame { bytes: frame.clone(), hollow: Some(hollow) });
         let read = read(&left);
@@ -311,7 +313,7 @@ mod tests {
         for (len, shared) in [(10, false), (SHARE_FROM_BYTES * 2, true)] {
             let frame = Bytes::from(format!("[\"{}\"]", "x".repeat(len)));
             let text = str::from_utf8(&frame).unwrap();
-            let payloads: Vec<Payload> = carried(&frame, text, parse).unwrap();
+            let payloads: Vec<Payload> = carried(&frame, text, false, parse).unwrap();
             let inside = frame.as_ptr_range().contains(&payloads[0].as_bytes().as_ptr());
             assert_eq!(inside, shared, "{len}");
         }
@@ -348,7 +350,7 @@ mod tests {
             let frame = Bytes::from(input.clone());
             let told =
                 |read: Result<Shape, serde_json::Error>| read.map_err(|error| error.to_string());
-            let read = told(carried(&frame, &input, parse));
+            let read = told(carried(&frame, &input, false, parse));
             assert_eq!(read, told(parse(&input)), "{} bytes", input.len());
         }
     }

@@ -35,8 +35,9 @@ struct Hole {
 }
 
 impl Hollow {
-    /// `None` of a text in which no string is long, or in which too much else is, or some string is none.
-    pub(super) fn of(whole: &str) -> Option<Self> {
+    /// `None` of a text in which no string is long, or in which too much else is, or some string is none, unless it is
+    /// known to be JSON.
+    pub(super) fn of(whole: &str, is_json: bool) -> Option<Self> {
         if whole.len() < LONG_BYTES {
             return None;
         }
@@ -44,7 +45,11 @@ impl Hollow {
         let (mut copied, mut at) = (0, 0);
         while let Some(quote) = memchr(b'"', whole.as_bytes().get(at..)?) {
             let start = at + quote + 1;
-            let length = json_string::length(whole.as_bytes().get(start..)?)?;
+            let rest = whole.as_bytes().get(start..)?;
+            let length = match is_json {
+                true => json_string::length_of_valid(rest)?,
+                false => json_string::length(rest)?,
+            };
             at = start + length + 1;
             if length >= LONG_BYTES {
                 text.push_str(whole.get(copied..start)?);

@@ -22,13 +22,8 @@ impl Data {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let coded = STANDARD.encoded_length(bytes.len());
-        let text = payload::text(bytes).ok().map(|text| (text, json_string::written_length(text)));
-        match text.filter(|(_, written)| *written <= coded) {
-            Some((text, written)) => {
-                let mut json = Vec::with_capacity(written + 2);
-                json_string::write(&mut json, text);
-                Self::Text(Payload::trusted(json))
-            }
+        match payload::text(bytes).ok().and_then(|text| json_string::within(text, coded)) {
+            Some(json) => Self::Text(Payload::trusted(json)),
             None => {
                 let mut json = String::with_capacity(coded + 2);
                 json.push('"');
