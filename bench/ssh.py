@@ -98,8 +98,8 @@ class Fleet:
         return f"server {peak(self.server):.0f} MB, device {peak(self.device):.0f} MB at most"
 
     def private(self):
-        """What the device has for itself alone, in MB."""
-        return sum(kilobytes(self.device, "smaps_rollup", row) for row in ["Private_Clean", "Private_Dirty"]) / 1024
+        """What the device has written for itself alone, in MB."""
+        return kilobytes(self.device, "smaps_rollup", "Private_Dirty") / 1024
 
     def device_cpu(self):
         """The CPU of the device and of what it has run, in seconds."""
@@ -207,6 +207,8 @@ def main():
         binary = os.path.abspath(given.binary)
         ends = {"ssh": Ssh(folder), "plain": Fleet(binary, folder, False), "TLS": Fleet(binary, folder, True)}
         try:
+            ours = ["plain", "TLS"]
+            private = {end: ends[end].private() for end in ours}
             print(f"{'':16}{'':7}{'wall ms':>10}{'/ ssh':>7}{'CPU ms':>10}{'/ ssh':>7}")
             for name, command, size, rounds in rows(given.rounds, given.gigabyte):
                 took = {end: [] for end in ends}
@@ -217,8 +219,6 @@ def main():
                 for end, (wall, cpu) in median.items():
                     base = median["ssh"]
                     print(f"{name:16}{end:7}{wall:10.1f}{wall / base[0]:7.2f}{cpu:10.2f}{cpu / base[1]:7.2f}")
-            ours = ["plain", "TLS"]
-            private = {end: ends[end].private() for end in ours}
             bare = bare_cpu("uname -r", 300)
             for end, way in ends.items():
                 line = statistics.median(first_line(way)) * 1000
@@ -229,7 +229,7 @@ def main():
                           f" device CPU a command {cpu / bare:.2f} of `sh -c`", end="")
                 print()
             for end in ours:
-                print(f"{end}: {ends[end].memory()}; device alone {private[end]:.1f} MB")
+                print(f"{end}: {ends[end].memory()}; the idle device alone {private[end]:.1f} MB")
         finally:
             for way in ends.values():
                 way.end()
