@@ -344,6 +344,7 @@ mod tests {
                 inputs.push(format!(r#"{{"carried":[{b}],{a}:{b}}}"#));
                 inputs.push(format!(r#"{{"carried":[{a},{b}"#));
                 inputs.push(format!(r#"{{"carried":[{a} {b}]}}"#));
+                inputs.push(format!(r#"{{"carried":[{a},[{}1]]}}"#, "1,".repeat(20_000)));
             }
         }
         for input in inputs {

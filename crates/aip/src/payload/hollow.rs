@@ -45,6 +45,9 @@ impl Hollow {
         let (mut copied, mut at) = (0, 0);
         while let Some(quote) = memchr(b'"', whole.as_bytes().get(at..)?) {
             let start = at + quote + 1;
+            if text.len() + (start - copied) > MAX_BYTES {
+                return None;
+            }
             let rest = whole.as_bytes().get(start..)?;
             let length = match is_json {
                 true => json_string::length_of_valid(rest)?,
@@ -57,13 +60,10 @@ impl Hollow {
                 missing += length;
                 holes.push(Hole { at: text.len(), missing, is_carried: false });
             }
-            if text.len() + at.saturating_sub(copied) > MAX_BYTES {
-                return None;
-            }
         }
-        text.push_str(whole.get(copied..)?);
-        let is_worth_it = !holes.is_empty() && text.len() <= MAX_BYTES;
-        is_worth_it.then(|| Self { text: text.into(), holes })
+        let rest = whole.get(copied..).filter(|rest| text.len() + rest.len() <= MAX_BYTES)?;
+        text.push_str(rest);
+        (!holes.is_empty()).then(|| Self { text: text.into(), holes })
     }
 
     pub(super) fn text(&self) -> Rc<str> {
