@@ -319,17 +319,21 @@ impl Executor {
 
     /// Says for ever what a command's streams have to say, on whichever connection there is.
     async fn pump(&self, run: &Run, flow: &Flow) -> Infallible {
+        let outbox = || match &run.way {
+            Way::Direct { outbox, .. } => Some(outbox.clone()),
+            Way::Journaled(ticket) => self.line_of(ticket.journal).map(|line| line.outbox),
+        };
         loop {
+            if outbox().is_none() {
+                flow.another_connection().await;
+                continue;
+            }
             let Some(upstream) = flow.next() else {
                 flow.news().await;
                 continue;
             };
             // Looked for after it was taken: a connection that comes in between has it said again.
-            let outbox = match &run.way {
-                Way::Direct { outbox, .. } => Some(outbox.clone()),
-                Way::Journaled(ticket) => self.line_of(ticket.journal).map(|line| line.outbox),
-            };
-            if let Some(outbox) = outbox {
+            if let Some(outbox) = outbox() {
                 let frame = upstream.encode(&self.about(&run.job));
                 outbox.push_in_turn(frame, || {}).await;
                 flow.gather().await;

@@ -295,6 +295,11 @@ impl Flow {
         (!chunks.is_empty()).then_some(Upstream::Chunks(chunks))
     }
 
+    /// Waits until there may be a connection to say something on.
+    pub(crate) async fn another_connection(&self) {
+        self.0.news.notified().await;
+    }
+
     /// Behind something that was said: waits a moment for more, since many programs write little at a time, and each
     /// message costs three processes something. Not while there is much to say, or something that is waited for.
     pub(crate) async fn gather(&self) {
