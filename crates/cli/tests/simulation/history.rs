@@ -30,6 +30,8 @@ pub(crate) enum What {
     Broken { wire: usize, how: &'static str },
     /// A device carries an order out.
     Ran { device: String, order: String },
+    /// A device is told to leave: it turns down what comes from then on, and keeps nothing of that.
+    Leaving { device: String },
     /// A device dies.
     Crashed { device: String },
     /// The store has this.
@@ -189,6 +191,7 @@ impl fmt::Display for Event {
             What::Broken { wire, how } => write!(f, "w{wire} is {how}"),
             What::Received { device, command } => write!(f, "{device} takes {}", short(command)),
             What::Ran { device, order } => write!(f, "{device} carries out {order}"),
+            What::Leaving { device } => write!(f, "{device} is told to leave"),
             What::Crashed { device } => write!(f, "{device} crashes"),
             What::Stored(batch) => {
                 write!(f, "the store has of T={}:", short(&batch.task.to_string()))?;

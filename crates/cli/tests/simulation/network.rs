@@ -11,7 +11,7 @@ use link::{Connector, DialError, Frame, Socket};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::history::{History, What};
+use crate::history::{History, What, said};
 use crate::site::Site;
 
 /// Of a hundred tries to connect, how many find nobody.
@@ -30,10 +30,17 @@ struct Inner {
     /// The newest wire of each party.
     switches: BTreeMap<String, (usize, KillSwitch)>,
     legacy: BTreeSet<&'static str>,
-    /// The wire to the server that is slow, and until when.
-    slow: Option<(usize, Instant)>,
+    /// Whose wires to the server are slow.
+    slow: Option<Slow>,
     is_calm: bool,
     history: History,
+}
+
+struct Slow {
+    party: String,
+    until: Instant,
+    /// Whether results are on their way since.
+    has_results: bool,
 }
 
 impl Network {
@@ -73,7 +80,7 @@ impl Network {
             }
             inner.wires += 1;
             let (wire, is_legacy) = (inner.wires, inner.legacy.contains(party));
-            let (near, far, switch) = pair_over(self.courier(wire, is_legacy));
+            let (near, far, switch) = pair_over(self.courier(wire, party, is_legacy));
             inner.switches.insert(party.to_owned(), (wire, switch));
             inner.history.push(What::Opened { wire, party: party.to_owned() });
             (near, far)
@@ -82,15 +89,15 @@ impl Network {
     }
 
     /// Carries the frames of one wire, and writes them down.
-    fn courier(&self, wire: usize, is_legacy: bool) -> Courier {
-        let network = self.clone();
+    fn courier(&self, wire: usize, party: &str, is_legacy: bool) -> Courier {
+        let (network, party) = (self.clone(), party.to_owned());
         Box::new(move |to, frame: &mut Frame| {
             let to_server = to == SERVER_END;
             if is_legacy && to_server {
                 take_extension_out(frame);
             }
             let mut inner = network.lock();
-            let takes = inner.takes_on(wire, to_server);
+            let takes = inner.takes_on(&party, to_server, frame);
             inner.history.push(What::Sent { wire, to_server, frame: frame.clone(), takes });
             takes
         })
@@ -142,10 +149,13 @@ impl Network {
 
     /// For a while what a party sends takes very long.
     pub(crate) fn slow_down(&self, party: &str, time: Duration) {
-        let mut inner = self.lock();
-        if let Some((wire, _)) = inner.switches.get(party) {
-            inner.slow = Some((*wire, Instant::now() + time));
-        }
+        let until = Instant::now() + time;
+        self.lock().slow = Some(Slow { party: party.to_owned(), until, has_results: false });
+    }
+
+    /// Whether the party that was slowed down has sent results since.
+    pub(crate) fn has_slow_results(&self) -> bool {
+        self.lock().slow.as_ref().is_some_and(|slow| slow.has_results)
     }
 
     fn break_wire(&self, party: &str, how: &'static str, act: impl Fn(&KillSwitch)) {
@@ -175,12 +185,16 @@ impl Network {
 }
 
 impl Inner {
-    /// How long the next frame of this wire takes.
-    fn takes_on(&mut self, wire: usize, to_server: bool) -> Duration {
-        let is_slow = self.slow.is_some_and(|(slow, until)| slow == wire && Instant::now() < until);
-        match is_slow && to_server && !self.is_calm {
-            true => Duration::from_millis(self.chance.u64(500..8000)),
-            false => self.takes(),
+    /// How long the next frame on a wire of this party takes.
+    fn takes_on(&mut self, party: &str, to_server: bool, frame: &Frame) -> Duration {
+        let is_slow = |slow: &&mut Slow| slow.party == party && Instant::now() < slow.until;
+        match self.slow.as_mut().filter(is_slow) {
+            Some(slow) if to_server && !self.is_calm => {
+                slow.has_results |=
+                    said(to_server, frame).is_some_and(|said| said.kind == "command_results");
+                Duration::from_millis(self.chance.u64(500..8000))
+            }
+            _ => self.takes(),
         }
     }
 

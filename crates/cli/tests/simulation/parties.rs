@@ -254,7 +254,7 @@ impl Worker {
 
     /// Tells it to leave.
     pub(crate) fn leave(&self, world: &World) {
-        world.history.note(format!("{} is told to leave", self.id));
+        world.history.push(What::Leaving { device: self.id.to_owned() });
         self.stop.cancel();
     }
 }

@@ -131,9 +131,15 @@ async fn trouble(world: &World, perils: Perils, chance: &mut fastrand::Rng) -> V
 async fn crash(world: &World, worker: &mut Worker, perils: Perils, chance: &mut fastrand::Rng) {
     let is_slow = chance.bool();
     if is_slow {
-        // What it sends then arrives when it is back, or not at all.
-        world.network.slow_down(worker.id, Duration::from_secs(3));
-        pause(chance, 3000).await;
+        // The results that it sends arrive when it is back, before or after what it sends then, or not at all.
+        world.network.slow_down(worker.id, Duration::from_secs(15));
+        let ticks = chance.u8(..30);
+        for _ in 0..ticks {
+            if world.network.has_slow_results() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
     if perils.of_power && chance.bool() {
         worker.lose_power(world, chance);

@@ -47,7 +47,8 @@ pub(crate) fn check(events: &[Event], rules: &Rules) -> Vec<String> {
         wires: Wires::default(),
         mirror: Mirror::default(),
         beside: Beside::default(),
-        received: BTreeMap::new(),
+        received: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         ran: BTreeMap::new(),
         crashes: BTreeMap::new(),
         deaths: Vec::new(),
@@ -67,8 +68,10 @@ struct Checker<'a> {
     wires: Wires,
     mirror: Mirror,
     beside: Beside,
-    /// When a device took each COMMAND off its wire first.
-    received: BTreeMap<String, Duration>,
+    /// The COMMANDs that a device took off its wire to carry them out.
+    received: BTreeSet<String>,
+    /// The devices that were told to leave, and take no COMMAND.
+    leaving: BTreeSet<String>,
     /// How often each order was carried out.
     ran: BTreeMap<String, usize>,
     /// When each device died.
@@ -88,11 +91,19 @@ impl Checker<'_> {
         match &event.what {
             What::Opened { wire, party } => self.wires.open(*wire, party),
             What::Broken { wire, .. } => self.wires.break_off(*wire, at),
-            What::Received { command, .. } => {
-                self.received.entry(command.clone()).or_insert(at);
+            What::Received { device, command } => {
+                if !self.leaving.contains(device) {
+                    self.received.insert(command.clone());
+                }
             }
             What::Ran { order, .. } => *self.ran.entry(order.clone()).or_default() += 1,
-            What::Crashed { device } => self.crashes.entry(device.clone()).or_default().push(at),
+            What::Leaving { device } => {
+                self.leaving.insert(device.clone());
+            }
+            What::Crashed { device } => {
+                self.leaving.remove(device);
+                self.crashes.entry(device.clone()).or_default().push(at);
+            }
             What::Stored(batch) => {
                 self.mirror.store(batch);
                 let wrong = self.beside.store(batch, self.rules);

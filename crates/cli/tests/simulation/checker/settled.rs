@@ -20,7 +20,7 @@ impl Checker<'_> {
         let error = results.iter().find_map(|result| result.error.as_deref()).unwrap_or("");
         if error.ends_with("it was never sent") {
             let what = "is called never sent, and a device received it";
-            let was_received = self.received.contains_key(command) && !self.mirror.has_lost;
+            let was_received = self.received.contains(command) && !self.mirror.has_lost;
             return was_received.then(|| what.to_owned());
         }
         if let Some(why) = error.strip_suffix("; its outcome is unknown") {
