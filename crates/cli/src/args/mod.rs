@@ -45,6 +45,25 @@ pub(crate) struct Cli {
 /// Adds what a command takes.
 type Augment = fn(clap::Command) -> clap::Command;
 
+/// What each command takes, in the order of the help.
+const ALL: [(&str, Augment); 15] = [
+    ("demo", Demo::augment_args),
+    ("serve", Serve::augment_args),
+    ("device", Device::augment_args),
+    ("devices", Devices::augment_args),
+    ("backup", Backup::augment_args),
+    ("exec", Exec::augment_args),
+    ("run", Run::augment_args),
+    ("tasks", Tasks::augment_args),
+    ("task", |command| of_several(TaskCommand::augment_subcommands(command))),
+    ("key", |command| of_several(Key::augment_subcommands(command))),
+    ("join-token", |command| of_several(JoinToken::augment_subcommands(command))),
+    ("login", Login::augment_args),
+    ("logout", Logout::augment_args),
+    ("config", |command| of_several(Config::augment_subcommands(command))),
+    ("completions", Completions::augment_args),
+];
+
 /// A command of which one of several is to be named.
 fn of_several(command: clap::Command) -> clap::Command {
     command.subcommand_required(true).arg_required_else_help(true)
@@ -53,6 +72,9 @@ fn of_several(command: clap::Command) -> clap::Command {
 impl Cli {
     /// Reads the command line. The help of each setting names its default.
     pub(crate) fn read() -> Self {
+        if let Some(read) = Self::read_first() {
+            return read;
+        }
         let mut command = Self::command();
         let matches = command.try_get_matches_from_mut(std::env::args_os());
         // To take it apart takes as long as to put it together, and the program ends soon.
@@ -72,6 +94,19 @@ impl Cli {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
+    /// Reads a command line that begins with its command, and has nothing wrong, without putting together all the
+    /// others: that would be a tenth of what a whole `exec` takes.
+    fn read_first() -> Option<Self> {
+        let first = std::env::args_os().nth(1)?;
+        let (name, augment) = ALL.into_iter().find(|(name, _)| first == *name)?;
+        let own = augment(clap::Command::new(name));
+        let mut command = Global::augment_args(clap::Command::new("flightdeck")).subcommand(own);
+        let matches = command.try_get_matches_from_mut(std::env::args_os());
+        // To take it apart takes as long as to put it together, and the program ends soon.
+        std::mem::forget(command);
+        Self::from_arg_matches(&matches.ok()?).ok()
+    }
+
     /// What can be typed, with the defaults of the settings in its help.
     pub(crate) fn with_defaults() -> clap::Command {
         let rows = settings::defaults();
@@ -89,23 +124,6 @@ impl Cli {
             }
             command
         };
-        let all: [(&str, Augment); 15] = [
-            ("demo", Demo::augment_args),
-            ("serve", Serve::augment_args),
-            ("device", Device::augment_args),
-            ("devices", Devices::augment_args),
-            ("backup", Backup::augment_args),
-            ("exec", Exec::augment_args),
-            ("run", Run::augment_args),
-            ("tasks", Tasks::augment_args),
-            ("task", |command| of_several(TaskCommand::augment_subcommands(command))),
-            ("key", |command| of_several(Key::augment_subcommands(command))),
-            ("join-token", |command| of_several(JoinToken::augment_subcommands(command))),
-            ("login", Login::augment_args),
-            ("logout", Logout::augment_args),
-            ("config", |command| of_several(Config::augment_subcommands(command))),
-            ("completions", Completions::augment_args),
-        ];
         // What is put off until a command is used cannot be changed, and says nothing of itself.
         let whole = |command: clap::Command, (n, (name, augment)): (usize, (_, Augment))| {
             command.mut_subcommand(name, |_| {
@@ -113,7 +131,7 @@ impl Cli {
                 described(fresh).mut_subcommands(described)
             })
         };
-        all.into_iter().enumerate().fold(Self::command(), whole)
+        ALL.into_iter().enumerate().fold(Self::command(), whole)
     }
 }
 
