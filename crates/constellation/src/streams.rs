@@ -42,6 +42,11 @@ impl Output {
         Self { bytes: Bytes::new(), ..*self }
     }
 
+    /// Whether it is the end of a stream of this step.
+    pub(crate) const fn is_end_of(&self, step: u32) -> bool {
+        self.is_end && self.step == step
+    }
+
     /// Joins what follows at once, if it does.
     pub(crate) fn join(&mut self, next: Self) -> Option<Self> {
         let follows = next.step == self.step && next.channel == self.channel && next.lost == 0;
@@ -120,8 +125,9 @@ impl Reading {
         (Some(Output { step, channel, lost, bytes, end, is_end }), None)
     }
 
-    /// Some output was dealt with. Returns what is to be said of it.
-    pub(crate) fn done(&mut self, output: &Output) -> Option<Downstream> {
+    /// Some output was dealt with. Returns what is to be said of it; if another end `follows` that is there already,
+    /// one word is for both.
+    pub(crate) fn done(&mut self, output: &Output, follows: bool) -> Option<Downstream> {
         let side = &mut self.sides[output.channel as usize];
         if output.step != self.step {
             return None;
@@ -131,7 +137,7 @@ impl Reading {
         let again = side.has_asked;
         // At least each half window; sooner, so that the device does not run dry meanwhile.
         let is_much = side.done - side.told >= self.window / 4 || side.untold >= TOLD_AFTER;
-        (is_much || output.is_end || again).then(|| self.told(again))
+        (is_much || output.is_end && !follows || again).then(|| self.told(again))
     }
 
     /// Says up to where all was dealt with; `None` before anything came.
@@ -286,7 +292,7 @@ mod tests {
         let (first, nothing) = reading.take(1, &chunk(0, 0, &[b'x'; 4000], false), true);
         assert_eq!(nothing, None);
         // Not a quarter of a window yet.
-        assert_eq!(reading.done(&first.unwrap()), None);
+        assert_eq!(reading.done(&first.unwrap(), false), None);
         let (none, again) = reading.take(1, &chunk(0, 0, &[b'x'; 4000], false), true);
         assert_eq!((none, again), (None, said(4000, false)), "a repeat is acknowledged again");
         let (gap, again) = reading.take(1, &chunk(5000, 0, b"y", false), true);
@@ -294,9 +300,11 @@ mod tests {
         let (gap, again) = reading.take(1, &chunk(5001, 0, b"y", false), true);
         assert_eq!((gap, again), (None, None), "once until it comes on");
         let (second, _) = reading.take(1, &chunk(4000, 0, &[b'y'; 4096], false), true);
-        assert_eq!(reading.done(&second.unwrap()), said(8096, false));
+        assert_eq!(reading.done(&second.unwrap(), false), said(8096, false));
         let (end, _) = reading.take(1, &chunk(8096, 0, b"", true), true);
-        assert_eq!(reading.done(&end.unwrap()), said(8096, false), "so is the end");
+        let end = end.unwrap();
+        assert_eq!(reading.done(&end, true), None, "the other stream's end is there already");
+        assert_eq!(reading.done(&end, false), said(8096, false), "so is the end");
     }
 
     #[test]
@@ -304,7 +312,7 @@ mod tests {
         let mut reading = Reading::new(streams(1 << 20));
         let mut dealt_with = |offset| {
             let (output, _) = reading.take(1, &chunk(offset, 0, b"x", false), true);
-            reading.done(&output.unwrap())
+            reading.done(&output.unwrap(), false)
         };
         let last = u64::from(TOLD_AFTER) - 1;
         assert!((0..last).all(|offset| dealt_with(offset).is_none()));
@@ -320,7 +328,7 @@ mod tests {
         let output = output.unwrap();
         assert_eq!((output.lost, &*output.bytes), (900, b"late".as_slice()));
         assert_eq!(reading.again(), said(0, true));
-        reading.done(&output);
+        reading.done(&output, false);
         assert_eq!(reading.again(), said(904, true));
     }
 
@@ -330,7 +338,7 @@ mod tests {
         let (first, _) = reading.take(1, &chunk(0, 0, b"one", false), true);
         let (none, nothing) = reading.take(1, &chunk(3, 0, b"two", false), false);
         assert_eq!((none, nothing), (None, None));
-        assert_eq!(reading.done(&first.unwrap()), said(3, true));
+        assert_eq!(reading.done(&first.unwrap(), false), said(3, true));
     }
 
     #[test]

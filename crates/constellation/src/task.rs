@@ -334,7 +334,9 @@ impl Inbox {
     fn dealt_with(&self) -> Option<Downstream> {
         let mut kept = self.lock();
         let output = kept.out.take()?;
-        kept.reading.as_mut()?.done(&output)
+        let next = kept.waiting.front();
+        let follows = matches!(next, Some(TaskEvent::Output(next)) if next.is_end_of(output.step));
+        kept.reading.as_mut()?.done(&output, follows)
     }
 
     /// Nobody looks at the task any more: its output does not wait for that. Returns what is to be said.
@@ -347,7 +349,7 @@ impl Inbox {
             _ => None,
         });
         let reading = kept.reading.as_mut()?;
-        kept.out.iter().chain(waiting).filter_map(|output| reading.done(output)).last()
+        kept.out.iter().chain(waiting).filter_map(|output| reading.done(output, false)).last()
     }
 
     /// The task gets these streams.
@@ -380,7 +382,7 @@ impl Inbox {
                     let (output, answer) = reading.take(passed.step, chunk, has_room);
                     answers.extend(answer);
                     if kept.is_left {
-                        answers.extend(output.and_then(|output| reading.done(&output)));
+                        answers.extend(output.and_then(|output| reading.done(&output, false)));
                         continue;
                     }
                     let output = match (kept.waiting.back_mut(), output) {

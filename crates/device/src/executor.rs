@@ -330,13 +330,13 @@ impl Executor {
             }
             let Some(upstream) = flow.next() else {
                 flow.news().await;
+                flow.gather().await;
                 continue;
             };
             // Looked for after it was taken: a connection that comes in between has it said again.
             if let Some(outbox) = outbox() {
                 let frame = upstream.encode(&self.about(&run.job));
                 outbox.push_in_turn(frame, || {}).await;
-                flow.gather().await;
             }
         }
     }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long it is waited for more output behind some that was said, and how much of it is enough.
+/// How long it is waited for more output before some is said, and how much of it is enough.
 const GATHER_TIME: Duration = Duration::from_millis(1);
 const GATHER_BYTES: usize = MAX_CHUNK_BYTES / 2;
 
@@ -300,28 +300,28 @@ impl Flow {
         self.0.news.notified().await;
     }
 
-    /// Behind something that was said: waits a moment for more, since many programs write little at a time, and each
-    /// message costs three processes something. Not while there is much to say, or something that is waited for.
+    /// Before some output is said: waits a moment for more, since many programs write little at a time or end soon, and
+    /// each message costs three processes something. Not while there is much to say, or something that is waited for.
     pub(crate) async fn gather(&self) {
-        let much = async {
+        let more = async {
             loop {
                 let news = self.0.news.notified();
-                if self.has_much() {
+                if !self.has_little() {
                     return;
                 }
                 news.await;
             }
         };
-        let _in_time = tokio::time::timeout(GATHER_TIME, much).await;
+        let _in_time = tokio::time::timeout(GATHER_TIME, more).await;
     }
 
-    fn has_much(&self) -> bool {
+    /// Whether there is nothing to say but a little output that is not the end.
+    fn has_little(&self) -> bool {
         let much = GATHER_BYTES.min(self.0.streams.window() as usize / 2);
         let state = self.lock();
         let unsaid = || state.sides.iter().flat_map(|side| side.kept.iter().skip(side.said));
-        state.input.is_news
-            || unsaid().any(|piece| piece.is_end)
-            || unsaid().map(|piece| piece.bytes.len()).sum::<usize>() >= much
+        let bytes = unsaid().map(|piece| piece.bytes.len()).sum::<usize>();
+        (1..much).contains(&bytes) && !state.input.is_news && !unsaid().any(|piece| piece.is_end)
     }
 
     /// Waits until there may be something to say.
