@@ -5,7 +5,8 @@
 
 Needs sshd (Debian: openssh-server) and openssl. Starts a server, a device and an sshd of its own in a temporary folder, and
 ends them. Rounds are interleaved; what is printed are medians, and ratios of them. CPU is the client's own, but for the row
-that says it is the device's.
+that says it is the device's. With a shared connection ssh leaves the work at the connection, output and all, to its master:
+the last column is the ratio to both of them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import concurrent.futures
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import socket
 import statistics
@@ -28,10 +30,10 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def measured(command, env, sink):
-    """Runs a command; returns its wall time, its CPU, and how many bytes it wrote."""
-    begun = time.perf_counter()
-    child = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def measured(way, command, sink):
+    """Runs a command, which has to write so many bytes; returns its wall time, its CPU, and that of its master."""
+    command, before, begun = way.exec + [command], way.master_cpu(), time.perf_counter()
+    child = subprocess.Popen(command, env=way.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     count = 0
     while piece := os.read(child.stdout.fileno(), 1 << 20):
         count += len(piece)
@@ -41,7 +43,7 @@ def measured(command, env, sink):
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0 or count != sink:
         sys.exit(f"{command}: {child.returncode}, {count} bytes instead of {sink}: {errors.decode(errors='replace')}")
-    return wall, usage.ru_utime + usage.ru_stime
+    return wall, usage.ru_utime + usage.ru_stime, way.master_cpu() - before
 
 
 def until(happens, what, child, log):
@@ -97,6 +99,10 @@ class Fleet:
         peak = lambda child: kilobytes(child, "status", "VmHWM") / 1024
         return f"server {peak(self.server):.0f} MB, device {peak(self.device):.0f} MB at most"
 
+    def master_cpu(self):
+        """There is none."""
+        return 0
+
     def private(self):
         """What the device has written for itself alone, in MB."""
         return kilobytes(self.device, "smaps_rollup", "Private_Dirty") / 1024
@@ -140,6 +146,12 @@ class Ssh:
         subprocess.run(master, check=True)
         self.exec = common
         self.env = dict(os.environ)
+        asked = subprocess.run(common[:1] + ["-O", "check"] + common[1:], check=True, capture_output=True, text=True)
+        self.master = re.search(r"pid=(\d+)", asked.stderr + asked.stdout)[1]
+
+    def master_cpu(self):
+        """The CPU of the process that has the connection, in seconds."""
+        return int(pathlib.Path(f"/proc/{self.master}/schedstat").read_text().split()[0]) / 1e9
 
     def end(self):
         subprocess.run(self.exec[:1] + ["-O", "exit"] + self.exec[1:], capture_output=True)
@@ -168,23 +180,21 @@ def at_once(way, count=400, most=50):
         return count / (time.perf_counter() - begun)
 
 
-def bare_cpu(command, count):
+def bare_cpu(command):
     """The CPU of a shell that runs a command, in seconds."""
-    used = 0
-    for _ in range(count):
-        child = subprocess.Popen(["sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        _, _, usage = os.wait4(child.pid, 0)
-        child.returncode = 0
-        used += usage.ru_utime + usage.ru_stime
-    return used / count
+    child = subprocess.Popen(["sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _, _, usage = os.wait4(child.pid, 0)
+    child.returncode = 0
+    return usage.ru_utime + usage.ru_stime
 
 
 def device_cpu(fleet, command, count):
-    """The CPU that a command takes on its device, in seconds."""
-    before = fleet.device_cpu()
+    """The CPU that a command takes on its device, over that of a bare shell that runs it in turn with the device."""
+    before, bare = fleet.device_cpu(), 0
     for _ in range(count):
         subprocess.run(fleet.exec + [command], env=fleet.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
-    return (fleet.device_cpu() - before) / count
+        bare += bare_cpu(command)
+    return (fleet.device_cpu() - before) / bare
 
 
 def rows(rounds, gigabyte):
@@ -204,29 +214,30 @@ def main():
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        binary = os.path.abspath(given.binary)
+        # A copy, as one that is installed: of the file as the linker wrote it the system maps smaller pieces.
+        binary = shutil.copy(given.binary, folder / "flightdeck")
         ends = {"ssh": Ssh(folder), "plain": Fleet(binary, folder, False), "TLS": Fleet(binary, folder, True)}
         try:
             ours = ["plain", "TLS"]
             private = {end: ends[end].private() for end in ours}
-            print(f"{'':16}{'':7}{'wall ms':>10}{'/ ssh':>7}{'CPU ms':>10}{'/ ssh':>7}")
+            print(f"{'':16}{'':7}{'wall ms':>10}{'/ ssh':>7}{'CPU ms':>10}{'/ ssh':>7}{'/ both':>7}")
             for name, command, size, rounds in rows(given.rounds, given.gigabyte):
                 took = {end: [] for end in ends}
                 for _ in range(rounds):
                     for end, way in ends.items():
-                        took[end].append(measured(way.exec + [command], way.env, size))
+                        took[end].append(measured(way, command, size))
                 median = {end: [statistics.median(column) * 1000 for column in zip(*all)] for end, all in took.items()}
-                for end, (wall, cpu) in median.items():
+                for end, (wall, cpu, master) in median.items():
                     base = median["ssh"]
-                    print(f"{name:16}{end:7}{wall:10.1f}{wall / base[0]:7.2f}{cpu:10.2f}{cpu / base[1]:7.2f}")
-            bare = bare_cpu("uname -r", 300)
+                    ratios = f"{cpu / base[1]:7.2f}{(cpu + master) / (base[1] + base[2]):7.2f}"
+                    print(f"{name:16}{end:7}{wall:10.1f}{wall / base[0]:7.2f}{cpu:10.2f}{ratios}")
             for end, way in ends.items():
                 line = statistics.median(first_line(way)) * 1000
                 print(f"{end}: a line arrives after {line:.1f} ms", end="")
                 if end in ours:
-                    cpu = device_cpu(way, "uname -r", 300)
+                    cpu = device_cpu(way, "uname -r", 500)
                     print(f", {at_once(way):.0f} commands a second 50 at once,"
-                          f" device CPU a command {cpu / bare:.2f} of `sh -c`", end="")
+                          f" device CPU a command {cpu:.2f} of `sh -c`", end="")
                 print()
             for end in ours:
                 print(f"{end}: {ends[end].memory()}; the idle device alone {private[end]:.1f} MB")
