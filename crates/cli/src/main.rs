@@ -168,16 +168,10 @@ fn block_on(command: impl Future<Output = Ended>) -> Ended {
     }
 }
 
-/// Runs a command of a requester: it waits for one connection, and each thread more would cost it time at its start.
+/// Runs a command that waits for one connection most of the time: each thread more would cost it memory, time at its
+/// start, and a switch between threads for whatever one of them tells another.
 fn block_on_one_thread(command: impl Future<Output = Ended>) -> Ended {
     block_on_runtime(&mut Builder::new_current_thread(), command)
-}
-
-/// Runs a command that mostly waits: itself on this thread, what it spawns on one other. Each thread more
-/// would cost memory, and time whenever a child process is started, which copies what threads keep for
-/// themselves.
-fn block_on_two_threads(command: impl Future<Output = Ended>) -> Ended {
-    block_on_runtime(Builder::new_multi_thread().worker_threads(1), command)
 }
 
 fn block_on_runtime(runtime: &mut Builder, command: impl Future<Output = Ended>) -> Ended {

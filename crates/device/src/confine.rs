@@ -339,7 +339,6 @@ mod tests {
             timeout: Duration::from_secs(60),
             max_output: 64 * 1024,
             env: scrubbed_env(),
-            awaits_line: false,
             confinement: confinement.clone(),
         };
         run(spec, &CancellationToken::new(), None, &Progress::default(), None).await.unwrap()

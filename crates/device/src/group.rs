@@ -149,6 +149,9 @@ fn go_apart(
 ///
 /// The death signal is tied to the thread that calls this: see [`set_apart_from`].
 ///
+/// What the child does `last` before its program begins consists of plain system calls; it takes no lock and allocates
+/// nothing.
+///
 /// # Errors
 /// What the system says of the program, its directory or its confinement.
 #[cfg(target_os = "linux")]
@@ -158,6 +161,7 @@ pub(crate) fn start(
     stdio: [std::os::fd::BorrowedFd<'_>; 3],
     (confinement, mark): (&Confinement, Option<Mark>),
     cgroup: Option<&Cgroup>,
+    last: &dyn Fn(),
 ) -> std::io::Result<Pid> {
     use std::os::fd::AsRawFd;
 
@@ -167,7 +171,9 @@ pub(crate) fn start(
         if let Some(entrance) = &entrance {
             rustix::io::write(&**entrance, b"0")?;
         }
-        go_apart(device, Tie::DiesWithDevice, confinement, mark, descriptors)
+        go_apart(device, Tie::DiesWithDevice, confinement, mark, descriptors)?;
+        last();
+        Ok(())
     };
     let (args, env) = (image.args(), image.env());
     let mut beginning = Beginning {

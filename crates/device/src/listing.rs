@@ -2,23 +2,27 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
 /// The number after which processes are numbered from the bottom again; 0 if that isn't known.
 pub(crate) fn highest_number() -> i32 {
-    static FOUND: std::sync::OnceLock<i32> = std::sync::OnceLock::new();
-    *FOUND.get_or_init(|| number("/proc/sys/kernel/pid_max").unwrap_or(0))
+    static FOUND: OnceLock<i32> = OnceLock::new();
+    let find = || std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok();
+    *FOUND.get_or_init(|| find().unwrap_or(0))
 }
 
 /// The number that was handed out last, to a process or a thread. `None` where the kernel doesn't tell.
 /// (Who is in a container is told of its own numbers here; `/proc/loadavg` may be somebody else's.)
 pub(crate) fn latest_number() -> Option<i32> {
-    number("/proc/sys/kernel/ns_last_pid")
-}
-
-fn number(path: &str) -> Option<i32> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    // Asked at the end of every command: it is opened once.
+    static FILE: OnceLock<Option<File>> = OnceLock::new();
+    let file = FILE.get_or_init(|| File::open("/proc/sys/kernel/ns_last_pid").ok()).as_ref()?;
+    let mut text = [0; 16];
+    let length = file.read_at(&mut text, 0).ok()?;
+    str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
 }
 
 /// The numbers of all processes.

@@ -42,6 +42,12 @@ const NUMBERS_A_SECOND: u32 = 81_920;
 /// How many numbers are tried one by one at most. Of more, only those are that are listed.
 const FEW_NUMBERS: i32 = 256;
 
+/// How many numbers at most are looked at [at once](Hunt::is_over_at_once).
+const NUMBERS_AT_ONCE: usize = 8;
+
+/// How often at most it is looked at once for who came meanwhile.
+const ROUNDS_AT_ONCE: usize = 3;
+
 const ALL_NUMBERS: RangeInclusive<i32> = 1..=i32::MAX;
 
 /// In the place of the number up to which all were looked at: nobody was.
@@ -149,11 +155,28 @@ impl Chase {
 }
 
 impl Hunt {
-    /// Whether it is sure that nobody is to be found: no number was handed out since the leader's start.
-    pub(super) fn is_in_vain(self) -> bool {
-        latest_number()
-            .and_then(|latest| self.numbers_until(latest))
-            .is_some_and(|it| it.is_empty())
+    /// Looks for all where that takes no time: few numbers were handed out since the leader's start, most often none.
+    /// False if somebody may be left.
+    pub(super) fn is_over_at_once(self) -> bool {
+        let mut seen = self.leader.map(Pid::as_raw_pid);
+        for _ in 0..ROUNDS_AT_ONCE {
+            let latest = latest_number();
+            let Some(range) = latest.and_then(|latest| self.numbers_until(latest)) else {
+                return false;
+            };
+            let newer = range.start.max(seen.map_or(0, |seen| seen + 1))..range.end;
+            if newer.is_empty() {
+                return true;
+            }
+            if newer.len() > NUMBERS_AT_ONCE {
+                return false;
+            }
+            seen = latest;
+            for id in newer {
+                self.signal_number(id, Signal::KILL);
+            }
+        }
+        false
     }
 
     /// Signals all that are there now.
@@ -242,8 +265,10 @@ impl Hunt {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+
     use super::*;
-    use crate::group::testing;
+    use crate::group::{Group, testing};
 
     fn hunt(leader: u32, since: Option<Instant>) -> Hunt {
         Hunt { leader: Pid::from_raw(leader.cast_signed()), since, mark: None }
@@ -277,23 +302,39 @@ mod tests {
         (child, hunt)
     }
 
-    /// Whether a hunt for a leader that runs this is seen to be in vain.
-    fn is_in_vain_for(script: &str) -> bool {
+    /// Whether a hunt for a leader that runs this is over at once, and a number that the leader tells.
+    fn is_over_at_once_for(script: &str) -> (bool, u32) {
         let (mut child, hunt) = start(script);
-        let is_in_vain = hunt.is_in_vain();
+        let mut told = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
+        let is_over = hunt.is_over_at_once();
         child.kill().unwrap();
         child.wait().unwrap();
-        is_in_vain
+        (is_over, told.trim().parse().unwrap())
     }
 
     #[test]
-    fn a_hunt_is_in_vain_where_nobody_was_started_since_the_leader_was() {
+    fn a_hunt_among_few_is_over_at_once_and_kills_who_has_left() {
         if latest_number().is_none() {
             return;
         }
-        assert!(!is_in_vain_for("sleep 0.01 & echo; exec sleep 1000"));
-        // Other tests start processes, too: not always is there nobody.
-        testing::until("there is nobody", || is_in_vain_for("echo; exec sleep 1000").then_some(()));
+        let many =
+            "for n in 1 2 3 4 5 6 7 8 9; do sleep 0 & done; wait; echo; echo 0; exec sleep 1000";
+        assert!(!is_over_at_once_for(many).0);
+        // Other tests start processes, too: not always are there few.
+        testing::until("there is nobody", || {
+            is_over_at_once_for("echo; echo 0; exec sleep 1000").0.then_some(())
+        });
+        // One that makes a group of its own, and its child.
+        let leaves = "timeout 1000 sh -c 'echo; echo $PPID; exec sleep 1000' & exec sleep 1000";
+        let stray = testing::until("somebody is found", || {
+            let (is_over, stray) = is_over_at_once_for(leaves);
+            if !is_over {
+                Group::led_by(stray).unwrap().kill_members();
+            }
+            is_over.then_some(stray)
+        });
+        testing::all_gone(&[stray]);
     }
 
     #[test]

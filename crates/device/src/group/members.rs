@@ -124,10 +124,10 @@ impl Group {
         self.hunt().signal(Signal::TERM);
     }
 
-    /// Whether anybody may be left once its members were killed: somebody was started since its leader
-    /// was, or an earlier hunt has left somebody over. Three system calls, that wait for nobody.
+    /// Whether anybody may be left once its members were killed. Where few were started since its leader was, who has
+    /// left it is killed here, with a few system calls that wait for nobody.
     pub(crate) fn may_have_strays(self) -> bool {
-        !self.hunt().is_in_vain() || hunt::is_anybody_left()
+        !self.hunt().is_over_at_once() || hunt::is_anybody_left()
     }
 
     /// The search for all in it that have left the group, which has not begun yet.

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Spec;
 use crate::group::{Cgroup, Image, start};
 use crate::mark::Mark;
+use crate::watchdog::{Guarded, Watchdog};
 
 pub(super) type ChildStdin = Sender;
 pub(super) type ChildStdout = Receiver;
@@ -57,21 +58,30 @@ struct Process {
 }
 
 impl Child {
-    /// Starts a program, set apart and within its limits; `has_input` says that something will be written to it.
+    /// Starts a program, set apart, within its limits and guarded, if there is a watchdog, before it begins;
+    /// `has_input` says that something will be written to it.
     ///
     /// # Errors
     /// What the system says of the program, its directory or its limits.
     pub(super) fn start(
         spec: &Spec,
-        mark: Option<Mark>,
+        (mark, guard): (Option<Mark>, Option<&Watchdog>),
         cgroup: Option<&Cgroup>,
         has_input: bool,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Option<Guarded>)> {
         let image = Image::new(&spec.program, &spec.args, &spec.env, &spec.cwd)?;
-        let (input, stdin) = input(spec.awaits_line || has_input)?;
+        let (input, stdin) = input(has_input)?;
         let ((stdout, output), (stderr, errors)) = (io::pipe()?, io::pipe()?);
         let stdio = [input.as_fd(), output.as_fd(), errors.as_fd()];
-        let id = start(&image, stdio, (&spec.confinement, mark), cgroup)?;
+        let limits = (&spec.confinement, mark);
+        let (id, guarded) = match guard {
+            Some(guard) => {
+                let start = |tell: &dyn Fn()| start(&image, stdio, limits, cgroup, tell);
+                let (id, guarded) = guard.guard_start(mark, start)?;
+                (id, Some(guarded))
+            }
+            None => (start(&image, stdio, limits, cgroup, &|| ())?, None),
+        };
         // From here on it ends with this.
         let process = Process { id, end: None, status: None };
         let mut child = Self { stdin: None, stdout: None, stderr: None, process };
@@ -79,7 +89,7 @@ impl Child {
         child.stdin = stdin.map(Sender::from_owned_fd).transpose()?;
         child.stdout = Some(Receiver::from_owned_fd(stdout.into())?);
         child.stderr = Some(Receiver::from_owned_fd(stderr.into())?);
-        Ok(child)
+        Ok((child, guarded))
     }
 
     /// Its number, until it is reaped.
@@ -200,13 +210,12 @@ mod tests {
             timeout: Duration::from_secs(60),
             max_output: 1024,
             env: crate::process::scrubbed_env(),
-            awaits_line: false,
             confinement: Confinement::default(),
         }
     }
 
     fn start_shell(script: &str) -> Child {
-        Child::start(&shell(script), None, None, false).unwrap()
+        Child::start(&shell(script), (None, None), None, false).unwrap().0
     }
 
     #[tokio::test]
@@ -256,7 +265,7 @@ mod tests {
             (nothing, io::ErrorKind::PermissionDenied),
             (nul, io::ErrorKind::InvalidInput),
         ] {
-            let failed = Child::start(&spec, None, None, false).map(|_| ()).unwrap_err();
+            let failed = Child::start(&spec, (None, None), None, false).map(|_| ()).unwrap_err();
             assert_eq!(failed.kind(), kind, "{failed}");
         }
     }

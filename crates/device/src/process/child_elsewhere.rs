@@ -10,6 +10,7 @@ pub(super) use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use super::Spec;
 use crate::group::{Cgroup, Tie, enter, set_apart};
 use crate::mark::Mark;
+use crate::watchdog::{Guarded, Watchdog};
 
 /// A pipe that a child writes to.
 pub(super) trait Output: AsyncRead + Unpin {
@@ -28,20 +29,20 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts a program, set apart and within its limits; `has_input` says that something will be written to it.
+    /// Starts a program, set apart, within its limits and guarded; `has_input` says that something will be written to it.
     ///
     /// # Errors
     /// What the system says of the program, its directory or its limits.
     pub(super) fn start(
         spec: &Spec,
-        mark: Option<Mark>,
+        (mark, guard): (Option<Mark>, Option<&Watchdog>),
         cgroup: Option<&Cgroup>,
         has_input: bool,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Option<Guarded>)> {
         let mut command = std::process::Command::new(&spec.program);
         command.args(&spec.args).current_dir(&spec.cwd);
         command.env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(if spec.awaits_line || has_input { Stdio::piped() } else { Stdio::null() });
+        command.stdin(if has_input { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(cgroup) = cgroup {
             enter(&mut command, cgroup);
@@ -50,7 +51,8 @@ impl Child {
         let mut command = Command::from(command);
         let mut process = command.kill_on_drop(true).spawn()?;
         let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
-        Ok(Self { stdin, stdout, stderr: process.stderr.take(), process })
+        let guarded = guard.zip(process.id()).map(|(guard, id)| guard.guard(id, mark));
+        Ok((Self { stdin, stdout, stderr: process.stderr.take(), process }, guarded))
     }
 
     /// Its number, until it is reaped.

@@ -80,9 +80,6 @@ pub struct Spec {
     pub max_output: usize,
     /// The whole environment of the child; nothing of the device's own is added.
     pub env: Vec<(OsString, OsString)>,
-    /// Whether the program waits for a line on its standard input before it starts others. It gets
-    /// the line once it is guarded, so that nothing it starts is ever unguarded.
-    pub awaits_line: bool,
     /// What it and all it starts may not do.
     pub confinement: Confinement,
 }
@@ -199,16 +196,12 @@ impl<'a> Call<'a> {
     ) -> io::Result<Self> {
         let mark = Mark::new();
         let has_input = flow.is_some_and(Flow::has_input);
-        let spawned = spawn(spec, mark, has_input).map_err(|error| explain(error, spec));
-        let (mut child, cgroup) = spawned?;
-        let session = Session::of(child.id(), mark, guard).within(cgroup);
-        let mut stdin = child.stdin.take();
-        if let Some(input) = stdin.as_mut().filter(|_| spec.awaits_line) {
-            session.guarded().await;
-            // An empty pipe takes it at once.
-            input.write_all(b"\n").await?;
+        if let Some(guard) = guard {
+            guard.be_there().await;
         }
-        let stdin = stdin.filter(|_| has_input);
+        let spawned = spawn(spec, mark, guard, has_input).map_err(|error| explain(error, spec));
+        let (mut child, session) = spawned?;
+        let stdin = child.stdin.take();
         flow.into_iter().for_each(Flow::begin);
         let stdout = Stream::new(Channel::Stdout, child.stdout.take(), spec.max_output);
         let stderr = Stream::new(Channel::Stderr, child.stderr.take(), spec.max_output);
@@ -320,14 +313,23 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Starts the child: in a cgroup of its own where there can be one, else without.
-fn spawn(spec: &Spec, mark: Option<Mark>, has_input: bool) -> io::Result<(Child, Option<Cgroup>)> {
+/// Starts the child: in a cgroup of its own where there can be one, else without. It is guarded before its program
+/// begins.
+fn spawn(
+    spec: &Spec,
+    mark: Option<Mark>,
+    guard: Option<&Watchdog>,
+    has_input: bool,
+) -> io::Result<(Child, Session)> {
     if let Some(cgroup) = Cgroup::new()
-        && let Ok(child) = Child::start(spec, mark, Some(&cgroup), has_input)
+        && let Ok((child, guarded)) = Child::start(spec, (mark, guard), Some(&cgroup), has_input)
     {
-        return Ok((child, Some(cgroup)));
+        let session = Session::guarded(child.id(), mark, guarded).within(cgroup);
+        return Ok((child, session));
     }
-    Ok((Child::start(spec, mark, None, has_input)?, None))
+    let (child, guarded) = Child::start(spec, (mark, guard), None, has_input)?;
+    let session = Session::guarded(child.id(), mark, guarded);
+    Ok((child, session))
 }
 
 /// Gives a child its input, until its end or until it reads no more.

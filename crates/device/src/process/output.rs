@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use aip::message::{Channel, MAX_CHUNK_BYTES};
+use bytes::BufMut;
 use tokio::io::AsyncReadExt;
 
 use super::child::Output;
@@ -11,6 +12,9 @@ use crate::flow::Flow;
 
 /// How many bytes are read from a stream at once.
 const READ_SIZE: usize = 16 * 1024;
+
+/// How many at first: most commands write little.
+const FIRST_READ_SIZE: usize = 4 * 1024;
 
 /// What fraction of the kept output is the end of it; the rest is the beginning.
 const TAIL_FRACTION: usize = 4;
@@ -31,24 +35,30 @@ impl<Pipe: Output> Stream<Pipe> {
     /// Reads to the end of the stream, as fast as the flow takes it, if there is one. May be dropped and called again
     /// without losing a byte.
     pub(super) async fn read_all(&mut self, telling: &Telling<'_>, flow: Option<&Flow>) {
-        let mut buffer = vec![0; if flow.is_some() { MAX_CHUNK_BYTES } else { READ_SIZE }];
+        let read_size = if flow.is_some() { MAX_CHUNK_BYTES } else { READ_SIZE };
+        let mut buffer = Vec::with_capacity(FIRST_READ_SIZE);
         let mut is_wide = flow.is_none();
         while let Some(pipe) = &mut self.pipe {
             let most = match flow {
                 Some(flow) => flow.room(self.channel).await,
-                None => READ_SIZE,
+                None => read_size,
             };
-            match pipe.read(&mut buffer[..most]).await {
+            buffer.clear();
+            let most = most.min(buffer.capacity());
+            match pipe.read_buf(&mut (&mut buffer).limit(most)).await {
                 Ok(0) | Err(_) => self.pipe = None,
                 Ok(count) => {
                     if count == MAX_CHUNK_BYTES && !std::mem::replace(&mut is_wide, true) {
                         pipe.widen();
                     }
-                    self.kept.push(&buffer[..count]);
-                    telling.keep(self.channel, &buffer[..count]);
+                    self.kept.push(&buffer);
+                    telling.keep(self.channel, &buffer);
                     match flow {
-                        Some(flow) => flow.push(self.channel, &buffer[..count]),
-                        None => telling.hear(self.channel, &buffer[..count]),
+                        Some(flow) => flow.push(self.channel, &buffer),
+                        None => telling.hear(self.channel, &buffer),
+                    }
+                    if count == buffer.capacity() {
+                        buffer = Vec::with_capacity(read_size);
                     }
                 }
             }

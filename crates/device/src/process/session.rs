@@ -21,24 +21,21 @@ impl Session {
     /// [`set_apart`](crate::group::set_apart)) and not reaped. With a `guard`, it is killed even if
     /// the device gets killed. Without an id it is empty.
     pub(crate) fn of(id: Option<u32>, mark: Option<Mark>, guard: Option<&Watchdog>) -> Self {
-        hunter::be_ready();
         let guarded = guard.zip(id).map(|(guard, id)| guard.guard(id, mark));
+        Self::guarded(id, mark, guarded)
+    }
+
+    /// The same, of a child that is guarded already.
+    pub(super) fn guarded(id: Option<u32>, mark: Option<Mark>, guarded: Option<Guarded>) -> Self {
+        hunter::be_ready();
         let group = id.and_then(Group::of_new).map(|group| group.marked(mark));
         Self { group, cgroup: None, guarded }
     }
 
     /// The same, all of it started in `cgroup`.
-    pub(crate) fn within(self, cgroup: Option<Cgroup>) -> Self {
-        let mut session = self;
-        session.cgroup = cgroup;
-        session
-    }
-
-    /// Waits until the watchdog knows of it, if there is one: most often it does already.
-    pub(crate) async fn guarded(&self) {
-        if let Some(guarded) = &self.guarded {
-            guarded.settled().await;
-        }
+    pub(super) fn within(mut self, cgroup: Cgroup) -> Self {
+        self.cgroup = Some(cgroup);
+        self
     }
 
     /// Asks all in it to end; false if there is no way to ask. Those that have left the group are asked

@@ -16,7 +16,6 @@ fn program(program: &str, args: &[&str]) -> Spec {
         timeout: LONG,
         max_output: 64 * 1024,
         env: scrubbed_env(),
-        awaits_line: false,
         confinement: Confinement::default(),
     }
 }

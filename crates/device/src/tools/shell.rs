@@ -23,13 +23,6 @@ use crate::watchdog::Watchdog;
 /// The time limit of a command whose caller asks for none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the shell does with a command line, its `$1`: waits until it is guarded, empties its standard
-/// input, and runs the line as if it were its own.
-const GUARDED_SHELL: &str = r#"read -r _ || exit; exec </dev/null; eval "shift; $1""#;
-
-/// The same for a command line that has standard input; `read` takes no byte behind its line.
-const GUARDED_SHELL_WITH_INPUT: &str = r#"read -r _ || exit; eval "shift; $1""#;
-
 /// How much is kept of each stream of a command whose requester gets all of it.
 const STREAMED_KEPT: usize = 64 * 1024;
 
@@ -130,7 +123,7 @@ impl Shell {
         match self.exec {
             Exec::Off => Ok(Vec::new()),
             Exec::Shell => {
-                let (_, _, cwd) = self.in_shell(arguments, false)?;
+                let (_, _, cwd) = self.in_shell(arguments)?;
                 Ok(touches::of_shell(&arguments.command, &cwd))
             }
             Exec::Observe => Ok(touches::of_program(&self.observed(arguments, true)?.0)),
@@ -181,7 +174,7 @@ impl Shell {
         let mut folders = Vec::new();
         let (program, args, cwd) = match self.exec {
             Exec::Off => return Err("Running commands is switched off on this device".to_owned()),
-            Exec::Shell => self.in_shell(arguments, flow.is_some_and(Flow::has_input))?,
+            Exec::Shell => self.in_shell(arguments)?,
             Exec::Observe => {
                 let has_input = flow.is_some_and(Flow::has_input);
                 let (program, cwd) = self.observed(arguments, has_input)?;
@@ -201,7 +194,6 @@ impl Shell {
                 false => self.max_output,
             },
             env: self.environment(arguments.env.as_ref())?,
-            awaits_line: self.exec == Exec::Shell,
             confinement: self.confinement.clone(),
         };
         Ok((spec, folders))
@@ -280,18 +272,13 @@ impl Shell {
         Ok((program, cwd))
     }
 
-    fn in_shell(
-        &self,
-        arguments: &Arguments,
-        has_input: bool,
-    ) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
+    fn in_shell(&self, arguments: &Arguments) -> Result<(PathBuf, Vec<String>, PathBuf), String> {
         let cwd = arguments.cwd.clone().or_else(home).unwrap_or_else(|| PathBuf::from("/"));
         if !cwd.is_dir() {
             return Err(format!("Bad arguments: cwd {cwd:?} is no folder"));
         }
-        let command = arguments.command.clone();
-        let script = if has_input { GUARDED_SHELL_WITH_INPUT } else { GUARDED_SHELL };
-        let args = ["-c", script, "sh", &command].map(str::to_owned);
+        // A command line may begin with a dash.
+        let args = ["-c", "--", &arguments.command, "sh"].map(str::to_owned);
         Ok((PathBuf::from("/bin/sh"), args.to_vec(), cwd))
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! It must not know what the helper does with what it is told.
 
+#[cfg(target_os = "linux")]
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -14,10 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+use rustix::process::Pid;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::MAX_GUARDED;
+use super::list::Line;
 use crate::mark::Mark;
 
 /// How many times the mender tries again while the helper doesn't read.
@@ -48,7 +53,7 @@ pub(super) struct State {
     pub(super) running: Option<(ChildStdin, Child)>,
     pub(super) started: Instant,
     /// The line for each group that is guarded; the same bound as the helper's own.
-    guarded: BTreeMap<u32, String>,
+    guarded: BTreeMap<u32, Line>,
     /// The groups of which the helper is still to be told how they are now.
     due: BTreeSet<u32>,
     /// Whether a mender is at work: it tells all that is due until it is done.
@@ -81,11 +86,46 @@ impl Helper {
     }
 
     pub(super) fn guard(self: &Arc<Self>, group: u32, mark: Option<Mark>) {
-        let mark = mark.map(|mark| format!(" {mark}")).unwrap_or_default();
         let mut state = self.state();
-        if state.guarded.len() < MAX_GUARDED {
-            state.guarded.insert(group, format!("+{group}{mark}\n"));
+        if state.has_room() {
+            state.guarded.insert(group, Line::guards(group, mark));
             self.tell(state, group);
+        }
+    }
+
+    /// Starts a child that tells the helper of itself. Nothing else is told meanwhile, and no other helper begins.
+    #[cfg(target_os = "linux")]
+    pub(super) fn guard_start(
+        self: &Arc<Self>,
+        mark: Option<Mark>,
+        start: impl FnOnce(&dyn Fn()) -> io::Result<Pid>,
+    ) -> io::Result<(Pid, u32)> {
+        let mut state = self.state();
+        let pipe = state.running.as_ref().filter(|_| state.has_room()).map(|(pipe, _)| pipe);
+        let told = Cell::new(None);
+        let started = start(&|| {
+            let group = rustix::process::getpid().as_raw_pid().cast_unsigned();
+            let line = Line::guards(group, mark);
+            let is_told = pipe.is_some_and(|pipe| rustix::io::write(pipe, line.bytes()).is_ok());
+            told.set(is_told.then_some(group));
+        });
+        match started {
+            Ok(child) => {
+                let group = child.as_raw_pid().cast_unsigned();
+                if state.has_room() {
+                    state.guarded.insert(group, Line::guards(group, mark));
+                    if told.get().is_none() {
+                        self.tell(state, group);
+                    }
+                }
+                Ok((child, group))
+            }
+            Err(error) => {
+                if let Some(group) = told.get() {
+                    self.tell(state, group);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -98,7 +138,24 @@ impl Helper {
     /// Tells how a group is now, or leaves that to a mender.
     fn tell(self: &Arc<Self>, mut state: MutexGuard<'_, State>, group: u32) {
         state.due.insert(group);
-        if state.is_mending || state.tell() == Told::All || state.is_beyond_mending() {
+        if !state.is_mending && state.tell() != Told::All {
+            self.mend_by_thread(state);
+        }
+    }
+
+    /// Whether a mender is at work; one is sent for if the helper is dead.
+    fn is_being_replaced(self: &Arc<Self>) -> bool {
+        let state = self.state();
+        if state.is_mending || !state.is_dead() {
+            return state.is_mending;
+        }
+        self.mend_by_thread(state);
+        self.state().is_mending
+    }
+
+    /// Has a mender see to the helper, unless it is too soon for another one.
+    fn mend_by_thread(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.is_beyond_mending() {
             return;
         }
         state.is_mending = true;
@@ -110,11 +167,11 @@ impl Helper {
         }
     }
 
-    /// Waits while a mender is at work, for [`SETTLE_TIME`] at most.
-    pub(super) async fn settled(&self) {
+    /// Waits until there is a helper, for [`SETTLE_TIME`] at most, if one that has died or hangs can be replaced.
+    pub(super) async fn be_there(self: &Arc<Self>) {
         // Created before it is asked for: no mender's end is missed in between.
         let mended = self.mended.notified();
-        if self.state().is_mending {
+        if self.is_being_replaced() {
             // A mender that takes longer has a helper that does not even die.
             let _ = timeout(SETTLE_TIME, mended).await;
         }
@@ -134,7 +191,9 @@ impl Helper {
     fn has_told_all(&self) -> bool {
         for _ in 0..WRITE_TRIES {
             let mut state = self.state();
-            match state.tell() {
+            // There may be nothing to tell.
+            let told = if state.is_dead() { Told::Nobody } else { state.tell() };
+            match told {
                 Told::All => {
                     self.end_mending(state);
                     return true;
@@ -200,10 +259,9 @@ impl State {
             return Told::Nobody;
         };
         while let Some(group) = self.due.first() {
-            let guarded = self.guarded.get(group).cloned();
-            let line = guarded.unwrap_or_else(|| format!("-{group}\n"));
+            let line = self.guarded.get(group).copied().unwrap_or_else(|| Line::lets_go(*group));
             // So short a line goes in whole or not at all.
-            match pipe.write_all(line.as_bytes()) {
+            match pipe.write_all(line.bytes()) {
                 Ok(()) => self.due.pop_first(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Told::Later,
                 Err(_) => return Told::Nobody,
@@ -218,6 +276,27 @@ impl State {
         self.running = running;
         self.due = self.guarded.keys().copied().collect();
         self.tell() != Told::Nobody
+    }
+
+    /// Whether another group may be guarded.
+    fn has_room(&self) -> bool {
+        self.guarded.len() < MAX_GUARDED
+    }
+
+    /// Whether the helper reads no more.
+    #[cfg(unix)]
+    fn is_dead(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some((pipe, _)) = &self.running else { return false };
+        let mut pipe = [PollFd::new(pipe, PollFlags::empty())];
+        let polled = poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        polled.is_ok() && pipe.iter().any(|pipe| pipe.revents().contains(PollFlags::ERR))
+    }
+
+    /// There is no helper.
+    #[cfg(not(unix))]
+    const fn is_dead(&self) -> bool {
+        false
     }
 
     /// Whether it is too soon to start another helper.

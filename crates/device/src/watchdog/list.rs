@@ -6,7 +6,8 @@
 //! mark, `-NUMBER\n` lets it go.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::str::FromStr;
 
 use super::MAX_GUARDED;
@@ -14,6 +15,39 @@ use crate::mark::Mark;
 
 /// The longest line the helper takes, in bytes, with its end.
 pub(super) const MAX_LINE: u64 = 40;
+
+/// A line, made without an allocation: a child writes one before its program begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    bytes: [u8; MAX_LINE as usize],
+    len: usize,
+}
+
+impl Line {
+    pub(super) fn guards(group: u32, mark: Option<Mark>) -> Self {
+        match mark {
+            Some(mark) => Self::of(format_args!("+{group} {mark}\n")),
+            None => Self::of(format_args!("+{group}\n")),
+        }
+    }
+
+    pub(super) fn lets_go(group: u32) -> Self {
+        Self::of(format_args!("-{group}\n"))
+    }
+
+    fn of(text: fmt::Arguments<'_>) -> Self {
+        let mut bytes = [0; MAX_LINE as usize];
+        let mut rest = bytes.as_mut_slice();
+        // The largest numbers have ten and twenty digits.
+        let _it_fits = rest.write_fmt(text);
+        let len = MAX_LINE as usize - rest.len();
+        Self { bytes, len }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
 
 /// The groups that are guarded in the end, each with the mark of its descendants.
 pub(super) type Groups = BTreeMap<u32, Option<Mark>>;

@@ -11,8 +11,9 @@
 //! A helper that hangs or has died is a thread's business (`helper.rs`): guarding and letting go wait
 //! for nothing.
 //!
-//! Known limit: a group is guarded just after its leader was started. If the device is killed in
-//! between, the leader dies with it (on Linux), but what the leader has started by then doesn't.
+//! On Linux a command tells the helper of itself before its program begins. Known limit: all else (MCP servers, and
+//! commands elsewhere) is guarded just after it was started. If the device is killed in between, the leader of the group
+//! dies with it (on Linux), but what the leader has started by then doesn't.
 //!
 //! Where there are no process groups (Windows), nothing is started and nothing is guarded.
 
@@ -25,6 +26,9 @@ mod tests;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+
+#[cfg(target_os = "linux")]
+use rustix::process::Pid;
 
 use self::helper::Helper;
 use crate::group::Group;
@@ -56,11 +60,32 @@ impl Watchdog {
     /// Guards the process group led by process `group`, and all that bear `mark`, until the answer
     /// is dropped.
     ///
-    /// It never fails and never waits. A helper that hangs or has died is replaced meanwhile:
-    /// [`Guarded::settled`] waits for that.
+    /// It never fails and never waits. A helper that hangs or has died is replaced meanwhile.
     pub(crate) fn guard(&self, group: u32, mark: Option<Mark>) -> Guarded {
         self.helper.guard(group, mark);
         Guarded { helper: Arc::clone(&self.helper), group }
+    }
+
+    /// Guards the group of a child that `start` starts, and all that bear `mark`. The child has to call what `start` is
+    /// given when it has all but begun: it tells the helper of the calling process, with plain system calls, no lock
+    /// and no allocation, and it does so in the memory of the device.
+    ///
+    /// # Errors
+    /// Those of `start`.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn guard_start(
+        &self,
+        mark: Option<Mark>,
+        start: impl FnOnce(&dyn Fn()) -> io::Result<Pid>,
+    ) -> io::Result<(Pid, Guarded)> {
+        let (child, group) = self.helper.guard_start(mark, start)?;
+        Ok((child, Guarded { helper: Arc::clone(&self.helper), group }))
+    }
+
+    /// Waits while a helper that hangs or has died is being replaced, most often a few tenths of a second
+    /// and never longer than one. After that there is one, or there can be none.
+    pub(crate) async fn be_there(&self) {
+        self.helper.be_there().await;
     }
 
     /// Whether the helper still took the last line.
@@ -76,14 +101,6 @@ impl Watchdog {
 pub struct Guarded {
     helper: Arc<Helper>,
     group: u32,
-}
-
-impl Guarded {
-    /// Waits while a helper that hangs or has died is being replaced, most often a few tenths of a second
-    /// and never longer than one. After that the group is guarded, or there is no helper to guard it.
-    pub(crate) async fn settled(&self) {
-        self.helper.settled().await;
-    }
 }
 
 impl Drop for Guarded {

@@ -71,15 +71,10 @@ async fn plays_the_device() {
         timeout: Duration::from_secs(60),
         max_output: 100,
         env: scrubbed_env(),
-        awaits_line: false,
         confinement: Confinement::default(),
     };
     let (stop, progress) = (CancellationToken::new(), Progress::default());
-    // The call is polled first, and waits for the first time when it is guarded.
-    let (ended, ()) = tokio::join!(biased; run(spec, &stop, Some(&watchdog), &progress, None), async {
-        fs::write(Path::new(&stage).join("guarded"), "").unwrap();
-    });
-    ended.unwrap();
+    run(spec, &stop, Some(&watchdog), &progress, None).await.unwrap();
 }
 
 #[test]
@@ -92,7 +87,6 @@ fn nothing_survives_a_device_that_is_killed() {
         .spawn()
         .unwrap();
     let ids = ids_in(&stage.path().join("ids"), 2);
-    until("the call is guarded", || stage.path().join("guarded").exists().then_some(()));
     device.kill().unwrap();
     device.wait().unwrap();
     all_gone(&ids);
@@ -189,15 +183,14 @@ fn a_helper_that_was_killed_is_replaced_by_one_that_knows_what_is_guarded() {
 }
 
 #[tokio::test]
-async fn who_waits_for_its_guard_finds_a_dead_helper_replaced() {
+async fn before_a_command_begins_a_dead_helper_is_replaced() {
     let watchdog = start_watchdog();
     let first = helper_id(&watchdog);
     let id = rustix::process::Pid::from_raw(first.cast_signed()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
     all_gone(&[first]);
     start_long_ago(&watchdog);
-    let guarded = watchdog.guard(u32::MAX, None);
-    guarded.settled().await;
+    watchdog.be_there().await;
     assert!(watchdog.is_alive() && helper_id(&watchdog) != first);
 }
 

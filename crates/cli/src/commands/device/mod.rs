@@ -46,14 +46,14 @@ use crate::prompt::Prompt;
 use crate::settings::{DeviceValues, ExecMode, FeatureList, File, at_least_one};
 use crate::state::{StateFolder, create_private_folder, expand_home};
 use crate::tls;
-use crate::{Code, Ended, Failure, Interrupts, block_on_one_thread, block_on_two_threads};
+use crate::{Code, Ended, Failure, Interrupts, block_on_one_thread};
 
 /// The most commands of a journal: a REGISTER lists no more.
 const MAX_JOURNAL_COMMANDS: usize = 4096;
 
 pub(crate) fn run(args: Args, global: Global) -> Ended {
     match args.command {
-        None => block_on_two_threads(run_device(args, global)),
+        None => block_on_one_thread(run_device(args, global)),
         Some(DeviceCommand::Status(args)) => status::run(&args, &global),
         Some(DeviceCommand::Log(args)) => log::run(&args, &global),
         Some(DeviceCommand::Rejoin(args)) => block_on_one_thread(rejoin::run(*args, global)),
