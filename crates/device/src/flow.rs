@@ -150,9 +150,7 @@ impl Flow {
     }
 
     fn room_now(&self, channel: Channel) -> usize {
-        let state = self.lock();
-        let side = &state.sides[channel as usize];
-        let untaken = side.cut - side.taken + side.rest.len() as u64;
+        let untaken = self.lock().sides[channel as usize].untaken();
         let room = u64::from(self.0.streams.window()).saturating_sub(untaken);
         usize::try_from(room).unwrap_or(MAX_CHUNK_BYTES).min(MAX_CHUNK_BYTES)
     }
@@ -315,13 +313,16 @@ impl Flow {
         let _in_time = tokio::time::timeout(GATHER_TIME, more).await;
     }
 
-    /// Whether there is nothing to say but a little output that is not the end.
+    /// Whether there is nothing to say but a little output that is not the end, and room for more.
     fn has_little(&self) -> bool {
-        let much = GATHER_BYTES.min(self.0.streams.window() as usize / 2);
+        let window = self.0.streams.window();
         let state = self.lock();
         let unsaid = || state.sides.iter().flat_map(|side| side.kept.iter().skip(side.said));
         let bytes = unsaid().map(|piece| piece.bytes.len()).sum::<usize>();
-        (1..much).contains(&bytes) && !state.input.is_news && !unsaid().any(|piece| piece.is_end)
+        (1..GATHER_BYTES.min(window as usize / 2)).contains(&bytes)
+            && state.sides.iter().all(|side| side.untaken() < window.into())
+            && !state.input.is_news
+            && !unsaid().any(|piece| piece.is_end)
     }
 
     /// Waits until there may be something to say.
@@ -392,6 +393,11 @@ impl State {
 }
 
 impl Side {
+    /// How many bytes were read, and not taken yet.
+    const fn untaken(&self) -> u64 {
+        self.cut - self.taken + self.rest.len() as u64
+    }
+
     fn push(&mut self, bytes: &[u8]) {
         if self.is_over {
             return;

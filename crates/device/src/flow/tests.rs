@@ -120,6 +120,13 @@ async fn before_a_little_output_more_is_gathered_but_much_and_the_end_go_at_once
     input(&flow, 0, b"in", false);
     assert_eq!(waits().await, Duration::ZERO, "who sends is told");
     assert_eq!(told(&flow), Some((0, false)));
+    flow.push(Channel::Stderr, &[b'x'; WINDOW as usize / 4]);
+    assert_eq!(waits().await, GATHER_TIME);
+    flow.push(Channel::Stderr, &[b'x'; WINDOW as usize / 4]);
+    assert_eq!(said(&flow).len(), 1);
+    flow.push(Channel::Stdout, b"little");
+    assert_eq!(waits().await, Duration::ZERO, "of the other stream no more can come");
+    assert_eq!(said(&flow).len(), 1);
     flow.push(Channel::Stdout, &[]);
     assert_eq!(waits().await, Duration::ZERO);
 }
