@@ -77,7 +77,7 @@ pub(crate) struct Exec {
     /// Print one JSON object for each device, one a line
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print the task's id and leave; see `flightdeck task`
+    /// Print the task's id and leave; see `flightdeck task`. The command's standard input is empty then
     #[arg(long)]
     pub(crate) detach: bool,
     /// The command

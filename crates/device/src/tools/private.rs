@@ -1,17 +1,19 @@
 //! What is kept from callers although it may lie below a root: the device's own files, and private keys.
 //!
 //! A file is known by its identity, the device and the inode, so that neither a hard link nor another way
-//! to it helps. The files are looked at anew for each call: their owner may replace them at any time.
+//! to it helps. The files are looked at anew for each call: their owner may replace them at any time. What one of
+//! them was is kept from callers all the same, as long as it is the same file: editors move it aside.
 //!
 //! It must not know any tool, nor which files a device is configured with: it is told.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 /// How much of a file is looked at to tell whether it is a key, in bytes. A certificate, or the parameters
 /// of a curve, may stand in front of one.
@@ -21,13 +23,21 @@ const HEAD_BYTES: usize = 4096;
 /// it any file with two names may be one of the device's.
 const MAX_OWN_ENTRIES: usize = 100_000;
 
+/// How many files are remembered that were own ones once. The oldest is forgotten first.
+const MAX_FORMER: usize = 256;
+
 /// The files and folders that are the device's own, and those that its owner shows all the same. Cheap to
 /// clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Private {
     own: Arc<[PathBuf]>,
     shown: Arc<[PathBuf]>,
+    /// The files that were found at the paths of the own ones so far.
+    former: Arc<Mutex<VecDeque<Former>>>,
 }
+
+/// A file that is or was an own one. The same number is soon another file's, which came into being later.
+type Former = (Id, SystemTime);
 
 /// Why something is kept from callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +65,7 @@ pub(super) struct Known {
     /// Resolved as far as they exist, each with its identity if it does.
     own: Vec<(PathBuf, Option<Id>)>,
     shown: Vec<Id>,
+    former: Vec<Former>,
     /// Those in the own folders that have a second name somewhere; `None` if there are too many to know.
     linked: OnceCell<Option<HashSet<Id>>>,
 }
@@ -62,17 +73,30 @@ pub(super) struct Known {
 impl Private {
     /// Keeps `own`, files and folders with all in them, from callers, but for what `shown` names.
     pub(super) fn new(own: &[PathBuf], shown: &[PathBuf]) -> Self {
-        Self { own: own.into(), shown: shown.into() }
+        let private = Self { own: own.into(), shown: shown.into(), former: Arc::default() };
+        // What they are at the start counts, whenever the first call comes.
+        let _remembered = private.known();
+        private
     }
 
     /// Looks where they are now.
     pub(super) fn known(&self) -> Known {
+        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
         let own = self.own.iter().map(|path| {
             let found = fs::metadata(path).ok();
+            let this = found.as_ref().filter(|found| found.is_file()).and_then(as_former);
+            if let Some(this) = this.filter(|this| !former.contains(this)) {
+                if former.len() == MAX_FORMER {
+                    former.pop_front();
+                }
+                former.push_back(this);
+            }
             (real(path), found.as_ref().and_then(id))
         });
+        let own = own.collect();
         let shown = self.shown.iter().filter_map(|path| id(&fs::metadata(path).ok()?));
-        Known { own: own.collect(), shown: shown.collect(), linked: OnceCell::new() }
+        let former = former.iter().copied().collect();
+        Known { own, shown: shown.collect(), former, linked: OnceCell::new() }
     }
 
     /// Why what is at a resolved path is kept from callers; `None` if it is not.
@@ -141,7 +165,8 @@ impl Known {
     /// Whether it is an own file under this or another name.
     fn is_own_file(&self, found: &Metadata) -> bool {
         let Some(known) = id(found) else { return false };
-        if self.own.iter().any(|(_, own)| *own == Some(known)) {
+        let is_former = || as_former(found).is_some_and(|this| self.former.contains(&this));
+        if self.own.iter().any(|(_, own)| *own == Some(known)) || is_former() {
             return true;
         }
         if !found.is_file() || names(found) < 2 {
@@ -251,6 +276,11 @@ fn id(_: &Metadata) -> Option<Id> {
     None
 }
 
+/// What tells a file from one that gets its number later; `None` where the system does not say when it came into being.
+fn as_former(found: &Metadata) -> Option<Former> {
+    Some((id(found)?, found.created().ok()?))
+}
+
 /// How many names a file has.
 #[cfg(unix)]
 fn names(found: &Metadata) -> u64 {
@@ -320,7 +350,20 @@ mod tests {
         assert_eq!((opened("one"), opened("open")), (Some(Kept::Own), None));
         // A file that took the place of another one is as private.
         fs::write(at("new"), "text").unwrap();
+        fs::rename(at("token"), at("token~")).unwrap();
         fs::rename(at("new"), at("token")).unwrap();
         assert_eq!(private.keeps(&at("token")), Some(Kept::Own));
+        // So is what it was.
+        for before in ["token~", "other"] {
+            assert_eq!(private.keeps(&at(before)), Some(Kept::Own), "{before}");
+        }
+        assert_eq!(opened("token~"), Some(Kept::Own));
+        // And not what gets its number one day.
+        fs::remove_file(at("token~")).unwrap();
+        fs::remove_file(at("other")).unwrap();
+        for n in 0..100 {
+            fs::write(at(&format!("later {n}")), "text").unwrap();
+            assert_eq!(private.keeps(&at(&format!("later {n}"))), None, "{n}");
+        }
     }
 }

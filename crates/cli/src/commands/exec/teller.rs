@@ -101,14 +101,13 @@ impl Teller {
         if let Some(error) = self.broken.take().filter(|error| !is_closed(error)) {
             return Err(anyhow::Error::from(error).context("cannot write the output"));
         }
-        let name = safe_line(self.device.as_str());
         if !followed.outcome.completed {
-            say!("{RED}{name}{RED:#}: {}", safe_line(&followed.ending.why()));
+            self.say(&safe_line(&followed.ending.why()));
             return Ok((followed.ending.exec_code(), None));
         }
         let missing = self.missing(output.as_ref());
         if let Some(missing) = &missing {
-            say!("{RED}{name}{RED:#}: {missing}");
+            self.say(missing);
         }
         // An exit code is a byte; whatever else a device says is no command's own.
         let (code, error) = output.map_or((None, None), |output| (output.exit_code, output.error));
@@ -122,9 +121,15 @@ impl Teller {
             let result = returned.and_then(|returned| returned.result.as_ref());
             format!("this is no command's output: {}", result.map_or("nothing", Payload::as_str))
         });
-        say!("{RED}{name}{RED:#}: {}", safe_line(&why));
+        self.say(&safe_line(&why));
         let code = if is_timeout(&why) { Code::EXEC_TIMED_OUT } else { Code::EXEC_OTHER };
         Ok((code, None))
+    }
+
+    /// Says what is wrong with it, above what shows that others are waited for.
+    fn say(&self, what: &str) {
+        let name = safe_line(self.device.as_str());
+        self.screen.spinner().line(&format!("{RED}{name}{RED:#}: {what}"));
     }
 
     async fn show_text(&mut self, channel: Channel, text: String) {
