@@ -218,3 +218,19 @@ async fn a_step_whose_command_exits_with_another_code_than_0_is_marked_and_may_e
     let why = "Step 1 failed: execute_command: exit 3 (stop_on_nonzero)";
     assert!(failed.stderr.contains(why) && !failed.stderr.contains("true"), "{failed:?}");
 }
+
+#[tokio::test]
+async fn at_a_terminal_an_error_takes_the_place_of_the_line_that_says_who_is_waited_for() {
+    let server = Server::start().await;
+    let _runs = server.device("runs", SHELL).await;
+    let _looks = server.device("looks", &[]).await;
+    // It is refused at once by the one, and says nothing on the other meanwhile.
+    let mut command = server.command(&["exec", "--all", "-n", "--", "sleep 2 | cat"]);
+    command.env("TERM", "xterm");
+    let (mut exec, _typing) = Process::start_at_terminal(command);
+    exec.says("failed\u{1b}[0m: looks").await;
+    let said = exec.stderr();
+    let (before, _) = said.split_once("\u{1b}[31mlooks\u{1b}[0m: ").expect(&said);
+    assert!(before.contains("waiting for 2 devices"), "{said:?}");
+    assert!(before.ends_with("\r\u{1b}[2K") || before.ends_with('\n'), "{said:?}");
+}
