@@ -99,7 +99,7 @@ impl Helper {
         self: &Arc<Self>,
         mark: Option<Mark>,
         start: impl FnOnce(&dyn Fn()) -> io::Result<Pid>,
-    ) -> io::Result<(Pid, u32)> {
+    ) -> io::Result<Pid> {
         let mut state = self.state();
         let pipe = state.running.as_ref().filter(|_| state.has_room()).map(|(pipe, _)| pipe);
         let told = Cell::new(None);
@@ -118,7 +118,7 @@ impl Helper {
                         self.tell(state, group);
                     }
                 }
-                Ok((child, group))
+                Ok(child)
             }
             Err(error) => {
                 if let Some(group) = told.get() {

@@ -78,7 +78,8 @@ impl Watchdog {
         mark: Option<Mark>,
         start: impl FnOnce(&dyn Fn()) -> io::Result<Pid>,
     ) -> io::Result<(Pid, Guarded)> {
-        let (child, group) = self.helper.guard_start(mark, start)?;
+        let child = self.helper.guard_start(mark, start)?;
+        let group = child.as_raw_pid().cast_unsigned();
         Ok((child, Guarded { helper: Arc::clone(&self.helper), group }))
     }
 
